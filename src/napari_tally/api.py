@@ -1,0 +1,147 @@
+"""The Python API: the engine's generators, run to the end. Window and command line stand on the same functions.
+
+The same image, model and settings give the same labels here, in the window and from the command
+line, to the pixel.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from napari_tally.core.annotations import require_labels
+from napari_tally.core.counting import measure_cells
+from napari_tally.core.events import run_to_end
+from napari_tally.core.images import Image, as_image
+from napari_tally.core.instances import label_planes
+from napari_tally.settings import CountingSettings, TilingSettings, TrainingSettings, from_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from napari_tally.core.model_file import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model finds in an image.
+
+    Attributes
+    ----------
+    probabilities : (P, classes, Y, X) float32
+        Class 0 = background, 1 = inside of a cell, 2 (if any) = rim of a cell.
+    labels : int32 array of the shape of the image (without channels)
+        0 = background, cells are numbered from 1.
+    """
+
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int32]
+
+
+def train(
+    pairs: Sequence[tuple[Image | ArrayLike, ArrayLike]],
+    start: "Model | None" = None,
+    on_event: Callable[[Any], object] | None = None,
+    **settings: Any,
+) -> "Model":
+    """Train a model.
+
+    Parameters
+    ----------
+    pairs : sequence of (image, labels)
+        Images as arrays or :class:`Image`; labels as int arrays of the same height and width,
+        0 = background, -1 = not annotated.
+    start : Model, optional
+        A model to go on from; it stays as it is.
+    on_event : callable, optional
+        Called with every event of :func:`napari_tally.core.train.train`.
+    **settings
+        Fields of :class:`napari_tally.settings.TrainingSettings`, for example ``minutes=2``.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ValueError
+        If images, labels or settings cannot be used; the message says what to do.
+
+    Examples
+    --------
+    >>> import napari_tally as nt
+    >>> model = nt.train([nt.simulate_nuclei(seed=1)], steps=2)
+    >>> model.record["steps"]
+    2
+    """
+    from napari_tally.core.plan import new_model, plan_training
+    from napari_tally.core.samples import TrainingPair
+    from napari_tally.core.train import train as events
+
+    chosen = from_dict(TrainingSettings, settings)
+    annotated = []
+    for image, labels in pairs:
+        picture = _as_image(image)
+        annotated.append(TrainingPair(picture, require_labels(np.asarray(labels), picture)))
+    plan = plan_training(annotated, chosen, start)
+    model = start.copy() if start else new_model(plan)
+    run_to_end(events(model, annotated, plan), on_event)
+    return model
+
+
+def predict(
+    image: Image | ArrayLike,
+    model: "Model",
+    counting: CountingSettings | None = None,
+    tiling: TilingSettings | None = None,
+) -> Prediction:
+    """Find the cells of an image.
+
+    Parameters
+    ----------
+    image : array or Image
+        (Y, X), (Y, X, 3 or 4) colour, or planes before them; see :func:`napari_tally.as_image`.
+    model : Model
+    counting : CountingSettings, optional
+        Thresholds; left out, those of the model.
+    tiling : TilingSettings, optional
+
+    Examples
+    --------
+    >>> import napari_tally as nt
+    >>> image, truth = nt.simulate_nuclei(seed=1)
+    >>> model = nt.train([(image, truth)], steps=2)
+    >>> nt.predict(image, model).labels.shape == truth.shape
+    True
+    """
+    from napari_tally.core.predict import predict as events
+
+    picture = _as_image(image)
+    probabilities = run_to_end(events(model, picture, tiling))
+    return Prediction(probabilities, label_planes(probabilities, counting or model.counting).reshape(picture.shape))
+
+
+def count(labels: ArrayLike, image: Image | ArrayLike) -> "pd.DataFrame":
+    """Measure and count the cells of a label image: one row a cell.
+
+    Parameters
+    ----------
+    labels : int array
+        0 = background.
+    image : array or Image
+        The image that the labels belong to; its pixel size gives areas in um2.
+
+    Examples
+    --------
+    >>> import napari_tally as nt
+    >>> image, truth = nt.simulate_nuclei(seed=1)
+    >>> len(nt.count(truth, image)) == int(truth.max())
+    True
+    """
+    return measure_cells(np.asarray(labels), _as_image(image))
+
+
+def _as_image(image: Image | ArrayLike) -> Image:
+    return image if isinstance(image, Image) else as_image(image)

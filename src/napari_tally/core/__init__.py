@@ -1,0 +1,10 @@
+"""The engine, without a window: numpy, scipy, scikit-image and torch, never Qt or napari.
+
+Reading order, following an image from the microscope to the count:
+:mod:`~napari_tally.core.images` (files and arrays), :mod:`~napari_tally.core.annotations` (what is drawn),
+:mod:`~napari_tally.core.weights` (the border weight map), :mod:`~napari_tally.core.augment`,
+:mod:`~napari_tally.core.samples` (training patches), :mod:`~napari_tally.core.unet` (the network),
+:mod:`~napari_tally.core.losses`, :mod:`~napari_tally.core.train`, :mod:`~napari_tally.core.model_file`,
+:mod:`~napari_tally.core.tiles`, :mod:`~napari_tally.core.predict`, :mod:`~napari_tally.core.instances`,
+:mod:`~napari_tally.core.counting`, :mod:`~napari_tally.core.metrics`.
+"""

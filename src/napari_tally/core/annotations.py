@@ -1,0 +1,194 @@
+"""What is known of an image: cell, background, or nothing; and what may be wrong with it, in plain words.
+
+Known labels are int32: 1.. = a cell, 0 = background, -1 = not annotated (ignored in training).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage as ndi
+from skimage.measure import label as connected_components
+
+from napari_tally.core.images import Image
+
+NOT_ANNOTATED = -1
+"""Pixels of which nothing is known; they never add to a loss."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a label image.
+
+    Attributes
+    ----------
+    kind : str
+        A stable name for code.
+    message : str
+        What came, what was wanted, what to do; for the user.
+    stops : bool
+        Whether training is impossible.
+    fix : {"", "split"}
+        "split": :func:`split_pieces` mends it.
+    """
+
+    kind: Literal["shape", "colour", "decimals", "empty", "no background", "binary mask", "pieces", "sparse"]
+    message: str
+    stops: bool = False
+    fix: Literal["", "split"] = ""
+
+
+def known_labels(labels: NDArray[np.integer], region: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
+    """Combine drawn cells with the annotated region.
+
+    Parameters
+    ----------
+    labels : (..., Y, X) int
+        Drawn cells, 0 = nothing drawn; negative = not annotated.
+    region : (..., Y, X) bool, optional
+        Where everything is annotated. Left out or empty: everywhere.
+
+    Returns
+    -------
+    (..., Y, X) int32
+        Inside the region what is not a cell is background (0); outside it is unknown (-1). A cell
+        drawn outside the region stays a cell.
+    """
+    known = np.asarray(labels).astype(np.int32)
+    if region is not None and region.any():
+        known[(known == 0) & ~region] = NOT_ANNOTATED
+    return np.maximum(known, NOT_ANNOTATED)
+
+
+def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] | None = None) -> list[Problem]:
+    """Look for what would spoil training.
+
+    Parameters
+    ----------
+    labels : array
+        As read or drawn: ideally ints of shape `image.shape`.
+    image : Image
+        The image that the labels belong to.
+    region : bool array of `image.shape`, optional
+        The annotated region.
+
+    Returns
+    -------
+    list of Problem
+        Empty if all is well; the problems that stop training first.
+    """
+    name = image.name
+    if labels.shape != image.shape:
+        if labels.ndim == len(image.shape) + 1 and labels.shape[:-1] == image.shape and labels.shape[-1] in (3, 4):
+            return [
+                Problem(
+                    "colour",
+                    f"{name}: the labels are a colour picture; a label image holds one whole number a pixel. "
+                    "Export the labels themselves, not a picture of them.",
+                    stops=True,
+                )
+            ]
+        return [
+            Problem(
+                "shape",
+                f"{name}: the labels have the shape {labels.shape} and the image has {image.shape}; they must be equal. "
+                "Choose the labels that were drawn on this image.",
+                stops=True,
+            )
+        ]
+    if labels.dtype.kind not in "buif" or not np.array_equal(labels, np.floor(labels)):
+        return [
+            Problem(
+                "decimals",
+                f"{name}: the labels hold decimal numbers (type {labels.dtype}); whole numbers are wanted, one a cell. "
+                "If this is a probability map, choose the label image instead.",
+                stops=True,
+            )
+        ]
+    known = known_labels(labels, region)
+    cells = np.maximum(known, 0)
+    drawn = cells > 0
+    if not drawn.any():
+        return [Problem("empty", f"{name}: no cell is drawn. It can serve as an example of background, if other images have cells.")]
+    problems = []
+    if not (known == 0).any():
+        problems.append(
+            Problem(
+                "no background",
+                f"{name}: every annotated pixel is a cell; the network must see background too. "
+                "Draw an annotated region that reaches around the cells.",
+                stops=True,
+            )
+        )
+    ids = np.unique(cells[drawn])
+    pieces = _pieces_of_ids(cells)
+    split = int((pieces > 1).sum())
+    if ids.size == 1 and pieces[0] > 3:
+        problems.append(
+            Problem(
+                "binary mask",
+                f"{name}: all {pieces[0]} separate objects have the same id {ids[0]}, so they would count as one cell. "
+                "Split them into one id for each object.",
+                fix="split",
+            )
+        )
+    elif split:
+        problems.append(
+            Problem(
+                "pieces",
+                f"{name}: {split} of {ids.size} ids are in several pieces that do not touch. "
+                "Split them if the pieces are different cells; keep them if a cell is hidden in part.",
+                fix="split",
+            )
+        )
+    if (region is None or not region.any()) and labels.size and not (known < 0).any() and drawn.mean() < 0.01:
+        problems.append(
+            Problem(
+                "sparse",
+                f"{name}: cells cover {100 * drawn.mean():.1f} % of the image and no annotated region is drawn, so all the rest "
+                "is taken as background. If you drew only some of the cells, mark the region where you drew all of them.",
+            )
+        )
+    return problems
+
+
+def require_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
+    """Give known labels, or raise a ``ValueError`` with the first problem that stops training."""
+    for problem in check_labels(labels, image, region):
+        if problem.stops:
+            raise ValueError(problem.message)
+    return known_labels(labels, region)
+
+
+def split_pieces(labels: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Give every connected piece of every id its own id; touching ids stay apart.
+
+    Parameters
+    ----------
+    labels : (Y, X) or (planes, Y, X) int
+        0 or less is kept as it is. Planes are split each by itself, with ids that go on.
+    """
+    labels = np.asarray(labels)
+    planes = labels.reshape(-1, *labels.shape[-2:])
+    result = np.minimum(planes, 0).astype(np.int32)
+    top = 0
+    for plane, out in zip(planes, result, strict=True):
+        pieces = connected_components(np.maximum(plane, 0), background=0, connectivity=2)
+        out[pieces > 0] = pieces[pieces > 0] + top
+        top += int(pieces.max(initial=0))
+    return result.reshape(labels.shape)
+
+
+def _pieces_of_ids(cells: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Count the connected pieces of each id (in the order of the ids), the largest over the planes."""
+    planes = cells.reshape(-1, *cells.shape[-2:])
+    ids = np.unique(cells[cells > 0])
+    most = np.zeros(ids.size, int)
+    for plane in planes:
+        pieces = connected_components(plane, background=0, connectivity=2)
+        n = int(pieces.max(initial=0))
+        if n:
+            owner = ndi.maximum(plane, pieces, np.arange(1, n + 1)).astype(plane.dtype)
+            most = np.maximum(most, np.bincount(np.searchsorted(ids, owner), minlength=ids.size))
+    return most

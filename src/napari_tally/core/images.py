@@ -1,0 +1,352 @@
+"""Pictures as they come from microscopes, and as the network wants them.
+
+Whatever the file or array looks like, it becomes an :class:`Image` of planes::
+
+    (Y, X)                 one plane, one channel
+    (Y, X, RGB[A])         one plane, three channels; alpha is dropped; one channel where R = G = B
+    (C, Y, X)              one plane, C channels
+    (T, Z, ..., [C,] Y, X) T * Z * ... planes; each is predicted and counted by itself
+
+and `Image.leading` remembers (T, Z, ...) so that labels come back in the shape of the image.
+"""
+
+import logging
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import tifffile
+from numpy.typing import ArrayLike, NDArray
+from skimage.transform import resize
+
+from napari_tally.settings import NormalisationSettings
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
+
+_DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,  # imagecodecs
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    SyntaxError,  # Pillow, on broken PNG chunks
+    struct.error,
+    tifffile.TiffFileError,
+    PIL.Image.DecompressionBombError,
+)
+_UNITS_IN_UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3, "cm": 1e4}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image as planes.
+
+    Attributes
+    ----------
+    planes : (P, C, Y, X) array
+        Pixel values as in the file: integers or floats, finite.
+    name : str
+        What messages and tables call it (the stem of the file, the name of the layer).
+    leading : tuple of int
+        Shape of the axes before (Y, X), without the channels; () for a single plane.
+    colour : bool
+        True where the channels are red, green and blue.
+    pixel_size : tuple of float, or None
+        Height and width of a pixel in micrometres.
+    """
+
+    planes: NDArray[Any]
+    name: str = "image"
+    leading: tuple[int, ...] = ()
+    colour: bool = False
+    pixel_size: tuple[float, float] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a label image for this image: leading axes, Y, X."""
+        return (*self.leading, *self.planes.shape[2:])
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.planes.shape[1])
+
+
+def as_image(
+    array: ArrayLike,
+    axes: str | None = None,
+    rgb: bool | None = None,
+    name: str = "image",
+    pixel_size: tuple[float, float] | None = None,
+) -> Image:
+    """Sort the axes of an array into an :class:`Image`.
+
+    Parameters
+    ----------
+    array : array
+        Integers, booleans or real floats.
+    axes : str, optional
+        A letter an axis, as tifffile writes them: Y, X, C (channel), S (colour sample); every other
+        letter is an axis of planes. Left out: the last two are Y and X (before colour samples).
+    rgb : bool, optional
+        Whether the last axis holds colour samples. Left out: it does if it has 3 or 4 entries,
+        the values are 8-bit, and the axes before it are larger.
+    name, pixel_size
+        See :class:`Image`.
+
+    Raises
+    ------
+    ValueError
+        For values that are no numbers, NaN or infinite, fewer than two axes, or an empty image.
+    """
+    a = np.asarray(array)
+    if a.dtype == bool:
+        a = a.astype(np.uint8)
+    if a.dtype.kind not in "uif":
+        raise ValueError(f"{name}: the values are of type {a.dtype}; integers or real numbers are wanted.")
+    if a.ndim < 2 or 0 in a.shape:
+        raise ValueError(f"{name}: the array has the shape {a.shape}; an image with at least a height and a width is wanted.")
+    if axes is None:
+        if rgb is None:
+            rgb = a.ndim >= 3 and a.shape[-1] in (3, 4) and a.dtype == np.uint8 and min(a.shape[-3:-1]) > 4
+        axes = ("Q" * (a.ndim - 3) + "YXS") if rgb else "Q" * (a.ndim - 2) + "YX"
+    if len(axes) != a.ndim or "Y" not in axes or "X" not in axes:
+        raise ValueError(f"{name}: the axes {axes!r} do not fit an array of shape {a.shape}.")
+    sample, channel = axes.find("S"), axes.find("C")
+    colour = sample >= 0 and a.shape[sample] in (3, 4)
+    if sample >= 0 and a.shape[sample] in (2, 4):  # grey + alpha, RGB + alpha
+        a = np.take(a, range(a.shape[sample] - 1), axis=sample)
+    others = [i for i, letter in enumerate(axes) if letter not in "YXCS"]
+    leading = tuple(a.shape[i] for i in others)
+    order = [*others, *(i for i in (channel, sample) if i >= 0), axes.index("Y"), axes.index("X")]
+    height, width = a.shape[axes.index("Y")], a.shape[axes.index("X")]
+    planes = a.transpose(order).reshape(int(np.prod(leading, dtype=int)), -1, height, width)  # (P, C, Y, X)
+    if colour and planes.shape[1] == 3 and all(np.array_equal(planes[:, 0], planes[:, c]) for c in (1, 2)):
+        planes, colour = planes[:, :1], False  # grey, saved as colour
+    if planes.dtype.kind == "f" and not np.isfinite(planes).all():
+        bad = planes.size - int(np.isfinite(planes).sum())
+        raise ValueError(
+            f"{name}: {bad} of {planes.size} values are not finite (NaN or infinite). Replace them, for example by 0, and try again."
+        )
+    while leading and leading[0] == 1:
+        leading = leading[1:]
+    return Image(planes, name, leading, colour and planes.shape[1] == 3, pixel_size)
+
+
+def read_image(path: str | Path) -> Image:
+    """Read a TIFF (any compression, ImageJ, OME), PNG or JPEG file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file. Of a TIFF with several series or pyramid levels the first, largest is read.
+
+    Returns
+    -------
+    Image
+        With the pixel size where the file states one in a length unit.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as an image; the message says which file and why.
+    """
+    path = Path(path)
+    array, axes, pixel_size = _decode(path)
+    return as_image(array, axes=axes, name=path.stem, pixel_size=pixel_size)
+
+
+def read_labels(path: str | Path) -> NDArray[np.integer | np.floating]:
+    """Read a label image as it is: (Y, X) or (planes, Y, X); see `annotations.check_labels` for what may be wrong."""
+    return _decode(Path(path))[0]
+
+
+def _decode(path: Path) -> tuple[NDArray[Any], str | None, tuple[float, float] | None]:
+    """Read the pixels, the axes and the pixel size; turn what decoders raise into one sentence."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: files ending in {', '.join(SUFFIXES)} are read, not {path.suffix or 'files without an ending'}.")
+    try:
+        if path.suffix.lower() in TIFF_SUFFIXES:
+            with tifffile.TiffFile(path) as tif:
+                if not tif.series:
+                    raise ValueError("it holds no image")
+                series = tif.series[0]
+                return series.asarray(), series.axes, _tiff_pixel_size(tif)
+        with PIL.Image.open(path) as picture:
+            if picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
+                picture = picture.convert("RGB")
+            array = np.asarray(picture)
+            return array, "YX" if array.ndim == 2 else "YXS", None
+    except _DECODER_ERRORS as error:
+        raise ValueError(f"{path}: the file cannot be read as an image ({str(error).strip() or type(error).__name__}).") from error
+
+
+def _tiff_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
+    """Give (height, width) of a pixel in um from OME metadata, ImageJ metadata or centimetre resolution tags."""
+    if tif.ome_metadata:
+        image = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", {})
+        pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+        found = [pixels.get(f"PhysicalSize{a}") for a in "YX"]
+        units = [_UNITS_IN_UM.get(pixels.get(f"PhysicalSize{a}Unit", "µm")) for a in "YX"]
+        if all(found) and all(units):
+            return float(found[0]) * units[0], float(found[1]) * units[1]
+        return None
+    tags = tif.pages.first.tags
+    resolution = [tags[n].value if n in tags else None for n in ("YResolution", "XResolution")]
+    if not all(r and r[0] and r[1] for r in resolution):
+        return None
+    if tif.imagej_metadata:
+        unit = str(tif.imagej_metadata.get("unit", "")).encode().decode("unicode_escape", "replace")
+        size = _UNITS_IN_UM.get(unit)
+    else:  # inches are printing resolutions that cameras write; centimetres are meant
+        size = 1e4 if "ResolutionUnit" in tags and int(tags["ResolutionUnit"].value) == 3 else None
+    if size is None:
+        return None
+    return tuple(size * r[1] / r[0] for r in resolution)  # type: ignore[return-value]
+
+
+def list_images(folder: str | Path) -> dict[str, Path]:
+    """Find the images of a folder (not below it), stem -> path, sorted.
+
+    Raises
+    ------
+    ValueError
+        If the folder is absent, holds no image, or two images with one stem.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            if path.stem in found:
+                raise ValueError(f"{folder}: {found[path.stem].name} and {path.name} have the same stem; rename one of them.")
+            found[path.stem] = path
+    if not found:
+        raise ValueError(f"{folder}: there is no image in this folder ({', '.join(SUFFIXES)}).")
+    return found
+
+
+def match_by_stem(first: str | Path, second: str | Path) -> list[tuple[Path, Path]]:
+    """Pair the files of two folders that have the same stem; every file of `first` needs its partner.
+
+    Raises
+    ------
+    ValueError
+        If a file of `first` has no partner in `second`; the message names them.
+    """
+    a, b = list_images(first), list_images(second)
+    missing = [stem for stem in a if stem not in b]
+    if missing:
+        shown = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        raise ValueError(
+            f"{len(missing)} of {len(a)} files in {first} have no partner of the same stem in {second}: {shown}. "
+            "Name image and labels alike, for example a.tif and a.tif."
+        )
+    return [(a[stem], b[stem]) for stem in a]
+
+
+def intensity_window(image: Image, settings: NormalisationSettings) -> NDArray[np.float32]:
+    """Measure which intensities become 0 and 1, for each channel over all planes.
+
+    Robust to hot pixels (percentiles) and to images without signal: the window is never narrower
+    than a multiple of the camera noise, so that the noise of an empty well is not stretched into cells.
+
+    Parameters
+    ----------
+    image : Image
+    settings : NormalisationSettings
+
+    Returns
+    -------
+    (C, 2) float32
+        Low and high intensity of each channel; high > low.
+    """
+    step = max(1, int(np.sqrt(image.planes[:, 0].size / 4e6)))  # a strided view of about 4 million pixels is enough
+    window = np.empty((image.channels, 2), np.float32)
+    for c in range(image.channels):
+        values = image.planes[:, c, ::step, ::step].astype(np.float32)
+        low, high = np.percentile(values, (settings.low, settings.high))
+        rows = image.planes[:, c, :: step * 2].astype(np.float32)  # neighbours must stay neighbours
+        noise = np.median(np.abs(np.diff(rows, axis=-1))) / 0.954 if rows.shape[-1] > 1 else 0.0
+        smallest = 1.0 if image.planes.dtype.kind in "ui" else 1e-6 * max(1.0, abs(float(high)))
+        window[c] = low, max(high, low + settings.noise * noise, low + smallest)
+    return window
+
+
+def normalise(planes: NDArray[Any], window: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Map intensities so that the window becomes 0 to 1; beyond it they go on, up to -1 and 4.
+
+    Parameters
+    ----------
+    planes : (..., C, Y, X) array
+    window : (C, 2) float32
+        From :func:`intensity_window` of the whole image, never of a tile.
+    """
+    low, high = window[:, 0, None, None], window[:, 1, None, None]
+    return np.clip((planes.astype(np.float32) - low) / (high - low), -1.0, 4.0)
+
+
+def rescale(plane: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Resample (C, Y, X) to (C, *shape), linearly, smoothed first where it shrinks."""
+    if plane.shape[1:] == tuple(shape):
+        return plane.astype(np.float32, copy=False)
+    shrinks = shape[0] < plane.shape[1]
+    return resize(plane, (plane.shape[0], *shape), order=1, mode="reflect", anti_aliasing=shrinks, preserve_range=True).astype(np.float32)
+
+
+def write_labels(path: str | Path, labels: NDArray[np.integer], pixel_size: tuple[float, float] | None = None) -> None:
+    """Write a label image as a deflate-compressed TIFF, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+    labels : (..., Y, X) int
+        Stored as uint16 where the ids fit, else as uint32.
+    pixel_size : tuple of float, optional
+        Height and width of a pixel in micrometres, stored as resolution in pixels per centimetre.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".part")
+    resolution: dict[str, Any] = {}
+    if pixel_size:
+        resolution = {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
+    dtype = np.uint16 if labels.max(initial=0) < 2**16 else np.uint32
+    tifffile.imwrite(partial, labels.astype(dtype), compression="zlib", photometric="minisblack", **resolution)
+    partial.replace(path)
+
+
+def require_same_channels(images: Iterable[Image]) -> tuple[int, bool]:
+    """Give the channels and the colour flag that all images share; grey images may join colour images.
+
+    Raises
+    ------
+    ValueError
+        If two images have different channels; the message names them.
+    """
+    images = list(images)
+    first = max(images, key=lambda image: image.colour)
+    for image in images:
+        if image.channels != first.channels and not (first.colour and image.channels == 1):
+            raise ValueError(
+                f"{image.name} has {describe_channels(image)} and {first.name} has {describe_channels(first)}; "
+                "the images that train one model need the same channels."
+            )
+    return first.channels, first.colour
+
+
+def describe_channels(image: Image) -> str:
+    """Say how many channels an image has, for messages."""
+    return "3 channels (RGB colour)" if image.colour else f"{image.channels} channel{'s' * (image.channels != 1)}"

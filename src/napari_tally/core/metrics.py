@@ -1,0 +1,152 @@
+"""How well predicted cells fit true cells."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def iou_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Intersection over union of every true cell with every predicted cell.
+
+    Parameters
+    ----------
+    truth, predicted : int arrays of one shape
+        0 or less = no cell. Ids need not be consecutive.
+
+    Returns
+    -------
+    (n_true, n_predicted) float
+        In the order of the sorted ids.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if truth.shape != predicted.shape:
+        raise ValueError(f"The truth has the shape {truth.shape} and the prediction {predicted.shape}; they must be equal.")
+    t_ids, t = np.unique(np.maximum(truth, 0), return_inverse=True)
+    p_ids, p = np.unique(np.maximum(predicted, 0), return_inverse=True)
+    t, p = t.ravel(), p.ravel()
+    overlap = coo_array((np.ones(t.size), (t, p)), shape=(t_ids.size, p_ids.size)).toarray()
+    union = overlap.sum(1, keepdims=True) + overlap.sum(0, keepdims=True) - overlap
+    return (overlap / np.maximum(union, 1))[int(t_ids[0] == 0) :, int(p_ids[0] == 0) :]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Cells found and not found at one IoU threshold, over any number of images."""
+
+    threshold: float
+    tp: int
+    fp: int
+    fn: int
+
+    @property
+    def precision(self) -> float:
+        """Share of the predicted cells that are true; 1 where nothing is predicted."""
+        return self.tp / (self.tp + self.fp) if self.tp + self.fp else 1.0
+
+    @property
+    def recall(self) -> float:
+        """Share of the true cells that are found; 1 where there are none."""
+        return self.tp / (self.tp + self.fn) if self.tp + self.fn else 1.0
+
+    @property
+    def f1(self) -> float:
+        """2 TP / (2 TP + FP + FN)."""
+        total = 2 * self.tp + self.fp + self.fn
+        return 2 * self.tp / total if total else 1.0
+
+    @property
+    def ap(self) -> float:
+        """Average precision as the field uses it: TP / (TP + FP + FN)."""
+        total = self.tp + self.fp + self.fn
+        return self.tp / total if total else 1.0
+
+
+def match(iou: NDArray[np.floating], threshold: float) -> Matching:
+    """Match true and predicted cells one to one so that as many pairs as possible reach the threshold."""
+    good = iou >= threshold
+    rows, columns = linear_sum_assignment(-(good + iou / (2 * max(1, min(iou.shape)))))
+    tp = int(good[rows, columns].sum())
+    return Matching(threshold, tp, iou.shape[1] - tp, iou.shape[0] - tp)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Matching pooled over images, and counts a image."""
+
+    names: tuple[str, ...]
+    true_counts: tuple[int, ...]
+    predicted_counts: tuple[int, ...]
+    matchings: tuple[Matching, ...]
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error of the count, cells an image."""
+        return float(np.mean(np.abs(np.subtract(self.predicted_counts, self.true_counts))))
+
+    @property
+    def bias(self) -> float:
+        """(predicted - true) / true of the total count; NaN where the truth is empty."""
+        true = sum(self.true_counts)
+        return (sum(self.predicted_counts) - true) / true if true else float("nan")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give all numbers as JSON values; a bias that does not exist is null."""
+        return {
+            "matching": [
+                {
+                    "iou": m.threshold,
+                    "ap": m.ap,
+                    "f1": m.f1,
+                    "precision": m.precision,
+                    "recall": m.recall,
+                    "tp": m.tp,
+                    "fp": m.fp,
+                    "fn": m.fn,
+                }
+                for m in self.matchings
+            ],
+            "true_count": sum(self.true_counts),
+            "predicted_count": sum(self.predicted_counts),
+            "bias": None if self.bias != self.bias else self.bias,
+            "mae": self.mae,
+            "images": [
+                {"image": name, "true": true, "predicted": predicted}
+                for name, true, predicted in zip(self.names, self.true_counts, self.predicted_counts, strict=True)
+            ],
+        }
+
+
+def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.integer]]]) -> Evaluation:
+    """Compare predicted with true label images.
+
+    Parameters
+    ----------
+    triples : iterable of (name, truth, predicted)
+        Label images of one shape a pair, 0 = background.
+
+    Returns
+    -------
+    Evaluation
+        Matchings at IoU 0.5, 0.6, 0.7, 0.8, 0.9, true and false positives summed over the images.
+    """
+    names, true, predicted = [], [], []
+    sums = np.zeros((len(THRESHOLDS), 3), int)
+    for name, t, p in triples:
+        iou = iou_matrix(t, p)
+        names.append(name)
+        true.append(iou.shape[0])
+        predicted.append(iou.shape[1])
+        sums += [(m.tp, m.fp, m.fn) for m in (match(iou, threshold) for threshold in THRESHOLDS)]
+    pooled = tuple(Matching(t, *map(int, row)) for t, row in zip(THRESHOLDS, sums, strict=True))
+    return Evaluation(tuple(names), tuple(true), tuple(predicted), pooled)

@@ -1,0 +1,64 @@
+"""A picture that a person can look at: images with the outlines of predicted and true cells."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageDraw
+from skimage.segmentation import find_boundaries
+
+from napari_tally.core.images import Image, read_image
+
+_PREDICTED, _TRUE = (255, 80, 220), (70, 230, 90)
+_SIDE, _CAPTION, _COLUMNS = 420, 22, 3
+
+
+def overlay(image: Image, predicted: NDArray[np.integer], truth: NDArray[np.integer] | None = None) -> NDArray[np.uint8]:
+    """Draw outlines on the first plane of an image: predicted in magenta, true (if given) in green.
+
+    Returns
+    -------
+    (Y, X, 3) uint8
+    """
+    plane = image.planes[0][:3].astype(np.float32)  # (1 or 3, Y, X)
+    low, high = np.percentile(plane, (0.5, 99.8))
+    grey = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) ** (1 if image.colour else 0.6)  # dim cells become visible
+    shown = grey.transpose(1, 2, 0) if image.colour else np.repeat(grey[0][:, :, None], 3, axis=2)
+    picture = (255 * shown).astype(np.uint8)
+    if truth is not None:
+        picture[find_boundaries(_first(truth), mode="inner")] = _TRUE
+    picture[find_boundaries(_first(predicted), mode="inner")] = _PREDICTED
+    return picture
+
+
+def contact_sheet(items: Sequence[tuple[Path, NDArray[np.integer], NDArray[np.integer]]], path: str | Path) -> None:
+    """Write a PNG with up to nine images: outlines on each, name and counts below.
+
+    Parameters
+    ----------
+    items : sequence of (path of the image, true labels, predicted labels)
+    path : str or Path
+        The PNG to write.
+    """
+    chosen = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, 9).astype(int))]
+    columns = min(_COLUMNS, len(chosen))
+    rows = -(-len(chosen) // columns)
+    sheet = Pillow.new("RGB", (columns * _SIDE, rows * (_SIDE + _CAPTION) + _CAPTION), (24, 26, 30))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((6, 5), "outlines:  predicted", fill=_PREDICTED)
+    draw.text((150, 5), "true (hidden where both agree)", fill=_TRUE)
+    for i, (source, truth, predicted) in enumerate(chosen):
+        x, y = (i % columns) * _SIDE, _CAPTION + (i // columns) * (_SIDE + _CAPTION)
+        picture = Pillow.fromarray(overlay(read_image(source), predicted, truth))
+        factor = (_SIDE - 6) / max(picture.size)
+        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        sheet.paste(picture.resize(size, Pillow.Resampling.LANCZOS if factor < 1 else Pillow.Resampling.NEAREST), (x, y))
+        n_true, n_predicted = (len(np.unique(labels[labels > 0])) for labels in (truth, predicted))
+        draw.text((x + 4, y + _SIDE - 2), f"{source.stem[:28]}: counted {n_predicted}, true {n_true}", fill=(235, 235, 235))
+    sheet.save(path)
+
+
+def _first(labels: NDArray[np.integer]) -> NDArray[np.integer]:
+    return labels.reshape(-1, *labels.shape[-2:])[0]

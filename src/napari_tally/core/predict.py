@@ -1,0 +1,150 @@
+"""The one function that turns an image and a model into probabilities.
+
+Window, command line, Python API, training preview and benchmarks all come here.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_tally.core.devices import choose_device
+from napari_tally.core.images import Image, describe_channels, intensity_window, normalise, rescale
+from napari_tally.core.model_file import Model
+from napari_tally.core.samples import scaled_shape
+from napari_tally.core.tiles import plan_tiles, read_mirrored
+from napari_tally.core.unet import UNet
+from napari_tally.settings import TilingSettings
+
+_STRIDE = {"cpu": 512}
+"""Default stride in pixels (elsewhere 1024): large, so that the halo costs little; small, to cancel within a second."""
+
+
+@dataclass(frozen=True)
+class TileDone:
+    """News: `done` of `total` tiles of the image are computed."""
+
+    done: int
+    total: int
+
+
+def predict(model: Model, image: Image, tiling: TilingSettings | None = None) -> Generator[TileDone, None, NDArray[np.float32]]:
+    """Compute the probability maps of an image, tile by tile.
+
+    Parameters
+    ----------
+    model : Model
+        Its network must not be trained meanwhile.
+    image : Image
+    tiling : TilingSettings, optional
+        Tile size and device. The tile size does not change the result.
+
+    Yields
+    ------
+    TileDone
+        After each tile. Walking away after any of them is safe.
+
+    Returns
+    -------
+    (P, classes, Y, X) float32
+        Probabilities of each class, in the pixels of the image; they sum to 1 over the classes.
+
+    Raises
+    ------
+    ValueError
+        If the model was trained on other channels, or a tile does not fit the network.
+
+    References
+    ----------
+    Ronneberger et al., MICCAI 2015, figure 2 (overlap-tile, missing context mirrored).
+    """
+    tiling = tiling or TilingSettings()
+    require_channels(model, image)
+    device = choose_device(tiling.device)
+    network = model.network.to(device).eval()
+    window = intensity_window(image, model.normalisation)
+    shape = scaled_shape(image.shape, model.scale)
+    result = np.empty((len(image.planes), model.settings.classes, *image.planes.shape[2:]), np.float32)
+    try:
+        for p, plane in enumerate(image.planes):
+            picture = rescale(normalise(plane, window), shape)  # (C, y, x) in network pixels
+            if len(picture) < model.settings.channels:
+                picture = np.repeat(picture, model.settings.channels, axis=0)  # grey into a colour model
+            probabilities = yield from _counted(predict_plane(network, picture, tiling.tile), p, len(image.planes))
+            result[p] = rescale(probabilities, plane.shape[1:])
+    finally:
+        model.network.to("cpu")
+    return result
+
+
+def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) -> Generator[TileDone, None, NDArray[np.float32]]:
+    """Run the network over one normalised plane in network pixels, by overlap-tile.
+
+    Parameters
+    ----------
+    network : UNet
+        In evaluation mode, on the device that shall compute.
+    picture : (C, Y, X) float32
+    stride : int
+        Side of what a tile writes in pixels, rounded up to the grid of the network; 0 = chosen by the device.
+
+    Returns
+    -------
+    (classes, Y, X) float32
+        What the network gives for the whole plane, mirrored beyond its border, whatever the stride.
+    """
+    device = next(network.parameters()).device
+    step = network.step
+    valid = network.padding == "valid"
+    halo = network.margin if valid else _up_to(network.margin, step)
+    wish = _up_to(stride or _STRIDE.get(device.type, 1024), step)
+    strides = tuple(min(wish, _up_to(n, step)) for n in picture.shape[1:])  # a small image is one tile
+    sides = tuple(network.input_size(s) if valid else s + 2 * halo for s in strides)
+    plan = plan_tiles(picture.shape[1:], strides, halo, sides)
+    result = np.empty((network.classes, *picture.shape[1:]), np.float32)
+    for done, tile in enumerate(plan, start=1):
+        patch = torch.from_numpy(read_mirrored(picture, tile))[None].to(device)  # (1, C, side, side)
+        out = _probabilities(network, patch, 0 if valid else halo)[0].cpu().numpy()  # (classes, stride or more, ...)
+        rows, columns = tile.write
+        result[:, rows, columns] = out[:, : rows.stop - rows.start, : columns.stop - columns.start]
+        yield TileDone(done, len(plan))
+    return result
+
+
+def _counted(
+    tiles: Generator[TileDone, None, NDArray[np.float32]], plane: int, planes: int
+) -> Generator[TileDone, None, NDArray[np.float32]]:
+    """Turn news of one plane into news of all planes."""
+    while True:
+        try:
+            news = next(tiles)
+        except StopIteration as end:
+            return end.value
+        yield TileDone(plane * news.total + news.done, planes * news.total)
+
+
+def _probabilities(network: UNet, patch: Tensor, crop: int) -> Tensor:
+    """Give (N, classes, ...) for (N, C, ...). Inference mode must not stay on across a yield, so it is entered here."""
+    with torch.inference_mode():
+        logits = network(patch)
+        logits = logits[:, :, crop : logits.shape[2] - crop, crop : logits.shape[3] - crop]
+        return logits.float().softmax(dim=1)
+
+
+def _up_to(n: int, step: int) -> int:
+    """Round up to a multiple of `step`."""
+    return -(-n // step) * step
+
+
+def require_channels(model: Model, image: Image) -> None:
+    """Raise a ``ValueError`` if the model cannot take the channels of the image."""
+    if image.channels == model.settings.channels or (model.colour and image.channels == 1):
+        return
+    wanted = "3 channels (RGB colour)" if model.colour else f"{model.settings.channels} channel{'s' * (model.settings.channels != 1)}"
+    raise ValueError(
+        f"{image.name} has {describe_channels(image)}, but this model was trained on images with {wanted}. "
+        "Choose a model for such images, or convert the image."
+    )

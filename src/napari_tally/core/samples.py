@@ -1,0 +1,232 @@
+"""From annotated images to training patches: what the network sees and what it should answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage as ndi
+from skimage.measure import regionprops_table
+from torch import Tensor
+
+from napari_tally.core import augment
+from napari_tally.core.annotations import NOT_ANNOTATED
+from napari_tally.core.images import Image, intensity_window, normalise, rescale
+from napari_tally.core.weights import border_weights, class_weights
+from napari_tally.settings import AugmentationSettings, NormalisationSettings
+
+_THREE_BY_THREE = np.ones((3, 3), bool)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPair:
+    """An image and what is known of it.
+
+    Attributes
+    ----------
+    image : Image
+    labels : int32 array of shape `image.shape`
+        1.. = a cell, 0 = background, -1 = not annotated.
+    """
+
+    image: Image
+    labels: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != self.image.shape:
+            raise ValueError(f"{self.image.name}: labels of shape {self.labels.shape} on an image of shape {self.image.shape}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """One annotated plane in network pixels, ready to draw patches from.
+
+    Attributes
+    ----------
+    name : str
+    picture : (C, Y, X) float32
+        Normalised.
+    labels : (Y, X) int32
+        1..n = cells, 0 = background, -1 = not annotated.
+    border : (Y, X) float32
+        The border term of the weight map.
+    """
+
+    name: str
+    picture: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    border: NDArray[np.float32]
+
+
+def cell_diameter(pairs: Sequence[TrainingPair]) -> float:
+    """Give the median diameter in pixels of the circle that is as large as a drawn cell; NaN without cells."""
+    found = [
+        regionprops_table(np.maximum(plane, 0), properties=["equivalent_diameter_area"])["equivalent_diameter_area"]
+        for pair in pairs
+        for plane in pair.labels.reshape(-1, *pair.labels.shape[-2:])
+    ]
+    diameters = np.concatenate(found) if found else np.empty(0)
+    return float(np.median(diameters)) if diameters.size else float("nan")
+
+
+def prepare_planes(
+    pairs: Sequence[TrainingPair],
+    channels: int,
+    scale: float,
+    normalisation: NormalisationSettings,
+    border_weight: float,
+    border_width: float,
+) -> list[Plane]:
+    """Normalise and scale the annotated planes and compute their border weights.
+
+    Parameters
+    ----------
+    pairs : sequence of TrainingPair
+    channels : int
+        Channels of the network; grey images are repeated to fill three.
+    scale : float
+        Network pixels per image pixel.
+    normalisation : NormalisationSettings
+    border_weight, border_width : float
+        w0 and sigma of the weight map, in network pixels.
+
+    Returns
+    -------
+    list of Plane
+        Planes where anything is annotated. Of a stack, planes without a drawn cell and without a
+        marked region are left out.
+    """
+    planes = []
+    for pair in pairs:
+        window = intensity_window(pair.image, normalisation)
+        stack = pair.labels.reshape(-1, *pair.labels.shape[-2:])
+        for i, (plane, labels) in enumerate(zip(pair.image.planes, stack, strict=True)):
+            known = labels != NOT_ANNOTATED
+            if not known.any() or (len(stack) > 1 and known.all() and not (labels > 0).any()):
+                continue
+            shape = scaled_shape(labels.shape, scale)
+            picture = rescale(normalise(plane, window), shape)
+            picture = np.broadcast_to(picture, (channels, *shape)) if len(picture) == 1 else picture
+            small = _nearest(_sequential(labels), shape)
+            planes.append(
+                Plane(
+                    pair.image.name + (f" plane {i}" if len(stack) > 1 else ""),
+                    np.array(picture),  # a copy: a broadcast view cannot be written, and torch wants that
+                    small,
+                    border_weights(small, border_weight, border_width),
+                )
+            )
+    return planes
+
+
+def scaled_shape(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
+    """Give the size in network pixels of a plane of `shape` image pixels."""
+    return max(1, round(shape[-2] * scale)), max(1, round(shape[-1] * scale))
+
+
+def class_map(labels: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
+    """Turn cells into the classes that the network learns.
+
+    Parameters
+    ----------
+    labels : (Y, X) int
+        1.. = cells, 0 = background, -1 = not annotated.
+    classes : {2, 3}
+        2: background and cell; where two cells touch, the touching pixels are background (the paper).
+        3: background, inside of a cell, and rim: the pixels of a cell next to anything else.
+
+    Returns
+    -------
+    (Y, X) int64
+        Class of each pixel, -1 = not annotated.
+
+    Examples
+    --------
+    >>> class_map(np.array([[0, 1, 1, 2, 2, 0]]), 2)[0]
+    array([0, 1, 0, 0, 1, 0])
+    """
+    cells = np.maximum(labels, 0)
+    result = np.where(labels < 0, NOT_ANNOTATED, (cells > 0).astype(np.int64))
+    highest = ndi.maximum_filter(cells, footprint=_THREE_BY_THREE, mode="nearest")
+    if classes == 2:
+        top = cells.max(initial=0) + 1  # not the type's largest: the filter computes in float64
+        lowest = ndi.minimum_filter(np.where(cells > 0, cells, top), footprint=_THREE_BY_THREE, mode="nearest")
+        result[(cells > 0) & ((highest != cells) | (lowest != cells))] = 0
+    else:
+        lowest = ndi.minimum_filter(cells, footprint=_THREE_BY_THREE, mode="nearest")
+        result[(cells > 0) & ((highest != cells) | (lowest != cells))] = 2
+    return result
+
+
+class PatchSampler:
+    """Draws training patches where there are annotations.
+
+    Parameters
+    ----------
+    planes : list of Plane
+        At least one.
+    classes : int
+        Classes of the network, 2 or 3.
+    balance : float
+        Class balance, 0 to 1.
+    augmentation : AugmentationSettings
+    """
+
+    def __init__(self, planes: Sequence[Plane], classes: int, balance: float, augmentation: AugmentationSettings) -> None:
+        self.classes, self.augmentation = classes, augmentation
+        maps = [class_map(plane.labels, classes) for plane in planes]
+        self.class_weights = class_weights(np.concatenate([m.ravel() for m in maps]), classes, balance)  # (classes,)
+        self._pictures = [torch.from_numpy(plane.picture) for plane in planes]
+        # Labels and border weights travel as float planes through the same map; ids stay far below 2^24.
+        self._labels = [torch.from_numpy(plane.labels[None].astype(np.float32)) for plane in planes]
+        self._borders = [torch.from_numpy(plane.border[None]) for plane in planes]
+        self._known = [np.flatnonzero(plane.labels != NOT_ANNOTATED) for plane in planes]
+        self._cells = [np.flatnonzero(plane.labels > 0) for plane in planes]
+        self._widths = [plane.labels.shape[1] for plane in planes]
+        # Large planes come more often, but less than their area says: five small images must all be seen.
+        share = np.sqrt([k.size for k in self._known])
+        self._share = share / share.sum()
+
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw one patch.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            The only source of chance.
+        size : int
+            Side of the patch in network pixels.
+
+        Returns
+        -------
+        picture : (C, size, size) float32 tensor
+        classes : (size, size) int64 tensor
+            -1 = not annotated.
+        weights : (size, size) float32 tensor
+            w(x) = w_c(x) + border term.
+        """
+        i = rng.choice(len(self._share), p=self._share)
+        candidates = self._cells[i] if self._cells[i].size and rng.random() < 0.7 else self._known[i]
+        middle = np.divmod(candidates[rng.integers(candidates.size)], self._widths[i])
+        middle = np.array(middle) + rng.uniform(-size / 3, size / 3, 2)  # the cell need not sit in the centre
+        where = augment.draw_map(rng, (middle[0], middle[1]), size, self.augmentation)
+        picture = augment.warp(self._pictures[i], where).numpy()
+        picture = augment.vary_intensity(rng, picture, self.augmentation.intensity)
+        labels = augment.warp(self._labels[i], where, nearest=True)[0].numpy().astype(np.int32)
+        border = augment.warp(self._borders[i], where)[0]
+        classes = torch.from_numpy(class_map(labels, self.classes))
+        weights = torch.from_numpy(self.class_weights)[classes.clamp_min(0)] + border
+        return torch.from_numpy(picture), classes, weights
+
+
+def _sequential(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Renumber cells to 1..n, keep 0 and -1: ids survive as float32."""
+    ids, inverse = np.unique(labels, return_inverse=True)
+    return (inverse.reshape(labels.shape) - int((ids <= 0).sum()) + 1).astype(np.int32) * (labels > 0) - (labels < 0)
+
+
+def _nearest(labels: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.int32]:
+    """Resample a label image to `shape` from the nearest pixel."""
+    rows, columns = (np.minimum(((np.arange(n) + 0.5) * m / n).astype(int), m - 1) for n, m in zip(shape, labels.shape, strict=True))
+    return labels[rows[:, None], columns[None, :]]

@@ -1,0 +1,280 @@
+"""Every choice a user can make, with its default, unit, range and meaning: the ground floor.
+
+The same frozen dataclasses are the form in the window, the options of the command
+line and the record inside the model file, so a setting is described once. The
+dictionary in each ``Annotated`` is read by magicgui (label, bounds, tooltip) and by
+``cli.py`` (help text). Nothing here imports torch, numpy or Qt.
+
+The names of the Fiji U-Net plugin (Falk et al. 2019) that users know stand in the tooltips.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Preset = Literal["quick", "paper"]
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The shape of the U-Net. See :class:`napari_tally.core.unet.UNet`."""
+
+    channels: Annotated[
+        int, {"min": 1, "max": 64, "label": "Channels", "tooltip": "Channels of the image: 1 = grey, 3 = colour (RGB)."}
+    ] = 1
+    classes: Annotated[
+        int,
+        {
+            "min": 2,
+            "max": 3,
+            "label": "Classes",
+            "tooltip": "2 = background and cell, as in the paper; 3 = background, cell and the rim where it meets others.",
+        },
+    ] = 3
+    depth: Annotated[
+        int, {"min": 1, "max": 6, "label": "Depth", "tooltip": "How often the image is halved on the way down (paper: 4)."}
+    ] = 4
+    base_width: Annotated[int, {"min": 2, "max": 128, "label": "Base width", "tooltip": "Feature maps at full resolution (paper: 64)."}] = (
+        16
+    )
+    padding: Annotated[
+        Literal["same", "valid"],
+        {"label": "Padding", "tooltip": "'valid' is the paper: the output is smaller than the input. 'same' keeps the size."},
+    ] = "same"
+    batch_norm: Annotated[bool, {"label": "Batch normalisation", "tooltip": "Steadier and faster training; the paper has none."}] = True
+    upsampling: Annotated[
+        Literal["transposed", "linear"],
+        {"label": "Upsampling", "tooltip": "'transposed' = learned 2x2 up-convolution (paper), 'linear' = interpolation."},
+    ] = "transposed"
+    dropout: Annotated[
+        float,
+        {"min": 0.0, "max": 0.9, "step": 0.05, "label": "Dropout", "tooltip": "At the end of the contracting path (paper: 0.5)."},
+    ] = 0.0
+
+
+PAPER_NETWORK = NetworkSettings(classes=2, depth=4, base_width=64, padding="valid", batch_norm=False, dropout=0.5)
+"""The network of Ronneberger et al. 2015, figure 1: 572x572 in, 388x388 out, 31.0 M parameters."""
+
+
+@dataclass(frozen=True)
+class NormalisationSettings:
+    """How intensities are brought to one scale. See :func:`napari_tally.core.images.intensity_window`."""
+
+    low: Annotated[
+        float, {"min": 0.0, "max": 50.0, "step": 0.1, "label": "Low (%)", "tooltip": "Percentile of the image that becomes 0."}
+    ] = 1.0
+    high: Annotated[
+        float, {"min": 50.0, "max": 100.0, "step": 0.1, "label": "High (%)", "tooltip": "Percentile of the image that becomes 1."}
+    ] = 99.8
+    noise: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1000.0,
+            "step": 1.0,
+            "label": "Noise floor (×)",
+            "tooltip": "The range from 0 to 1 spans at least so many standard deviations of the camera noise, "
+            "so that the noise of an empty image is not stretched into cells.",
+        },
+    ] = 10.0
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """How training patches are varied. See :mod:`napari_tally.core.augment`."""
+
+    flips: Annotated[bool, {"label": "Mirror", "tooltip": "Mirror patches left-right and up-down at random."}] = True
+    rotation: Annotated[
+        float, {"min": 0.0, "max": 180.0, "step": 5.0, "label": "Rotation (±°)", "tooltip": "Largest rotation in degrees."}
+    ] = 180.0
+    scale: Annotated[
+        float,
+        {"min": 1.0, "max": 4.0, "step": 0.05, "label": "Scale (×)", "tooltip": "Zoom drawn between 1/s and s, so cells vary in size."},
+    ] = 1.4
+    elastic_sd: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 50.0,
+            "step": 0.5,
+            "label": "Elastic (px)",
+            "tooltip": "Standard deviation of the 3x3 displacement grid in pixels (paper: 10). 0 = off.",
+        },
+    ] = 10.0
+    intensity: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1.0,
+            "step": 0.05,
+            "label": "Intensity",
+            "tooltip": "Strength of random brightness, contrast, gamma, blur and noise. 0 = off.",
+        },
+    ] = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained. See :func:`napari_tally.core.train.train`."""
+
+    preset: Annotated[
+        Preset,
+        {
+            "label": "Preset",
+            "tooltip": "'quick': a small network, AdamW, as good as it gets in the minutes given. "
+            "'paper': the network and optimiser of 2015 (SGD, momentum 0.99, one large tile a step); needs hours.",
+        },
+    ] = "quick"
+    minutes: Annotated[
+        float, {"min": 0.05, "max": 10000.0, "step": 0.5, "label": "Minutes", "tooltip": "Time to train. The schedule is fitted to it."}
+    ] = 2.0
+    steps: Annotated[
+        int,
+        {"min": 0, "max": 10**7, "label": "Steps", "tooltip": "0 = by minutes. A number trains for so many steps: repeatable to the bit."},
+    ] = 0
+    device: Annotated[
+        Device, {"label": "Device", "tooltip": "Where to compute. 'auto' takes the GPU (CUDA, then Apple's MPS) where there is one."}
+    ] = "auto"
+    seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed", "tooltip": "The same seed repeats the same random draws."}] = 0
+    patch: Annotated[
+        int,
+        {"min": 0, "max": 2048, "step": 16, "label": "Patch (px)", "tooltip": "Side of a training patch in network pixels. 0 = by preset."},
+    ] = 0
+    batch: Annotated[int, {"min": 0, "max": 64, "label": "Batch", "tooltip": "Patches a step. 0 = by preset."}] = 0
+    learning_rate: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1.0,
+            "step": 1e-6,
+            "label": "Learning rate",
+            "tooltip": "The largest learning rate of the schedule. 0 = by preset.",
+        },
+    ] = 0.0
+    border_weight: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 100.0,
+            "step": 0.5,
+            "label": "Border weight w0",
+            "tooltip": "Extra weight of the gaps between touching cells (paper's w0 = 10; Fiji plugin: ridge weight).",
+        },
+    ] = 10.0
+    border_width: Annotated[
+        float,
+        {
+            "min": 0.5,
+            "max": 50.0,
+            "step": 0.5,
+            "label": "Border width σ (px)",
+            "tooltip": "Reach of the border weight in pixels (paper's sigma = 5; Fiji plugin: ridge width).",
+        },
+    ] = 5.0
+    class_balance: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1.0,
+            "step": 0.05,
+            "label": "Class balance",
+            "tooltip": "1 = rare classes weigh as much as frequent ones (paper's w_c; Fiji plugin: foreground/background ratio), "
+            "0 = every pixel equal.",
+        },
+    ] = 0.5
+
+
+@dataclass(frozen=True)
+class TilingSettings:
+    """How an image is cut for prediction. See :mod:`napari_tally.core.tiles`."""
+
+    tile: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 16384,
+            "step": 16,
+            "label": "Tile (px)",
+            "tooltip": "Side of a tile. 0 = chosen for you; never changes the result.",
+        },
+    ] = 0
+    device: Annotated[
+        Device, {"label": "Device", "tooltip": "Where to compute. 'auto' takes the GPU (CUDA, then Apple's MPS) where there is one."}
+    ] = "auto"
+
+
+@dataclass(frozen=True)
+class CountingSettings:
+    """How probabilities become cells. See :mod:`napari_tally.core.instances`."""
+
+    seed_threshold: Annotated[
+        float,
+        {
+            "min": 0.05,
+            "max": 0.99,
+            "step": 0.01,
+            "label": "Seed threshold",
+            "tooltip": "A cell starts where the probability of 'cell' is above this. Higher: fewer merged and fewer faint cells.",
+        },
+    ] = 0.6
+    edge_threshold: Annotated[
+        float,
+        {
+            "min": 0.01,
+            "max": 0.99,
+            "step": 0.01,
+            "label": "Edge threshold",
+            "tooltip": "A cell reaches out to where the probability falls below this. Lower: larger cells.",
+        },
+    ] = 0.4
+    min_area: Annotated[
+        float,
+        {"min": 0.0, "max": 1e6, "step": 1.0, "label": "Smallest cell (px)", "tooltip": "Cells with fewer pixels are dropped."},
+    ] = 16.0
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Give the settings as plain JSON values."""
+    return dataclasses.asdict(settings)
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """Build settings of class `cls` from plain JSON values; every field is checked.
+
+    Raises
+    ------
+    ValueError
+        Names the field that is unknown, of the wrong type, or out of its range.
+    """
+    known = {f.name for f in dataclasses.fields(cls)}
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{cls.__name__} has no setting {name!r}; it has {', '.join(sorted(known))}.")
+    settings = cls(**values)
+    check(settings)
+    return settings
+
+
+def check(settings: Any) -> None:
+    """Raise a ``ValueError`` that names the first field outside its type or range."""
+    for name, (kind, meta) in fields_of(type(settings)).items():
+        value, where = getattr(settings, name), f"{meta.get('label', name)} ({name})"
+        if get_origin(kind) is Literal:
+            if value not in get_args(kind):
+                raise ValueError(f"{where} is {value!r}; choose one of {', '.join(map(str, get_args(kind)))}.")
+            continue
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{where} is {value!r}; a {kind.__name__} is wanted.")
+        if kind in (int, float) and not meta.get("min", value) <= value <= meta.get("max", value):  # also refuses NaN
+            raise ValueError(f"{where} is {value}; it must lie between {meta.get('min')} and {meta.get('max')}.")
+
+
+def fields_of(cls: type) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Give name -> (type, metadata) of a settings class, in the order of its fields."""
+    found = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        found[name] = (kind, extras[0] if extras else {})
+    return found

@@ -55,7 +55,11 @@ def known_labels(labels: NDArray[np.integer], region: NDArray[np.bool_] | None =
         Inside the region what is not a cell is background (0); outside it is unknown (-1). A cell
         drawn outside the region stays a cell.
     """
-    known = np.asarray(labels).astype(np.int32)
+    labels = np.asarray(labels)
+    if labels.max(initial=0) > np.iinfo(np.int32).max:  # such ids would wrap to "not annotated": renumber
+        rank = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+        labels = np.where(labels > 0, rank + 1, np.minimum(labels, 0))
+    known = labels.astype(np.int32)
     if region is not None and region.any():
         known[(known == 0) & ~region] = NOT_ANNOTATED
     return np.maximum(known, NOT_ANNOTATED)
@@ -97,7 +101,7 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
                 stops=True,
             )
         ]
-    if labels.dtype.kind not in "buif" or not np.array_equal(labels, np.floor(labels)):
+    if labels.dtype.kind not in "buif" or not np.isfinite(labels).all() or not np.array_equal(labels, np.floor(labels)):
         return [
             Problem(
                 "decimals",

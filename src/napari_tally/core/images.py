@@ -166,7 +166,7 @@ def read_image(path: str | Path) -> Image:
     return as_image(array, axes=axes, name=path.stem, pixel_size=pixel_size)
 
 
-def read_labels(path: str | Path) -> NDArray[np.integer | np.floating]:
+def read_labels(path: str | Path) -> NDArray[Any]:
     """Read a label image as it is: (Y, X) or (planes, Y, X); see `annotations.check_labels` for what may be wrong."""
     return _decode(Path(path))[0]
 
@@ -185,9 +185,7 @@ def _decode(path: Path) -> tuple[NDArray[Any], str | None, tuple[float, float] |
                 series = tif.series[0]
                 return series.asarray(), series.axes, _tiff_pixel_size(tif)
         with PIL.Image.open(path) as picture:
-            if picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
-                picture = picture.convert("RGB")
-            array = np.asarray(picture)
+            array = np.asarray(picture.convert("RGB") if picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV") else picture)
             return array, "YX" if array.ndim == 2 else "YXS", None
     except _DECODER_ERRORS as error:
         raise ValueError(f"{path}: the file cannot be read as an image ({str(error).strip() or type(error).__name__}).") from error
@@ -200,11 +198,10 @@ def _tiff_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
         pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
         found = [pixels.get(f"PhysicalSize{a}") for a in "YX"]
         units = [_UNITS_IN_UM.get(pixels.get(f"PhysicalSize{a}Unit", "µm")) for a in "YX"]
-        if all(found) and all(units):
-            return float(found[0]) * units[0], float(found[1]) * units[1]
-        return None
+        sizes = [float(number) * unit for number, unit in zip(found, units, strict=True) if number and unit]
+        return (sizes[0], sizes[1]) if len(sizes) == 2 else None
     tags = tif.pages.first.tags
-    resolution = [tags[n].value if n in tags else None for n in ("YResolution", "XResolution")]
+    resolution = [tags[n].value if n in tags else (0, 0) for n in ("YResolution", "XResolution")]
     if not all(r and r[0] and r[1] for r in resolution):
         return None
     if tif.imagej_metadata:
@@ -214,7 +211,8 @@ def _tiff_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
         size = 1e4 if "ResolutionUnit" in tags and int(tags["ResolutionUnit"].value) == 3 else None
     if size is None:
         return None
-    return tuple(size * r[1] / r[0] for r in resolution)  # type: ignore[return-value]
+    (y_top, y_bottom), (x_top, x_bottom) = resolution  # pixels a unit, as fractions
+    return size * y_bottom / y_top, size * x_bottom / x_top
 
 
 def list_images(folder: str | Path) -> dict[str, Path]:

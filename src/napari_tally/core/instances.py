@@ -3,8 +3,8 @@
 ::
 
     probability of a cell   ..:-=####=-:-=###=-..      two touching cells
-    seeds (above 0.6)             ####    ###          connected components
-    mask (above 0.4)            ########=#####         where cells are
+    seeds (above 0.8)             ####    ###          connected components
+    mask (above 0.55)           ########=#####         where cells are
     labels                      111111112222222        seeds flood the mask, best pixels first
 """
 
@@ -35,11 +35,16 @@ def find_instances(probabilities: NDArray[np.floating], settings: CountingSettin
     settings = settings or CountingSettings()
     inside, cell = probabilities[1], 1 - probabilities[0]
     seeds, _ = ndi.label(inside > settings.seed_threshold)  # 4-connected: cells that touch at a corner stay apart
+    seeds = _drop_small(seeds, settings.min_seed)
     labels = watershed(-inside, seeds, mask=(cell > settings.edge_threshold) | (seeds > 0), connectivity=_EIGHT)
-    areas = np.bincount(labels.ravel())
-    keep = areas >= settings.min_area
+    return relabel_sequential(_drop_small(labels, settings.min_area))[0].astype(np.int32)
+
+
+def _drop_small(labels: NDArray[np.integer], area: float) -> NDArray[np.integer]:
+    """Turn labels with fewer than `area` pixels into background."""
+    keep = np.bincount(labels.ravel()) >= area
     keep[0] = False
-    return relabel_sequential(np.where(keep[labels], labels, 0))[0].astype(np.int32)
+    return np.where(keep[labels], labels, 0)
 
 
 def label_planes(probabilities: NDArray[np.floating], settings: CountingSettings | None = None) -> NDArray[np.int32]:

@@ -92,12 +92,13 @@ def plan_training(pairs: Sequence[TrainingPair], settings: TrainingSettings, sta
     device = choose_device(settings.device)
     chosen = replace(
         settings,
-        patch=settings.patch or (572 if paper else 256),
+        patch=settings.patch or (572 if paper else 160),
         batch=settings.batch or 1,
         learning_rate=settings.learning_rate or (1e-4 if paper else 2e-3),
         class_balance=1.0 if paper else settings.class_balance,
     )
-    size = build_meta_network(network).input_size(chosen.patch, of_output=False)
+    meta = build_meta_network(network)
+    size = meta.input_size(max(chosen.patch, 2 * meta.step), of_output=False)  # batch normalisation wants more than one pixel
     return TrainingPlan(
         network=network,
         colour=colour,
@@ -113,8 +114,8 @@ def plan_training(pairs: Sequence[TrainingPair], settings: TrainingSettings, sta
 
 
 def _working_scale(diameter: float) -> float:
-    """Shrink images of large cells: context costs less, and a cell fits well into what the network sees."""
-    return float(min(1.0, 40 / diameter)) if diameter > 50 else 1.0
+    """Shrink images of large cells to cells of 24 px: the network sees more of their surroundings, for less work."""
+    return 24 / diameter if diameter > 30 else 1.0
 
 
 def build_meta_network(settings: NetworkSettings) -> UNet:

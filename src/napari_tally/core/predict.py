@@ -98,16 +98,17 @@ def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) 
     """
     device = next(network.parameters()).device
     step = network.step
-    valid = network.padding == "valid"
-    halo = network.margin if valid else _up_to(network.margin, step)
+    halo = _up_to(network.margin, step)
+    crop = halo - network.lost
     wish = _up_to(stride or _STRIDE.get(device.type, 1024), step)
-    strides = tuple(min(wish, _up_to(n, step)) for n in picture.shape[1:])  # a small image is one tile
-    sides = tuple(network.input_size(s) if valid else s + 2 * halo for s in strides)
-    plan = plan_tiles(picture.shape[1:], strides, halo, sides)
+    height, width = picture.shape[1:]
+    strides = min(wish, _up_to(height, step)), min(wish, _up_to(width, step))  # a small image is one tile
+    sides = network.input_size(strides[0] + 2 * crop), network.input_size(strides[1] + 2 * crop)
+    plan = plan_tiles((height, width), strides, halo, sides)
     result = np.empty((network.classes, *picture.shape[1:]), np.float32)
     for done, tile in enumerate(plan, start=1):
         patch = torch.from_numpy(read_mirrored(picture, tile))[None].to(device)  # (1, C, side, side)
-        out = _probabilities(network, patch, 0 if valid else halo)[0].cpu().numpy()  # (classes, stride or more, ...)
+        out = _probabilities(network, patch, crop)[0].cpu().numpy()  # (classes, stride or more, ...)
         rows, columns = tile.write
         result[:, rows, columns] = out[:, : rows.stop - rows.start, : columns.stop - columns.start]
         yield TileDone(done, len(plan))

@@ -208,8 +208,8 @@ class PatchSampler:
         """
         i = rng.choice(len(self._share), p=self._share)
         candidates = self._cells[i] if self._cells[i].size and rng.random() < 0.7 else self._known[i]
-        middle = np.divmod(candidates[rng.integers(candidates.size)], self._widths[i])
-        middle = np.array(middle) + rng.uniform(-size / 3, size / 3, 2)  # the cell need not sit in the centre
+        chosen = np.divmod(candidates[rng.integers(candidates.size)], self._widths[i])
+        middle = np.array(chosen) + rng.uniform(-size / 3, size / 3, 2)  # the cell need not sit in the centre
         where = augment.draw_map(rng, (middle[0], middle[1]), size, self.augmentation)
         picture = augment.warp(self._pictures[i], where).numpy()
         picture = augment.vary_intensity(rng, picture, self.augmentation.intensity)

@@ -30,14 +30,15 @@ from napari_tally.core.model_file import Model
 from napari_tally.core.plan import TrainingPlan, build_meta_network
 from napari_tally.core.samples import PatchSampler, TrainingPair, prepare_planes
 from napari_tally.core.unet import UNet
-from napari_tally.core.validation import Score, hold_out, labels_of, score
+from napari_tally.core.validation import Fitting, Score, fit_counting, hold_out, labels_of, score, window
 from napari_tally.settings import AugmentationSettings, TrainingSettings, to_dict
 
 _AVERAGE = 0.98
 """Decay of the running average of the weights, a step."""
 _HOLD_OUT_UNTIL = 0.75
-"""Share of the budget after which the held-out plane joins the training, so that nothing drawn is wasted."""
+"""Share of the budget after which the thresholds are fitted and the held-out plane joins the training: nothing drawn is wasted."""
 _PATIENCE_WITH_NAN = 3
+_PREVIEW_PIXELS = 2e6
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Finished:
     validation: Validation | None
 
 
-Event = Step | Validation | Preview | Trouble | Finished
+Event = Step | Validation | Preview | Fitting | Trouble | Finished
 
 
 def train(
@@ -111,7 +112,8 @@ def train(
         Images to validate on. Left out: a part of `pairs` is held out for the first three quarters
         of the budget, see :mod:`napari_tally.core.validation`.
     preview_seconds : float
-        Seconds between :class:`Preview` events; 0 = none.
+        Seconds between :class:`Preview` events; 0 = none. They would hold up the training where the first plane has more
+        than 2 million pixels: none there.
 
     Yields
     ------
@@ -135,29 +137,32 @@ def train(
     planes = prepare(pairs)
     meta = build_meta_network(model.settings)
     if validation:
-        training, held_out = planes, prepare(validation)
-        everything_from = math.inf
+        training, held_out = planes, [window(plane) for plane in prepare(validation)]
     else:
         training, one = hold_out(planes, meta.margin)
-        held_out = [one] if one else []
-        everything_from = _HOLD_OUT_UNTIL
+        held_out = [window(one)] if one else []
     augmentation = augmentation or AugmentationSettings()
     sampler = PatchSampler(training, model.settings.classes, s.class_balance, augmentation)
     rng = np.random.default_rng(s.seed)
     torch.manual_seed(s.seed)  # dropout
-    network = model.copy().network.to(device, memory_format=torch.channels_last).train()
+    network = model.copy().network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's types lack it
     average = _RunningAverage(network, model.network)
     optimiser = _optimiser(network, s)
     good = _snapshot(network, optimiser)
     clock = _Clock(s)
     gentleness, bad = 1.0, 0
     last: Validation | None = None
-    next_validation, next_preview, last_news = 0.1, preview_seconds, 0.0
-    step = 0
+    next_validation, everything_from, next_preview, last_news = 0.1, _HOLD_OUT_UNTIL, preview_seconds, 0.0
+    step, before = 0, model.record or None
+
+    def tell(event: Event) -> Generator[Event, None, None]:
+        """Hand out an event. Whoever takes it may walk away, so the caller's model is made whole first."""
+        average.store()
+        model.diameter = plan.diameter
+        model.record = {**_provenance(pairs, plan, augmentation, step, clock.active, last), "before": before}
+        yield from clock.outside(event)
+
     while (fraction := clock.fraction(step)) < 1:
-        if held_out and fraction >= everything_from:
-            sampler, everything_from = PatchSampler(planes, model.settings.classes, s.class_balance, augmentation), math.inf
-            held_out = []  # seen from now on: it can no longer judge
         for group in optimiser.param_groups:
             group["lr"] = s.learning_rate * gentleness * (_schedule(fraction, step) if s.preset == "quick" else 1.0)
         loss = _step(network, optimiser, sampler, rng, plan, meta, device)
@@ -171,29 +176,34 @@ def train(
                 )
             _restore(network, optimiser, good)
             gentleness /= 4
-            yield from clock.outside(Trouble(step, "The loss was not a number. The last good state is back; training goes on more gently."))
+            yield from tell(Trouble(step, "The loss was not a number. The last good state is back; training goes on more gently."))
             continue
         average.update(step)
         if step % 25 == 0:
             good = _snapshot(network, optimiser)
-        if held_out and fraction >= next_validation:
+        joins = fraction >= everything_from
+        if joins:
+            shown = [window(plane) for plane in planes]
+            model.counting = yield from clock.following(fit_counting(average.network, shown, model.counting, model.scale))
+        if held_out and (joins or fraction >= next_validation):
             began = clock.active
-            last = Validation(step, score(average.network, held_out, model.counting))
-            next_validation = fraction + max(0.05, 10 * clock.share(clock.active - began))
-            average.store()
-            yield from clock.outside(last)
-        if preview_seconds and clock.active >= next_preview:
+            last = Validation(step, score(average.network, held_out, model.counting, model.scale))
+            next_validation = fraction + max(0.05, 20 * clock.share(clock.active - began))
+            yield from tell(last)
+        if joins:  # what was held out is seen from now on: it can no longer judge
+            sampler, everything_from = PatchSampler(planes, model.settings.classes, s.class_balance, augmentation), math.inf
+            held_out = held_out if validation else []
+        if preview_seconds and clock.active >= next_preview and planes[0].labels.size <= _PREVIEW_PIXELS:
             began = clock.active
-            yield from clock.outside(Preview(step, planes[0].name, labels_of(average.network, planes[0], model.counting)))
+            yield from tell(Preview(step, planes[0].name, labels_of(average.network, planes[0], model.counting, model.scale)))
             next_preview = clock.active + max(preview_seconds, 15 * (clock.active - began))
         if clock.active - last_news >= 0.1 or step == 1:
             last_news = clock.active
-            average.store()
-            yield from clock.outside(Step(step, loss, clock.fraction(step), clock.seconds_left(step)))
-    average.store()
-    model.diameter = plan.diameter
-    model.record = {**_provenance(pairs, plan, augmentation, step, clock.active, last), "before": model.record or None}
-    yield Finished(step, clock.active, last)
+            yield from tell(Step(step, loss, clock.fraction(step), clock.seconds_left(step)))
+    if held_out:
+        last = Validation(step, score(average.network, held_out, model.counting, model.scale))
+        yield from tell(last)
+    yield from tell(Finished(step, clock.active, last))
 
 
 def _step(
@@ -217,7 +227,9 @@ def _step(
     loss.backward()
     value = float(loss.detach())
     if math.isfinite(value):
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        slope = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        if not slope.isfinite():  # the step would make the weights NaN
+            return math.nan
         optimiser.step()
     return value
 
@@ -264,6 +276,15 @@ class _Clock:
         began = time.perf_counter()
         yield event
         self._waited += time.perf_counter() - began
+
+    def following(self, work: Generator[Event, None, Any]) -> Generator[Event, None, Any]:
+        """Hand out the events of other work in the same way; give its result."""
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return end.value
+            yield from self.outside(event)
 
     @property
     def active(self) -> float:

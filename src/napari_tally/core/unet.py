@@ -81,7 +81,7 @@ class UNet(nn.Module):
         Returns
         -------
         (N, classes, Y', X') float tensor
-            Y' = Y for ``"same"`` and Y - 2 * :attr:`margin` for ``"valid"``.
+            Y' = Y - 2 * :attr:`lost`.
         """
         skips = []
         for level in range(self.depth):
@@ -104,18 +104,18 @@ class UNet(nn.Module):
 
     @property
     def margin(self) -> int:
-        """Receptive margin in pixels: how far an output pixel looks to each side, at most.
-
-        For ``"valid"`` it is also what the output loses at each side: 92 at depth 4.
-        """
-        if self.padding == "valid":
-            return (self.input_size(1) - self.output_size(self.input_size(1))) // 2
+        """Receptive margin in pixels: how far an output pixel looks to each side, at most (107 at depth 4)."""
         return max(max(x - lo, hi - x) for x in range(self.step) for lo, hi in [self._looks_at(x)])
 
+    @property
+    def lost(self) -> int:
+        """Pixels that the output lacks at each side of the input: 92 for the paper's network, 0 for ``"same"``."""
+        size = self.input_size(1)
+        return (size - self.output_size(size)) // 2
+
     def _looks_at(self, x: int) -> tuple[int, int]:
-        """Give the interval of input pixels that output pixel `x` depends on (one axis, ``"same"``)."""
-        lo, hi = self._through_levels(x, x, 0)
-        return lo, hi
+        """Give the interval of input pixels that output pixel `x` depends on (one axis)."""
+        return self._through_levels(x, x, 0)
 
     def _through_levels(self, lo: int, hi: int, level: int) -> tuple[int, int]:
         if level == self.depth:

@@ -1,0 +1,58 @@
+# make demo   sets up what is needed and counts cells without a screen; make demo DATA=../images uses your images
+# make test   sets up everything, the virtual display included, and runs all checks
+# make lint   the checks that run no test; make clean   removes what these made
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := test
+.PHONY: demo test lint slow clean display
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .venv/constraints.txt
+OUT ?= demo
+
+demo: .venv/ready-base
+	$(BIN)/napari-tally demo --out "$(OUT)" $(if $(MINUTES),--minutes $(MINUTES)) $(if $(DATA),--data "$(DATA)")
+
+test: lint display
+	$(BIN)/pytest
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+slow: .venv/ready-dev display
+	$(BIN)/pytest -m slow
+
+# What napari's window and the virtual display need on a bare Debian.
+display:
+	@.ci/apt xvfb xauth libgl1 libegl1 libxkbcommon-x11-0 libfontconfig1 libglib2.0-0 libdbus-1-3 libxcb-cursor0 \
+	    libxcb-icccm4 libxcb-keysyms1 libxcb-shape0
+
+# Each stamp is written last, so that a set-up that broke off is taken up again.
+.venv/ready-base: .venv/constraints.txt pyproject.toml hatch_build.py
+	@echo "Installing napari-tally into .venv (once; a few minutes)"
+	$(PIP) --editable .
+	@touch $@
+
+.venv/ready-dev: .venv/constraints.txt pyproject.toml hatch_build.py
+	@echo "Installing napari-tally with napari and the test tools into .venv (once; a few minutes)"
+	$(PIP) --editable '.[dev]'
+	@touch $@ .venv/ready-base
+
+# Where there is a GPU the line that keeps torch at its CPU build goes.
+.venv/constraints.txt: constraints.txt .venv/pyvenv.cfg
+	@if command -v nvidia-smi >/dev/null; then grep -v '^torch==' $< >$@; else cp $< $@; fi
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "napari-tally needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/apt python3-venv
+	$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/napari_tally/napari.yaml

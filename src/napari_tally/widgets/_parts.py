@@ -1,0 +1,94 @@
+"""Small parts of which the dock widgets are made, so that they look alike: buttons, groups, wrapped text."""
+
+from collections.abc import Callable
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QComboBox,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QLayout,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+Row = QWidget | QLayout | list[QWidget]
+
+
+def button(text: str, tooltip: str, clicked: Callable[[], object] | None = None, checkable: bool = False) -> QPushButton:
+    """Make a push button that calls `clicked` without arguments.
+
+    A method of the widget is best: Qt would keep a widget that hangs in a lambda for ever, with all its images.
+    """
+    made = QPushButton(text)
+    made.setToolTip(tooltip)
+    made.setCheckable(checkable)
+    if clicked:
+        made.clicked.connect(clicked)
+    return made
+
+
+def note(text: str = "", size: float = 1.0) -> QLabel:
+    """Make a text that wraps and can be copied; `size` times as large as usual."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setIndent(4)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+    if size != 1:
+        label.setStyleSheet(f"font-size: {round(size * 10)}pt; font-weight: bold;")
+    return label
+
+
+def say(label: QLabel, text: str) -> None:
+    """Show a text, and take no room for an empty one."""
+    label.setText(text)
+    label.setVisible(bool(text))
+
+
+def group(title: str, *rows: Row) -> QGroupBox:
+    """Make a titled frame of rows; a list is a row of widgets side by side."""
+    box = QGroupBox(title)
+    _fill(QVBoxLayout(box), rows)
+    return box
+
+
+def fill(widget: QWidget, *rows: Row) -> None:
+    """Lay rows into a dock widget; what does not fit on a small screen scrolls."""
+    content = QWidget()
+    content.setMinimumWidth(320)
+    column = QVBoxLayout(content)
+    _fill(column, rows)
+    column.addStretch()
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QScrollArea.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setMinimumWidth(356)  # with its vertical bar
+    area.setWidget(content)
+    outer = QVBoxLayout(widget)
+    outer.setContentsMargins(0, 0, 0, 0)
+    outer.addWidget(area)
+
+
+def _fill(column: QVBoxLayout, rows: tuple[Row, ...]) -> None:
+    column.setSpacing(6)
+    for row in rows:
+        if isinstance(row, QWidget):
+            column.addWidget(row)
+        elif isinstance(row, QLayout):
+            column.addLayout(row)
+        else:
+            side_by_side = QHBoxLayout()
+            side_by_side.setSpacing(4)
+            for part in row:
+                narrow = isinstance(part, QLabel) and not part.wordWrap()
+                side_by_side.addWidget(part, 0 if narrow else 2 if isinstance(part, QComboBox) else 1)
+                if isinstance(part, QAbstractButton):
+                    part.setMinimumWidth(10)
+            column.addLayout(side_by_side)

@@ -1,0 +1,55 @@
+"""Where the widgets of one viewer meet: the model they share."""
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from psygnal import Signal
+
+if TYPE_CHECKING:
+    from napari_tally.core.model_file import Model
+
+_sessions: "WeakKeyDictionary[Any, Session]" = WeakKeyDictionary()
+
+
+class Session:
+    """The current model of a viewer.
+
+    Attributes
+    ----------
+    model : Model or None
+        Never changed in place once it is here: training works on its own copy and puts a new one. So
+        whoever takes it may use it as long as he likes, also while training goes on.
+    model_name : str
+        What to call it: the name of its file, or words for one that is not saved.
+    saved : bool
+        Whether it is in a file.
+    model_changed : psygnal signal (object)
+        The new model, or None.
+    """
+
+    model_changed = Signal(object)
+
+    def __init__(self) -> None:
+        self.model: Model | None = None
+        self.model_name = ""
+        self.saved = True
+
+    def put(self, model: "Model | None", name: str = "", saved: bool = True) -> None:
+        """Make `model` the current one."""
+        self.model, self.model_name, self.saved = model, name, saved
+        self.model_changed.emit(model)
+
+
+def session(viewer: Any) -> Session:
+    """Give the session of a viewer; the same for all its widgets, gone with the viewer.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer, ViewerModel, or napari's proxy of one
+    """
+    return _sessions.setdefault(unwrap(viewer), Session())
+
+
+def unwrap(viewer: Any) -> Any:
+    """Give the viewer behind the proxy that napari hands to plugins: each widget gets another proxy, and none lasts."""
+    return getattr(viewer, "__wrapped__", viewer)

@@ -1,0 +1,346 @@
+"""The dock widget to annotate: draw cells, mark where everything is drawn, check what is drawn.
+
+The loop that people live in: predict, copy the prediction into the annotation, correct it, mark the
+corrected region, train on. The layers and what they mean are in :mod:`napari_tally.widgets._layers`.
+"""
+
+from collections.abc import Generator
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer, Shapes
+from numpy.typing import NDArray
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QAbstractButton, QButtonGroup, QCheckBox, QFormLayout, QWidget
+
+from napari_tally.core.annotations import Problem, check_labels, known_labels, split_pieces
+from napari_tally.widgets._job import Job
+from napari_tally.widgets._layers import (
+    LayerCombo,
+    annotation_of,
+    copy_cells,
+    fits,
+    image_from_layer,
+    image_of,
+    is_a,
+    is_source,
+    layers_of,
+    mark_plane,
+    next_cell,
+    region_mask,
+    region_of,
+    rewrite,
+    shown_plane,
+    start_annotation,
+)
+from napari_tally.widgets._parts import button, fill, group, note, say
+from napari_tally.widgets._session import unwrap
+
+if TYPE_CHECKING:
+    import napari
+
+_TOOLS = {
+    "paint": ("Brush", "Paint the current cell. Size: keys [ and ]. Drag with the right button around a cell to fill it."),
+    "erase": ("Erase", "Rub out what is drawn (key 1 or E)."),
+    "fill": ("Fill", "Give the cell under the mouse the current number, for example to join two halves (key 4 or F)."),
+    "pick": ("Pick", "Click on a cell to go on drawing it (key 5 or L)."),
+}
+_PATIENCE = 250
+"""Milliseconds without a stroke after which the cells are counted."""
+
+
+class AnnotateWidget(QWidget):
+    """Draw cells on an image and mark the region where all of them are drawn.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: "napari.Viewer") -> None:
+        super().__init__()
+        self._viewer = unwrap(napari_viewer)
+        self._labels: Labels | None = None  # what the buttons work on
+        self._region: Shapes | None = None
+        self._counts: list[int] = []  # cells drawn on each plane
+        self._job = Job(self)
+        self._job.returned.connect(self._show_check)
+        self._job.failed.connect(self._show_failure)
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(_PATIENCE)
+        self._later.timeout.connect(self._count)
+
+        self.image_choice = LayerCombo(self._viewer, is_source)
+        self.image_choice.setToolTip("The image to annotate.")
+        self.labels_choice = LayerCombo(self._viewer, self._can_hold_cells, extra="New layer")
+        self.labels_choice.setToolTip("Where the cells are drawn: a new layer, or labels that you have already.")
+        self.start_button = button(
+            "Start annotating", "Make the layers for cells and region, where they are missing, and take the brush.", self._start
+        )
+        self.message = note()
+
+        self.next_button = button("Next cell  (N)", "Take the brush with a new number: each cell needs its own. Key: N", self._next)
+        self.tool_buttons = {mode: button(text, tip, checkable=True) for mode, (text, tip) in _TOOLS.items()}
+        tools = QButtonGroup(self)
+        tools.setExclusive(False)  # none is down while the region is marked
+        for tool in self.tool_buttons.values():
+            tools.addButton(tool)
+        tools.buttonClicked.connect(self._use)
+        self.undo_button = button("Undo", "Take back the last stroke, split or copy (Ctrl+Z).", self._undo)
+        self.protect = QCheckBox("Do not paint over other cells")
+        self.protect.setToolTip("The brush leaves other cells as they are; the eraser then rubs out the current cell only (key B).")
+        self.protect.toggled.connect(self._protect)
+        self.count_text = note("", size=1.3)
+
+        self.region_button = button("Mark region", "Drag rectangles around parts of the image where every cell is drawn.", self._mark)
+        self.whole_button = button("Whole image", "Every cell of this image (of a stack: of this plane) is drawn.", self._mark_whole)
+        self.clear_button = button("Clear", "Remove all regions.", self._clear_region)
+        self.region_text = note()
+
+        self.copy_choice = LayerCombo(self._viewer, self._can_be_copied)
+        self.copy_choice.setToolTip("Labels that a model (or another program) found on this image.")
+        self.copy_button = button(
+            "Copy here",
+            "Copy the found cells into the annotation, to correct them. What is annotated stays: cells that reach into the region or, "
+            "without a region, every cell. Undo takes it back.",
+            self._copy,
+        )
+        self.copy_button.setEnabled(False)
+        self.check_button = button("Check annotation", "Look for what would spoil the training.", self._check)
+        self.split_button = button("Split them", "Give every separate piece its own number. Undo takes it back.", self._split)
+        self.result = note()
+
+        choices = QFormLayout()
+        choices.addRow("Image", self.image_choice)
+        choices.addRow("Cells in", self.labels_choice)
+        self._drawing = [
+            group("Draw", [self.next_button, self.undo_button], list(self.tool_buttons.values()), self.protect, self.count_text),
+            group(
+                "Annotated region",
+                note("Inside it, what is not drawn is background. Outside it, only what is drawn is known; training ignores the rest."),
+                [self.region_button, self.whole_button, self.clear_button],
+                self.region_text,
+            ),
+            group("Correct a prediction", [self.copy_choice, self.copy_button]),
+            group("Ready to train?", self.check_button, self.result, self.split_button),
+        ]
+        fill(self, group("Image", choices, self.start_button, self.message), *self._drawing)
+        self.image_choice.changed.connect(self._change_image)
+        self.labels_choice.changed.connect(self._change_labels)
+        self._viewer.layers.selection.events.active.connect(self._follow_active)
+        self.copy_choice.changed.connect(self._enable_copy)
+        self._viewer.layers.events.inserted.connect(self._follow_predictions)
+        self._change_image()
+
+    # Which layers
+
+    def _can_hold_cells(self, layer: Layer) -> bool:
+        image = self.image_choice.layer
+        return image is not None and fits(layer, image) and not is_a(layer, "prediction", image)
+
+    def _can_be_copied(self, layer: Layer) -> bool:
+        image = self.image_choice.layer
+        return image is not None and layer is not self._labels and fits(layer, image)
+
+    def _follow_active(self, event: object = None) -> None:
+        """Work on the annotation that the user selects in the layer list."""
+        active = self._viewer.layers.selection.active
+        image = image_of(self._viewer, active) if isinstance(active, Labels) else None
+        if image and is_a(active, "annotation", image):
+            self.image_choice.layer = image
+            self.labels_choice.layer = active
+        self._show()
+
+    def _follow_predictions(self, event: object = None) -> None:
+        """Offer the newest prediction to be copied."""
+        found = layers_of(self._viewer, "prediction", self.image_choice.layer) if self.image_choice.layer else []
+        if found:
+            self.copy_choice.layer = found[-1]
+
+    def _change_image(self, image: ImageLayer | None = None) -> None:
+        self.labels_choice.follow()
+        self.labels_choice.layer = annotation_of(self._viewer, self.image_choice.layer) if self.image_choice.layer else None
+        self._change_labels()
+        self._follow_predictions()
+
+    def _change_labels(self, layer: Labels | None = None) -> None:
+        """Connect the buttons to the chosen annotation, if it is one."""
+        image, labels = self.image_choice.layer, self.labels_choice.layer
+        if not (image and labels and is_a(labels, "annotation", image)):
+            labels = None
+        for event in self._events():
+            event.disconnect(self._noticed)
+        self._labels, self._region, self._counts = labels, region_of(self._viewer, labels) if labels else None, []
+        for event in self._events():
+            event.connect(self._noticed)
+        self.copy_choice.follow()
+        self.start_button.setEnabled(image is not None)
+        self.start_button.setText("Go on annotating" if labels else "Start annotating")
+        for box in self._drawing:
+            box.setEnabled(labels is not None)
+        say(self.message, "" if image else "Open an image first: File > Open File(s), or drop it into the window.")
+        self._forget_check()
+        self._show()
+        self._count()
+
+    def _events(self) -> list[Any]:
+        """What the layers that are worked on can tell."""
+        told = [self._labels.events[name] for name in ("paint", "set_data", "mode", "preserve_labels")] if self._labels else []
+        return told + ([self._region.events["data"]] if self._region else [])
+
+    # Drawing
+
+    def _start(self) -> None:
+        try:
+            labels = start_annotation(self._viewer, self.image_choice.layer, self.labels_choice.layer)
+        except ValueError as error:
+            say(self.message, escape(str(error)))
+            return
+        self.labels_choice.layer = labels
+        self._change_labels()
+
+    def _next(self) -> None:
+        next_cell(self._take())
+
+    def _use(self, tool: QAbstractButton) -> None:
+        self._take().mode = next(mode for mode, offered in self.tool_buttons.items() if offered is tool)
+        self._show()
+
+    def _undo(self) -> None:
+        self._take().undo()
+
+    def _protect(self, on: bool) -> None:
+        if self._labels:
+            self._labels.preserve_labels = on
+
+    def _take(self) -> Labels:
+        """Give the labels, selected in the layer list so that the mouse draws in them."""
+        assert self._labels
+        self._viewer.layers.selection.active = self._labels
+        return self._labels
+
+    def _noticed(self, event: Any = None) -> None:
+        """Something was drawn, or another tool taken."""
+        self._show()
+        if event.type in ("paint", "set_data"):
+            self._later.start()
+        if event.type in ("paint", "data"):
+            self._forget_check()
+
+    def _show(self) -> None:
+        labels = self._labels
+        mode = labels.mode if labels and labels is self._viewer.layers.selection.active else ""
+        for name, tool in self.tool_buttons.items():
+            tool.setChecked(name == mode)
+        self.protect.setChecked(labels is not None and labels.preserve_labels)
+        flat = labels is None or labels.ndim == 2
+        self.whole_button.setText("Whole image" if flat else "Whole plane")
+        n = sum(kind not in ("line", "path") for kind in self._region.shape_type) if self._region else 0
+        parts = "1 region is marked." if n == 1 else f"{n} regions are marked."
+        say(self.region_text, (parts if n else "No region is marked: the whole image counts as annotated.") if labels else "")
+
+    def _count(self) -> None:
+        """Count the drawn cells: of a stack only those of the plane that is shown, once all were counted."""
+        self._later.stop()
+        if self._labels is None:
+            self.count_text.setText("")
+            return
+        planes = self._labels.data.reshape(-1, *self._labels.data.shape[-2:])
+        if len(self._counts) != len(planes):
+            self._counts = [_cells_in(plane) for plane in planes]
+        else:
+            p = int(np.ravel_multi_index(shown_plane(self._viewer, self._labels), self._labels.data.shape[:-2])) if len(planes) > 1 else 0
+            self._counts[p] = _cells_in(planes[p])
+        n = sum(self._counts)
+        self.count_text.setText(f"{n} cell{'s' * (n != 1)} drawn")
+
+    # The region
+
+    def _take_region(self) -> Shapes:
+        """Give the region, made anew if the user has deleted it."""
+        labels = self._take()
+        region = region_of(self._viewer, labels)
+        if region is None:
+            start_annotation(self._viewer, self.image_choice.layer, labels)
+            self._change_labels()
+            region = region_of(self._viewer, labels)
+        assert region
+        return region
+
+    def _mark(self) -> None:
+        region = self._take_region()
+        self._viewer.layers.selection.active = region
+        region.mode = "add_rectangle"
+
+    def _mark_whole(self) -> None:
+        mark_plane(self._viewer, self._take_region(), self._take())
+
+    def _clear_region(self) -> None:
+        self._take_region().data = []
+
+    def _mask(self) -> NDArray[np.bool_] | None:
+        region = region_of(self._viewer, self._labels) if self._labels else None
+        return region_mask(region, self._labels) if region and self._labels else None
+
+    # A prediction to correct, and the check
+
+    def _enable_copy(self, found: Labels | None) -> None:
+        self.copy_button.setEnabled(found is not None)
+
+    def _copy(self) -> None:
+        try:
+            copy_cells(self._viewer, self.image_choice.layer, self.copy_choice.layer, self._labels)
+        except ValueError as error:
+            say(self.message, escape(str(error)))
+        self._change_labels()
+
+    def _check(self) -> None:
+        if self._labels and not self._job.is_active:
+            image, labels, mask = self.image_choice.layer, self._labels, self._mask()
+            self._job.start(lambda: _checking(image, labels, mask), description=f"Checking {labels.name}")
+
+    def _show_check(self, outcome: tuple[list[Problem], int, float]) -> None:
+        problems, cells, known = outcome
+        lines = [("<b>Stops training:</b> " if p.stops else "<b>Please look:</b> ") + escape(p.message) for p in problems]
+        part = f"{cells} cell{'s' * (cells != 1)}, {known:.0%} of the image annotated."
+        say(self.result, "<br><br>".join(lines) or f"<b>Ready to train:</b> {part}")
+        self.split_button.setVisible(any(p.fix == "split" for p in problems))
+
+    def _show_failure(self, error: Exception) -> None:
+        say(self.result, escape(str(error)))
+
+    def _split(self) -> None:
+        labels = self._take()
+        rewrite(labels, split_pieces(labels.data))
+        self._counts = []
+        self._count()
+        self._check()
+
+    def _forget_check(self) -> None:
+        """What was found is no longer true."""
+        say(self.result, "")
+        self.split_button.hide()
+
+
+def _checking(
+    layer: ImageLayer, labels: Labels, region: NDArray[np.bool_] | None
+) -> Generator[None, None, tuple[list[Problem], int, float]]:
+    """Check an annotation on the worker thread; give the problems, the cells and the annotated share of the image."""
+    yield
+    drawn = np.array(labels.data)  # a copy: the user may go on drawing
+    problems = check_labels(drawn, image_from_layer(layer), region)
+    known = known_labels(drawn, region)
+    return problems, sum(_cells_in(plane) for plane in known.reshape(-1, *known.shape[-2:])), float((known >= 0).mean())
+
+
+def _cells_in(plane: NDArray[np.integer]) -> int:
+    """Count the ids above 0; a table of all ids is five times faster than sorting the pixels."""
+    top = int(plane.max(initial=0))
+    if top > 10**7:
+        return int((np.unique(plane) > 0).sum())
+    seen = np.zeros(top + 1, bool)
+    seen[np.maximum(plane, 0).ravel()] = True
+    return int(seen[1:].sum())

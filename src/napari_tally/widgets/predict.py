@@ -1,0 +1,481 @@
+"""The dock widget to predict and count: an image and a model in, cells as a label layer and their number out.
+
+::
+
+    image, model ──▶ probabilities ──▶ labels ──▶ table of cells ──▶ the count
+                     the network,      thresholds: quick, so it runs
+                     tile by tile      again whenever they change
+
+Both steps run on a worker thread. The probabilities are kept as long as their image is in the viewer.
+"""
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels
+from numpy.typing import NDArray
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QAction
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QMenu,
+    QMessageBox,
+    QProgressBar,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
+
+import napari_tally
+from napari_tally.core.counting import measure_cells, summarise, write_table
+from napari_tally.core.images import Image
+from napari_tally.core.instances import label_planes
+from napari_tally.settings import CountingSettings, TilingSettings
+from napari_tally.widgets._form import SettingsForm
+from napari_tally.widgets._job import Job
+from napari_tally.widgets._layers import LayerCombo, Role, belong, copy_cells, image_from_layer, is_source, layers_of, placement
+from napari_tally.widgets._parts import button, fill, group, note, say
+from napari_tally.widgets._session import session, unwrap
+
+if TYPE_CHECKING:
+    import napari
+
+    from napari_tally.core.model_file import Model
+
+WEIGHTS = Path(napari_tally.__file__).parent / "weights"
+"""Where the models are that come with the package."""
+_PATIENCE = 200
+"""Milliseconds without a change of the thresholds after which the cells are found anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What was found in an image.
+
+    Attributes
+    ----------
+    layer : napari.layers.Image
+    image : Image
+        What the layer held.
+    probabilities : (P, classes, Y, X) float32
+    cell : float32 array of shape `image.shape`
+        Probability of a cell.
+    counting : CountingSettings
+        The thresholds that gave the rest:
+    labels : int32 array of shape `image.shape`
+    cells, summary : pandas.DataFrame
+        One row a cell, one row a plane; see :mod:`napari_tally.core.counting`.
+    """
+
+    layer: ImageLayer
+    image: Image
+    probabilities: NDArray[np.float32]
+    cell: NDArray[np.float32]
+    counting: CountingSettings
+    labels: NDArray[np.int32]
+    cells: pd.DataFrame
+    summary: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Progress:
+    """News: this fraction of the work is done."""
+
+    fraction: float
+    doing: str
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """News: the images that are counted by now."""
+
+    counted: tuple[Counted, ...]
+
+
+class PredictWidget(QWidget):
+    """Find and count the cells of images.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: "napari.Viewer") -> None:
+        super().__init__()
+        self._viewer = unwrap(napari_viewer)
+        self._session = session(self._viewer)
+        self._results: dict[Any, Counted] = {}  # by the id of the image layer
+        self._began, self._folder = 0.0, ""
+        self._finding, self._loading, self._deciding = Job(self), Job(self), Job(self)
+        for job in (self._finding, self._deciding):
+            job.event.connect(self._take_event)
+            job.state_changed.connect(self._enable)
+            job.returned.connect(self._decide)
+            job.stopped.connect(self._decide)
+            job.failed.connect(self._show_failure)
+        self._finding.returned.connect(self._show_refused)
+        self._loading.returned.connect(self._take_loaded)
+        self._loading.failed.connect(self._show_failure)
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(_PATIENCE)
+        self._later.timeout.connect(self._decide)
+
+        self.image_choice = LayerCombo(self._viewer, is_source, extra="All images", extra_last=True)
+        self.image_choice.setToolTip("The image to count, or all images of the viewer.")
+        self.model_text = QLabel()
+        self.load_button = button("Load…", "Take a model that comes with napari-tally, or a file.")
+        self._offer_models()
+        self.run_button = button("Count cells", "Find the cells of the image with the model, and count them.", self._run)
+        self.cancel_button = button("Cancel", "Stop. Images that are counted already stay.", self._finding.stop)
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 1000)
+        self.bar.hide()
+        self.message = note()
+        self.tiling = SettingsForm(TilingSettings)
+        self.tiling["tile"].native.setSpecialValueText("chosen for you")
+        self.expert_button = button(
+            "▸ Expert options", "How the network computes; it does not change the result.", self._fold, checkable=True
+        )
+        self.expert_options = group("How to compute", self.tiling.native)
+
+        self.count_text = note(size=2.4)
+        self.details = note()
+        self.table = QTableWidget(0, 4)
+        self.table.setHorizontalHeaderLabels(["Image", "Cells", "Inside", "per mm²"])
+        self.table.setToolTip("One row an image, or plane of a stack. Inside: cells that do not touch the border of the image.")
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.verticalHeader().hide()
+        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.save_button = button("Save CSV…", "Write counts.csv (one row an image) and cells.csv (one row a cell).", self._ask_for_folder)
+        self.copy_button = button(
+            "Copy to annotation",
+            "Copy the cells into the annotation of the image, to correct them and train on. What is annotated already stays.",
+            self._copy,
+        )
+        self.counting = SettingsForm(CountingSettings)
+        self.counting.changed.connect(self._decide_later)
+
+        choices = QFormLayout()
+        choices.addRow("Image", self.image_choice)
+        model_row = QHBoxLayout()
+        model_row.addWidget(self.model_text, 1)
+        model_row.addWidget(self.load_button)
+        choices.addRow("Model", model_row)
+        fill(
+            self,
+            group("What to count", choices, [self.run_button, self.cancel_button], self.bar, self.message),
+            group("Result", self.count_text, self.details, self.table, [self.save_button, self.copy_button]),
+            group("What is a cell?", self.counting.native, note("Changes count at once: the network does not run again.")),
+            self.expert_button,
+            self.expert_options,
+        )
+        self.image_choice.changed.connect(self._show)
+        self._viewer.layers.events.removed.connect(self._forget)
+        self._session.model_changed.connect(self._take_model)
+        self._take_model(self._session.model)
+        self._fold()
+        self._show()
+
+    # The model
+
+    def _take_model(self, model: "Model | None") -> None:
+        name = self._session.model_name
+        self.model_text.setText(self.fontMetrics().elidedText(name, Qt.TextElideMode.ElideMiddle, 180) if model else "none yet")
+        self.model_text.setToolTip(name or "Train a model (2 Train), or load one.")
+        say(self.message, "" if model else "Train a model first (2 Train), or load one from a file.")
+        if model:
+            self.counting.value = model.counting
+        self._enable()
+
+    def _offer_models(self) -> None:
+        """Hang the models that come with the package under the button."""
+        shipped = sorted(WEIGHTS.glob("*.safetensors"))
+        if not shipped:
+            self.load_button.clicked.connect(self._ask_for_model)
+            return
+        menu = QMenu(self)
+        for path in shipped:
+            menu.addAction(f"{path.stem} (comes with napari-tally)").setData(str(path))
+        menu.addAction("A model file…")
+        menu.triggered.connect(self._load_offered)
+        self.load_button.setMenu(menu)
+
+    def _load_offered(self, action: QAction) -> None:
+        if action.data():
+            self.load(action.data())
+        else:
+            self._ask_for_model()
+
+    def _ask_for_model(self) -> None:
+        dialog = QFileDialog(self, "Load a model", "", "Models (*.safetensors)")
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.fileSelected.connect(self.load)
+        dialog.open()
+
+    def load(self, path: str) -> None:
+        """Load a model file, and make it the model of the viewer."""
+        if not self._loading.is_active:
+            say(self.message, "Loading the model…")
+            self._loading.start(lambda: _load(Path(path)), description="Loading a model")
+
+    def _take_loaded(self, loaded: "tuple[Model, str]") -> None:
+        self._session.put(*loaded)
+
+    # The network
+
+    def _fold(self) -> None:
+        """Show the expert options, or hide them."""
+        unfolded = self.expert_button.isChecked()
+        self.expert_button.setText(f"{'▾' if unfolded else '▸'} Expert options")
+        self.expert_options.setVisible(unfolded)
+
+    def _chosen(self) -> Sequence[ImageLayer]:
+        return [self.image_choice.layer] if self.image_choice.layer else self.image_choice.layers
+
+    def _run(self) -> None:
+        model, layers, counting, tiling = self._session.model, list(self._chosen()), self.counting.value, self.tiling.value
+        assert model
+        say(self.message, "")
+        self._began = time.monotonic()
+        self._finding.start(lambda: _find(model, layers, counting, tiling), description="Counting cells")
+
+    def _take_event(self, event: Progress | Results) -> None:
+        if isinstance(event, Results):
+            for counted in event.counted:
+                known = self._results.get(counted.layer.unique_id)
+                if counted is not known and counted.layer in self._viewer.layers:
+                    self._results[counted.layer.unique_id] = counted
+                    self._lay(counted, new=known is None or known.probabilities is not counted.probabilities)
+            self._show()
+            return
+        self.bar.setValue(round(1000 * event.fraction))
+        passed = time.monotonic() - self._began
+        left = f", {_duration(passed / event.fraction - passed)} left" if event.fraction > 0 and passed > 2 else ""
+        self.bar.setFormat(event.doing + left)
+
+    def _lay(self, counted: Counted, new: bool) -> None:
+        """Show what was found as layers just above the image; what the user has selected stays selected."""
+        image, active = counted.layer, self._viewer.layers.selection.active
+        if new:
+            look = {"colormap": "magma", "contrast_limits": (0, 1), "visible": False, "opacity": 0.7}
+            self._put("probability", counted.cell, ImageLayer, image, name=f"{image.name} probability", **look)
+        labels = self._put("prediction", counted.labels, Labels, image, name=f"{image.name} labels")
+        labels.visible = labels.visible or new
+        features = counted.cells.drop(columns="image").rename(columns={"label": "index"})
+        labels.features = features.dropna(axis="columns", how="all")
+        labels.editable = False  # it is made anew when a threshold changes; corrections belong into the annotation
+        self._viewer.layers.selection.active = active
+
+    def _put(self, role: Role, data: NDArray[Any], kind: type, image: ImageLayer, **look: Any) -> Any:
+        """Give the layer of the image that has this role, holding `data`; a new one is laid above the image."""
+        layers = self._viewer.layers
+        old = next(reversed(layers_of(self._viewer, role, image)), None)
+        if old is not None and old.data.shape == data.shape:
+            old.data = data
+            return old
+        if old is not None:
+            layers.remove(old)
+        new = kind(data, **look, **placement(image, data.ndim))
+        belong(new, role, image)
+        layers.insert(layers.index(image) + 1 + len(layers_of(self._viewer, "probability", image)), new)
+        return new
+
+    def _show_refused(self, refused: list[str]) -> None:
+        say(self.message, "<br>".join(escape(reason) for reason in refused))
+
+    def _show_failure(self, error: Exception) -> None:
+        say(self.message, escape(str(error)))
+
+    # The thresholds
+
+    def _decide_later(self, counting: CountingSettings) -> None:
+        self._later.start()
+
+    def _decide(self, returned: object = None) -> None:
+        """Find the cells anew where other thresholds are wished; the latest wish wins."""
+        counting = self.counting.value
+        stale = [counted for counted in self._results.values() if counted.counting != counting]
+        if not stale or self._later.isActive() or self._finding.is_active:
+            return
+        if self._deciding.is_active:
+            self._deciding.stop()
+        else:
+            self._deciding.start(lambda: _decide(stale, counting), description="Finding cells")
+
+    # What is shown
+
+    def _enable(self, state: object = None) -> None:
+        busy = self._finding.is_active
+        self.run_button.setEnabled(not busy and self._session.model is not None and bool(self._chosen()))
+        self.cancel_button.setEnabled(busy)
+        self.bar.setVisible(busy)
+        if not busy:
+            self.bar.reset()
+
+    def _shown(self) -> list[Counted]:
+        return [self._results[layer.unique_id] for layer in self._chosen() if layer.unique_id in self._results]
+
+    def _show(self, layer: object = None) -> None:
+        shown = self._shown()
+        rows = pd.concat([counted.summary for counted in shown], ignore_index=True) if shown else pd.DataFrame()
+        many = len(rows) > 1
+        for widget in (self.save_button, self.copy_button):
+            widget.setVisible(bool(shown))
+        self.table.setVisible(many)
+        self._enable()
+        if not shown:
+            say(self.count_text, "")
+            say(self.details, "Nothing is counted yet.")
+            return
+        n, inside = int(rows["count"].sum()), int(rows["count_without_border"].sum())
+        say(self.count_text, f"{n} cell{'s' * (n != 1)}")
+        details = [f"{inside} of them do not touch the border"]
+        if not many:
+            row = rows.iloc[0]
+            density = row["cells_per_mm2"]
+            details.append(f"{density:,.0f} cells/mm²" if np.isfinite(density) else "No density: the pixel size is not known")
+            details.append(f"Cells cover {row['covered_percent']:.1f} % of the image")
+        else:
+            details.append(f"In {len(shown)} images" if len(shown) > 1 else f"In {len(rows)} planes")
+        say(self.details, "<br>".join(details))
+        self._fill_table(rows)
+
+    def _fill_table(self, rows: pd.DataFrame) -> None:
+        self.table.setRowCount(len(rows))
+        self.table.setFixedHeight(self.table.horizontalHeader().height() + min(len(rows), 5) * self.table.rowHeight(0) + 4)
+        planes = rows.groupby("image")["plane"].transform("max")
+        for r, row in enumerate(rows.itertuples()):
+            name = f"{row.image}, plane {row.plane}" if planes[r] else row.image
+            density = f"{row.cells_per_mm2:,.0f}" if np.isfinite(row.cells_per_mm2) else "–"
+            for c, text in enumerate((name, row.count, row.count_without_border, density)):
+                item = QTableWidgetItem(str(text))
+                item.setToolTip(str(text))
+                if c:
+                    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                self.table.setItem(r, c, item)
+
+    def _forget(self, event: Any) -> None:
+        """An image is gone, and with it what was found in it."""
+        self._results.pop(event.value.unique_id, None)
+        self._show()
+
+    # What to do with it
+
+    def _copy(self) -> None:
+        try:
+            for counted in self._shown():
+                labels = layers_of(self._viewer, "prediction", counted.layer)  # gone, if the user has deleted it
+                copy_cells(self._viewer, counted.layer, labels[-1] if labels else Labels(counted.labels))
+        except ValueError as error:
+            say(self.message, escape(str(error)))
+
+    def _ask_for_folder(self) -> None:
+        dialog = QFileDialog(self, "Save counts.csv and cells.csv in a folder")
+        dialog.setFileMode(QFileDialog.FileMode.Directory)
+        dialog.setOption(QFileDialog.Option.ShowDirsOnly)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.fileSelected.connect(self._save_unless_there)
+        dialog.open()
+
+    def _save_unless_there(self, folder: str) -> None:
+        there = [name for name in ("counts.csv", "cells.csv") if (Path(folder) / name).exists()]
+        if not there:
+            self.save(folder)
+            return
+        box = QMessageBox(self)
+        box.setText(f"{folder} has {' and '.join(there)} already. Replace?")
+        box.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self._folder = folder
+        box.accepted.connect(self._save_there)
+        box.open()
+
+    def _save_there(self) -> None:
+        self.save(self._folder)
+
+    def save(self, folder: str | Path) -> None:
+        """Write counts.csv and cells.csv of the images that are shown, as the command line does."""
+        shown = self._shown()
+        try:
+            write_table(Path(folder) / "counts.csv", pd.concat([counted.summary for counted in shown], ignore_index=True))
+            write_table(Path(folder) / "cells.csv", pd.concat([counted.cells for counted in shown], ignore_index=True))
+        except OSError as error:
+            reason = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
+            say(self.message, f"{escape(reason)}. Choose another folder.")
+            return
+        say(self.message, f"Saved counts.csv and cells.csv in {escape(str(folder))}.")
+
+
+def _load(path: Path) -> "Generator[None, None, tuple[Model, str]]":
+    """Load a model on the worker thread."""
+    from napari_tally.core.model_file import load_model
+
+    yield
+    return load_model(path), path.stem
+
+
+def _find(
+    model: "Model", layers: Sequence[ImageLayer], counting: CountingSettings, tiling: TilingSettings
+) -> Generator[Progress | Results, None, list[str]]:
+    """Predict and count images on the worker thread; give the reasons for those that could not be used, if others could."""
+    from napari_tally.core.predict import predict
+
+    counted: list[Counted] = []
+    refused: list[str] = []
+    for n, layer in enumerate(layers):
+        which = f"image {n + 1} of {len(layers)}, " if len(layers) > 1 else ""
+        yield Progress(n / len(layers), f"{which}reading")
+        try:
+            image = image_from_layer(layer)
+            tiles = predict(model, image, tiling)
+            while True:
+                try:
+                    tile = next(tiles)
+                except StopIteration as end:
+                    probabilities = end.value
+                    break
+                yield Progress((n + tile.done / tile.total) / len(layers), f"{which}tile {tile.done} of {tile.total}")
+        except ValueError as error:
+            refused.append(str(error))
+            continue
+        cell = (1 - probabilities[:, 0]).reshape(image.shape)
+        counted.append(_count(layer, image, probabilities, cell, counting))
+        yield Results(tuple(counted))
+    if refused and not counted:
+        raise ValueError(refused[0])
+    return refused
+
+
+def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[Results, None, None]:
+    """Find the cells anew with other thresholds, on the worker thread."""
+    counted: list[Counted] = []
+    for old in stale:
+        counted.append(_count(old.layer, old.image, old.probabilities, old.cell, counting))
+        yield Results(tuple(counted))
+
+
+def _count(
+    layer: ImageLayer, image: Image, probabilities: NDArray[np.float32], cell: NDArray[np.float32], counting: CountingSettings
+) -> Counted:
+    labels = label_planes(probabilities, counting).reshape(image.shape)
+    cells = measure_cells(labels, image)
+    return Counted(layer, image, probabilities, cell, counting, labels, cells, summarise(cells, image))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

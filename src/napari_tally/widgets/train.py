@@ -1,0 +1,560 @@
+"""The dock widget to train: choose images with their labels, press Start, watch, keep the model.
+
+What computes is :func:`napari_tally.core.train.train`; here is the form around it. `_Run` is what the
+worker thread does, from the layers to the trained model; all else belongs to the window.
+"""
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels
+from numpy.typing import NDArray
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QFormLayout, QMessageBox, QProgressBar, QWidget
+
+import napari_tally
+from napari_tally.settings import AugmentationSettings, TrainingSettings, fields_of
+from napari_tally.widgets._curves import Curves, theme_colours
+from napari_tally.widgets._form import SettingsForm
+from napari_tally.widgets._job import Job
+from napari_tally.widgets._layers import belong, image_from_layer, label_shape, placement, region_mask, region_of, rewrite
+from napari_tally.widgets._pairs import PairTable
+from napari_tally.widgets._parts import button, fill, group, note, say
+from napari_tally.widgets._session import session, unwrap
+
+if TYPE_CHECKING:
+    import napari
+
+    from napari_tally.core.annotations import Problem
+    from napari_tally.core.model_file import Model
+    from napari_tally.core.plan import TrainingPlan
+    from napari_tally.core.samples import TrainingPair
+    from napari_tally.core.train import Event, Finished, Preview, Step, Validation
+
+_PREVIEW_SECONDS = 3.0
+_PREVIEW_SIDE = 1024
+"""Pixels that a preview has at most along a side: napari takes long to show more."""
+_DRAW_SECONDS = 1.0
+"""Seconds between two paintings of the progress: see :meth:`Curves.draw`."""
+_SHARE_SECONDS = 5.0
+"""Seconds between two copies of the model for the other widgets while training goes on."""
+_FILES = "Models (*.safetensors)"
+_RANDOM, _CURRENT, _FILE = "random", "current", "file"
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """An annotated image as it was when the user pressed Start: he may go on drawing."""
+
+    name: str
+    layer: ImageLayer
+    labels_layer: Labels
+    labels: NDArray[Any]
+    region: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """News: what will be done."""
+
+    plan: "TrainingPlan"
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """News: a copy of the model that nobody trains."""
+
+    model: "Model"
+
+
+@dataclass(eq=False)
+class _Run:
+    """One training, from the layers to the model.
+
+    `model` and `steps` are read by the window when the job has ended, however it ended.
+    """
+
+    sources: list[_Source]
+    settings: TrainingSettings
+    augmentation: AugmentationSettings
+    start: "Model | str | None"
+    anyway: bool
+    preview_seconds: float
+    model: "Model | None" = None
+    steps: int = 0
+
+    def events(self) -> "Generator[Event | _Planned | _Shared | None, None, list[tuple[_Source, Problem]]]":
+        """Check, plan and train; give the problems that kept us from training."""
+        from napari_tally.core.model_file import find_model
+        from napari_tally.core.plan import new_model, plan_training
+        from napari_tally.core.train import Step, train
+
+        pairs, problems = yield from self._pairs()
+        if any(problem.stops for _, problem in problems) or (problems and not self.anyway):
+            return problems
+        start = find_model(self.start) if isinstance(self.start, str) else self.start
+        plan = plan_training(pairs, self.settings, start)
+        yield _Planned(plan)
+        self.model = start.copy() if start else new_model(plan)
+        shared = time.monotonic()
+        for event in train(self.model, pairs, plan, self.augmentation, preview_seconds=self.preview_seconds):
+            if isinstance(event, Step):
+                self.steps = event.step
+            yield event
+            if time.monotonic() - shared > _SHARE_SECONDS:
+                yield _Shared(self.model.copy())
+                shared = time.monotonic()
+        return []
+
+    def weight_maps(self) -> "Generator[None, None, list[tuple[str, NDArray[np.float32]]]]":
+        """Compute the border weights that training would use; give (name, map in network pixels) of each plane."""
+        from napari_tally.core.plan import plan_training
+        from napari_tally.core.samples import prepare_planes
+
+        pairs, problems = yield from self._pairs()
+        for _, problem in problems:
+            if problem.stops:
+                raise ValueError(problem.message)
+        plan = plan_training(pairs, self.settings, None)
+        s = plan.settings
+        normalisation = napari_tally.settings.NormalisationSettings()
+        planes = prepare_planes(pairs, plan.network.channels, plan.scale, normalisation, s.border_weight, s.border_width)
+        return [(plane.name, plane.border) for plane in planes]
+
+    def _pairs(self) -> "Generator[None, None, tuple[list[TrainingPair], list[tuple[_Source, Problem]]]]":
+        """Read the layers and check the labels."""
+        from napari_tally.core.annotations import check_labels, known_labels
+        from napari_tally.core.samples import TrainingPair
+
+        pairs, problems = [], []
+        for source in self.sources:
+            yield  # so that Stop works between two images
+            image = image_from_layer(source.layer)
+            found = check_labels(source.labels, image, source.region)
+            problems += [(source, problem) for problem in found]
+            if not any(problem.stops for problem in found):
+                pairs.append(TrainingPair(image, known_labels(source.labels, source.region)))
+        return pairs, problems
+
+
+class TrainWidget(QWidget):
+    """Train a U-Net on annotated images.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: "napari.Viewer") -> None:
+        super().__init__()
+        self._viewer = unwrap(napari_viewer)
+        self._session = session(self._viewer)
+        self._run: _Run | None = None
+        self._plan: TrainingPlan | None = None
+        self._problems: list[tuple[_Source, Problem]] = []
+        self._drawn = 0.0  # when the progress was painted
+        self._laid: set[str] = set()  # layers that this training has made
+        self._job = Job(self)
+        self._job.event.connect(self._show_event)
+        self._job.returned.connect(self._returned)
+        self._job.stopped.connect(self._ended)
+        self._job.failed.connect(self._ended)
+        self._job.state_changed.connect(self._show_state)
+        self._aside = Job(self)  # files and the weight map
+        self._aside.state_changed.connect(self._show_state)
+        self._aside.returned.connect(lambda value: self._then(value))
+        self._then: Callable[[Any], None] = lambda value: None
+
+        self.pairs = PairTable(self._viewer)
+        self.start_from = QComboBox()
+        self.start_from.setToolTip("The weights to begin with. A model that knows similar cells needs fewer annotations and less time.")
+        self.start_from.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.minutes = SettingsForm(TrainingSettings, fields=("minutes",))
+        spin = self.minutes["minutes"].native
+        spin.setSuffix(" min")
+        spin.setStyleSheet("font-size: 13pt;")
+        spin.setMinimumHeight(30)
+        self.start_button = button("Start", "", self._start)
+        self.pause_button = button("Pause", "", self._pause)
+        self.stop_button = button("Stop", "End the training now. The model is kept as it is.", self._job.stop)
+        self.message = note()
+        self.split_button = button("Split them", "Give every separate piece its own number. Undo takes it back.", self._split)
+        self.anyway_button = button("Train anyway", "The labels are as they should be.", lambda: self._start(anyway=True))
+
+        self.progress = QProgressBar()
+        self.progress.setRange(0, 1000)
+        self.progress.setFormat("%p %")
+        self.status = note()
+        self.curves = Curves(*theme_colours(self._viewer.theme))
+        self.quality = note()
+        self.preview = QCheckBox("Show a preview in the image")
+        self.preview.setToolTip("Every few seconds, the cells that the model finds now in the first image, as a layer.")
+        self.preview.setChecked(True)
+
+        self.model_text = note()
+        self.save_button = button("Save model…", "Write the model to a file.", self._save)
+        self.load_button = button("Load model…", "Read a model from a file: to train on, or to predict.", self._load)
+        self.reset_button = button("Reset", "Forget the model and the curves, to begin anew.", self._reset)
+
+        others = tuple(name for name in fields_of(TrainingSettings) if name != "minutes")
+        self.expert = SettingsForm(TrainingSettings, fields=others)
+        for name, zero in {"steps": "by minutes", "patch": "by preset", "batch": "by preset", "learning_rate": "by preset"}.items():
+            self.expert[name].native.setSpecialValueText(zero)
+        self.augmentation = SettingsForm(AugmentationSettings)
+        self.weights_button = button("Show weight map", "How much the gaps between cells weigh in training, as a layer.", self._weigh)
+        self.expert_button = button("▸ Expert options", "How training works in detail.", self._fold, checkable=True)
+        self.expert_options = [
+            group("How to train", self.expert.native, self.weights_button),
+            group("How the images are varied", self.augmentation.native),
+        ]
+
+        choices = QFormLayout()
+        choices.addRow("Start from", self.start_from)
+        choices.addRow("Train for", self.minutes["minutes"].native)
+        fill(
+            self,
+            group("Annotated images", self.pairs, self.pairs.add_button),
+            group(
+                "Training",
+                choices,
+                [self.start_button, self.pause_button, self.stop_button],
+                self.message,
+                [self.split_button, self.anyway_button],
+                self.progress,
+                self.status,
+                self.curves,
+                self.quality,
+                self.preview,
+            ),
+            group("Model", self.model_text, [self.save_button, self.load_button, self.reset_button]),
+            self.expert_button,
+            *self.expert_options,
+        )
+        self._fold()
+        self.pairs.changed.connect(self._show_state)
+        self.start_from.activated.connect(self._choose_start)
+        self._session.model_changed.connect(self._offer_starts)
+        self._viewer.events.theme.connect(self._follow_theme)
+        self._offer_starts()
+        self._forget()
+
+    # What to start from
+
+    def _offer_starts(self, model: object = None) -> None:
+        """List what training can start from; a current model comes chosen, for that is what one wants next."""
+        say(self.model_text, self._session.model_name or "There is no model yet.")
+        box, wish = self.start_from, self.start_from.currentData()
+        box.clear()
+        if self._session.model is not None:
+            box.addItem("The current model", _CURRENT)
+        box.addItem("Nothing: random weights", _RANDOM)
+        for path in sorted((Path(napari_tally.__file__).parent / "weights").glob("*.safetensors")):
+            box.addItem(f"{path.stem} (comes with napari-tally)", path.stem)
+        box.addItem("A model file…", _FILE)
+        if self._job.is_active:  # the model in training: what it began with stays shown
+            box.setCurrentIndex(box.findData(wish))
+        self._show_state()
+
+    def _fold(self) -> None:
+        """Show the expert options, or hide them."""
+        unfolded = self.expert_button.isChecked()
+        self.expert_button.setText(f"{'▾' if unfolded else '▸'} Expert options")
+        for box in self.expert_options:
+            box.setVisible(unfolded)
+
+    def _choose_start(self, index: int) -> None:
+        if self.start_from.currentData() == _FILE:
+            self.start_from.setCurrentIndex(0)
+            self._load()
+        self._show_state()
+
+    # Start, pause, stop
+
+    def _wishes(self, anyway: bool = False) -> _Run:
+        """Take the choices of the user, and the labels as they are now."""
+        sources = []
+        for layer, labels in self.pairs.pairs:
+            region = region_of(self._viewer, labels)
+            mask = region_mask(region, labels) if region is not None else None
+            sources.append(_Source(layer.name, layer, labels, np.array(labels.data), mask))
+        chosen = self.start_from.currentData()
+        return _Run(
+            sources,
+            replace(self.expert.value, minutes=self.minutes.value.minutes),
+            self.augmentation.value,
+            {_CURRENT: self._session.model, _RANDOM: None}.get(chosen, chosen),
+            anyway,
+            _PREVIEW_SECONDS if self.preview.isChecked() else 0.0,
+        )
+
+    def _start(self, anyway: bool = False) -> None:
+        if self.start_from.currentData() != _CURRENT and not self._may_lose_model():
+            return
+        self._run = self._wishes(anyway)
+        self._forget()
+        self._show_progress(True)
+        say(self.status, "Reading and checking the images …")
+        self._job.start(self._run.events, description="Training")
+
+    def _pause(self) -> None:
+        if self._job.state == "paused":
+            self._job.resume()
+        else:
+            self._job.pause()
+
+    def _show_state(self, state: object = None) -> None:
+        """Buttons that fit the state."""
+        active, paused, stopping = self._job.is_active, self._job.state == "paused", self._job.state == "stopping"
+        free = not active and not self._aside.is_active
+        goes_on = self.start_from.currentData() == _CURRENT
+        self.start_button.setVisible(not active)
+        self.start_button.setEnabled(free and bool(self.pairs.pairs))
+        self.start_button.setText("Train on" if goes_on else "Start")
+        self.start_button.setToolTip(
+            "Go on training the current model." if goes_on else "Train a new model. The window stays usable meanwhile."
+        )
+        self.pause_button.setVisible(active)
+        self.pause_button.setEnabled(not stopping)
+        self.pause_button.setText("Resume" if paused else "Pause")
+        self.pause_button.setToolTip("Go on where it stopped." if paused else "Hold the training; the time does not run on.")
+        self.stop_button.setVisible(active)
+        self.stop_button.setEnabled(not stopping)
+        self.stop_button.setText("Stopping …" if stopping else "Stop")
+        for part in (self.pairs, self.pairs.add_button, self.start_from, self.minutes["minutes"].native, self.preview):
+            part.setEnabled(not active)
+        for box in self.expert_options:
+            box.setEnabled(free)
+        has_model = self._session.model is not None
+        self.save_button.setEnabled(has_model and not self._aside.is_active)
+        self.load_button.setEnabled(free)
+        self.reset_button.setEnabled(has_model and free)
+
+    # News from the worker
+
+    def _show_event(self, event: Any) -> None:
+        match type(event).__name__:
+            case "_Planned":
+                self._show_plan(event.plan)
+            case "_Shared":
+                self._session.put(event.model, "In training: a copy of it can be saved and used.", saved=False)
+            case "Step":
+                self._show_step(event)
+            case "Validation":
+                self._show_validation(event)
+            case "Preview":
+                self._show_preview(event)
+            case "Trouble":
+                say(self.message, escape(event.message))
+            case "Finished":
+                self._show_finished(event)
+
+    def _show_plan(self, plan: "TrainingPlan") -> None:
+        self._plan = plan
+        images, cells = _number(plan.n_images, "image"), _number(plan.n_cells, "cell")
+        words = [f"Learns from {cells} in {images}, about {plan.diameter:.0f} px across."]
+        if plan.scale != 1:
+            words.append(f"The images are shrunk to {plan.scale:.0%} for the network, since the cells are large.")
+        say(self.message, escape(" ".join([*words, *plan.notes])))
+        say(self.status, f"{plan.device_name} · getting ready …")
+        if self._run and self._run.preview_seconds:  # making a layer takes a moment: now, and not while training runs
+            source = self._run.sources[0]
+            shape = [max(1, round(n * plan.scale)) for n in label_shape(source.layer)[-2:]]
+            self._lay("preview", self._run, source.name, np.zeros(shape, np.int32))
+
+    def _show_step(self, event: "Step") -> None:
+        assert self._plan
+        self.curves.add_loss(event.step, event.loss)
+        if time.monotonic() - self._drawn < _DRAW_SECONDS:
+            return
+        self._drawn = time.monotonic()
+        self.curves.draw()
+        self.progress.setValue(round(1000 * event.fraction))
+        say(self.status, f"{self._plan.device_name} · step {event.step} · {_duration(event.seconds_left)} left")
+
+    def _show_validation(self, event: "Validation") -> None:
+        s = event.score
+        self.curves.add_validation(event.step, s.loss, s.f1)
+        say(self.quality, f"On held-out cells: finds {s.predicted_count} where {s.true_count} are drawn; agreement F1 = {s.f1:.2f}.")
+
+    def _show_finished(self, event: "Finished") -> None:
+        self.curves.draw()
+        self.progress.setValue(1000)
+        say(self.status, f"Done: {_number(event.step, 'step')} in {_duration(event.seconds)}.")
+        if event.validation is None:
+            say(self.quality, "No cells were held out to judge by: too few are drawn. Compare with your own eyes in “3 Predict and count”.")
+
+    def _show_preview(self, event: "Preview") -> None:
+        """Lay the labels, which are in network pixels, on the image; a layer that the user deleted stays away."""
+        if self._run:
+            every = -(-max(event.labels.shape) // _PREVIEW_SIDE)
+            self._lay("preview", self._run, event.name, event.labels[every // 2 :: every, every // 2 :: every])
+
+    def _lay(self, kind: str, run: _Run, plane_name: str, pixels: NDArray[Any]) -> None:
+        """Show a plane in network pixels on its image, in a layer of its own or the one from before."""
+        source = next(s for s in run.sources if plane_name == s.name or plane_name.startswith(f"{s.name} plane "))
+        name, image = f"{source.name} {kind}", source.layer
+        known, self._laid = name in self._laid, self._laid | {name}
+        if image not in self._viewer.layers or (known and name not in self._viewer.layers):
+            return  # the user has deleted it: it stays away
+        *leading, height, width = label_shape(image)
+        place = placement(image, len(leading) + 2)
+        plane = plane_name.removeprefix(f"{source.name} plane ")
+        index = np.unravel_index(int(plane), leading) if plane.isdigit() and leading else (0,) * len(leading)
+        factor = np.array([1.0] * len(leading) + [height / pixels.shape[0], width / pixels.shape[1]])
+        shift = np.array([*index, *((factor[-2:] - 1) / 2)])  # from the centre of the first pixel to that of the larger one
+        place["translate"] = place["translate"] + shift * place["scale"]
+        place["scale"] = place["scale"] * factor
+        data = pixels[(None,) * len(leading)]
+        if known:
+            self._viewer.layers[name].data = data
+            return
+        if name in self._viewer.layers:
+            self._viewer.layers.remove(name)
+        active = self._viewer.layers.selection.active
+        if kind == "preview":
+            layer = self._viewer.add_labels(data, name=name, **place)
+            layer.contour = 1  # the image stays visible
+        else:
+            layer = self._viewer.add_image(data, name=name, colormap="inferno", blending="additive", **place)
+        belong(layer, "aid", image)
+        self._viewer.layers.selection.active = active  # whoever is drawing goes on drawing
+
+    # The end
+
+    def _returned(self, problems: "list[tuple[_Source, Problem]]") -> None:
+        self._ended()
+        if problems:
+            self._problems = problems
+            self._show_progress(False)
+            say(self.status, "")
+            stops = any(p.stops for _, p in problems)
+            lines = [("<b>Stops training:</b> " if p.stops else "<b>Please look:</b> ") + escape(p.message) for _, p in problems]
+            say(self.message, "<br><br>".join(lines))
+            self.split_button.setVisible(any(p.fix == "split" for _, p in problems))
+            self.anyway_button.setVisible(not stops)
+
+    def _ended(self, error: Exception | None = None) -> None:
+        """Keep what was learned."""
+        run, self._run = self._run, None
+        if run and run.model and run.steps:
+            self._session.put(run.model, f"Trained for {_number(run.steps, 'step')}, not saved.", saved=False)
+        if error or self._job.state == "stopped":
+            kept = "The model is kept as it was then." if run and run.steps else "Nothing was learned yet."
+            say(self.status, f"{'Stopped' if error is None else 'Failed'} after {_number(run.steps if run else 0, 'step')}. {kept}")
+        if error:
+            say(self.message, escape(str(error)))
+        self._show_state()
+
+    def _show_progress(self, on: bool) -> None:
+        self.progress.setVisible(on)
+        self.curves.setVisible(on)
+
+    def _split(self) -> None:
+        from napari_tally.core.annotations import split_pieces
+
+        for source, problem in self._problems:
+            if problem.fix == "split" and source.labels_layer in self._viewer.layers:
+                rewrite(source.labels_layer, split_pieces(source.labels_layer.data))
+        self._forget()
+        say(self.message, "Every piece has its own number now. Look at the labels, then press Start.")
+
+    def _forget(self) -> None:
+        """Clear what the last training left in the form."""
+        self._problems, self._plan, self._laid = [], None, set()
+        self.curves.clear_curves()
+        self.progress.setValue(0)
+        self._show_progress(False)
+        for text in (self.message, self.status, self.quality):
+            say(text, "")
+        self.split_button.hide()
+        self.anyway_button.hide()
+
+    # The model and its file
+
+    def _may_lose_model(self) -> bool:
+        """Ask before an unsaved model goes."""
+        if self._session.model is None or self._session.saved:
+            return True
+        yes = QMessageBox.StandardButton.Discard
+        question = "The current model is not saved. Discard it?"
+        return QMessageBox.question(self, "napari-tally", question, yes | QMessageBox.StandardButton.Cancel) == yes
+
+    def _reset(self) -> None:
+        if self._may_lose_model():
+            self._session.put(None)
+            self._forget()
+
+    def _save(self) -> None:
+        path = QFileDialog.getSaveFileName(self, "Save model", "model.safetensors", _FILES)[0]
+        if path and (model := self._session.model):
+            self._beside(lambda: _saving(model, Path(path).with_suffix(".safetensors")), self._show_saved)
+
+    def _show_saved(self, path: Path) -> None:
+        self._session.put(self._session.model, path.stem)
+        say(self.message, f"The model is saved as {escape(str(path))}.")
+
+    def _load(self) -> None:
+        path = QFileDialog.getOpenFileName(self, "Load model", "", _FILES)[0]
+        if path and self._may_lose_model():
+            self._beside(lambda: _loading(Path(path)), self._show_loaded)
+
+    def _show_loaded(self, found: "tuple[Path, Model]") -> None:
+        path, model = found
+        self._forget()
+        self._session.put(model, path.stem)
+        say(self.message, f"{escape(path.name)} is the current model.")
+
+    def _weigh(self) -> None:
+        run = self._wishes()
+        self._beside(run.weight_maps, lambda maps: self._show_weights(run, maps))
+
+    def _show_weights(self, run: _Run, maps: list[tuple[str, NDArray[np.float32]]]) -> None:
+        for name, weights in maps:
+            self._lay("border weights", run, name, weights)
+
+    def _beside(self, make_generator: Callable[[], Generator[Any, None, Any]], then: Callable[[Any], None]) -> None:
+        """Do something short on the worker thread, then show what it gave."""
+        if not self._aside.is_active:
+            self._then = then
+            self._aside.start(make_generator, description="Reading or writing a model")
+
+    def _follow_theme(self, event: object = None) -> None:
+        self.curves.set_colours(*theme_colours(self._viewer.theme))
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Stop when napari takes the widget out of its window: nobody could stop it later."""
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self._job.stop()
+        super().changeEvent(event)
+
+
+def _loading(path: Path) -> "Generator[None, None, tuple[Path, Model]]":
+    from napari_tally.core.model_file import load_model
+
+    yield
+    return path, load_model(path)
+
+
+def _saving(model: "Model", path: Path) -> Generator[None, None, Path]:
+    from napari_tally.core.model_file import save_model
+
+    yield
+    save_model(model, path)
+    return path
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((hours, "h"), (minutes, "min"), (seconds, "s"))
+    return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"

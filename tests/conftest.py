@@ -1,0 +1,23 @@
+"""What every test stands on: no test reads or writes the settings of whoever runs it."""
+
+import faulthandler
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Before napari is imported: it reads this once.
+os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp(prefix="napari-tally-tests-")) / "settings.yaml")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """One seed for every test, so that a failure can be repeated."""
+    return np.random.default_rng(0)
+
+
+def pytest_unconfigure() -> None:
+    """A thread that a failed test left running must not keep the whole run from ending."""
+    faulthandler.dump_traceback_later(30, exit=True)

@@ -1,0 +1,171 @@
+"""What is known of an image, and every problem in plain words."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pictures import picture
+
+from napari_tally.core.annotations import check_labels, known_labels, require_labels, split_pieces
+from napari_tally.core.images import as_image
+
+GOOD = picture("""
+    .11..2..
+    .11..22.
+    ........
+    ..333...
+    """)
+IMAGE = as_image(np.zeros((4, 8)), name="a")
+
+
+def kinds(labels, image=IMAGE, region=None):
+    return [problem.kind for problem in check_labels(labels, image, region)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint32, np.float32, np.float64])
+def test_good_labels_have_no_problem(dtype):
+    assert kinds(GOOD.astype(dtype)) == []
+    np.testing.assert_array_equal(require_labels(GOOD.astype(dtype), IMAGE), GOOD)
+
+
+def test_shape():
+    (problem,) = check_labels(GOOD[:, 1:], IMAGE)
+    assert problem.kind == "shape"
+    assert problem.stops
+    assert problem.message.startswith("a: the labels have the shape (4, 7) and the image has (4, 8); they must be equal.")
+    with pytest.raises(ValueError, match="must be equal"):
+        require_labels(GOOD[1:], IMAGE)
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+def test_colour(samples):
+    (problem,) = check_labels(np.zeros((4, 8, samples), np.uint8), IMAGE)
+    assert (problem.kind, problem.stops) == ("colour", True)
+    assert "one whole number a pixel" in problem.message
+
+
+@pytest.mark.parametrize("labels", [GOOD / 3, np.full((4, 8), np.nan), np.full((4, 8), np.inf), GOOD * 1j, GOOD.astype(str)])
+def test_decimals(labels):
+    (problem,) = check_labels(labels, IMAGE)
+    assert (problem.kind, problem.stops) == ("decimals", True)
+    assert f"type {labels.dtype}" in problem.message
+
+
+@pytest.mark.parametrize("nothing", [0, -1])
+def test_empty(nothing):
+    (problem,) = check_labels(np.full((4, 8), nothing), IMAGE)
+    assert (problem.kind, problem.stops) == ("empty", False)
+
+
+def test_no_background():
+    (problem,) = check_labels(np.ones((4, 8), int), IMAGE)
+    assert (problem.kind, problem.stops) == ("no background", True)
+    assert kinds(np.where(GOOD == 0, -1, GOOD)) == ["no background"]
+    with pytest.raises(ValueError, match="every annotated pixel is a cell"):
+        require_labels(np.ones((4, 8), bool), IMAGE)
+
+
+def test_a_region_around_the_cells_gives_background():
+    labels = np.where(GOOD == 0, -1, GOOD)
+    assert kinds(np.maximum(labels, 0), region=np.arange(8)[None, :] < np.full((4, 1), 5)) == []
+
+
+def test_binary_mask():
+    labels = picture("1.1.1.1.\n........\n1.1.1.1.\n........") * 255
+    (problem,) = check_labels(labels, IMAGE)
+    assert (problem.kind, problem.stops, problem.fix) == ("binary mask", False, "split")
+    assert "all 8 separate objects have the same id 255" in problem.message
+    assert kinds(split_pieces(labels)) == []
+
+
+def test_pieces():
+    labels = picture("1.1.22..\n....22..\n....3..3\n........")
+    (problem,) = check_labels(labels, IMAGE)
+    assert (problem.kind, problem.stops, problem.fix) == ("pieces", False, "split")
+    assert "2 of 3 ids are in several pieces" in problem.message
+    assert kinds(split_pieces(labels)) == []
+
+
+def test_one_cell_hidden_in_part_is_no_binary_mask():
+    assert kinds(picture("11.11...\n11.11...\n........\n........")) == ["pieces"]
+
+
+def test_a_cell_may_touch_itself_at_a_corner():
+    assert kinds(picture("11......\n..11....\n........\n........")) == []
+
+
+def test_sparse():
+    image, labels = as_image(np.zeros((100, 100)), name="a"), np.zeros((100, 100), int)
+    labels[:5, :10] = 1
+    (problem,) = check_labels(labels, image)
+    assert (problem.kind, problem.stops) == ("sparse", False)
+    assert "cover 0.5 % of the image" in problem.message
+    assert kinds(labels, image, np.arange(100)[:, None] < np.full(100, 30)) == []  # the region says what is background
+    assert kinds(np.where(np.arange(100) < 50, labels, -1), image) == []  # so does "not annotated"
+
+
+def test_stacks_are_checked_plane_by_plane():
+    image = as_image(np.zeros((2, 4, 8)), name="stack")
+    assert kinds(np.stack([GOOD, np.roll(GOOD, 1, axis=1)]), image) == []  # the same id in two planes is fine
+    assert kinds(np.stack([GOOD, picture("1.1.....\n........\n........\n........")]), image) == ["pieces"]
+    assert kinds(GOOD, image) == ["shape"]
+
+
+def test_known_labels():
+    region = picture("""
+        11111...
+        11111...
+        11111...
+        ........
+        """).astype(bool)
+    np.testing.assert_array_equal(
+        known_labels(GOOD, region),
+        picture("""
+            .11..2??
+            .11..22?
+            .....???
+            ??333???
+            """),
+    )
+    np.testing.assert_array_equal(known_labels(GOOD, np.zeros_like(region)), GOOD)  # no region drawn: everywhere
+    np.testing.assert_array_equal(known_labels(GOOD - 1), np.maximum(GOOD - 1, -1))
+    assert known_labels(np.array([[-7, 0, 3]], np.int8)).tolist() == [[-1, 0, 3]]
+    assert GOOD.min() == 0  # what came in stays as it is
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64, np.uint64, np.float64])
+def test_huge_ids_stay_cells(dtype):
+    labels = np.array([[0, 2**32 - 1, 5, 5, 2**31]]).astype(dtype)
+    np.testing.assert_array_equal(known_labels(labels) > 0, labels > 0)
+    assert np.unique(known_labels(labels)).size == 4
+
+
+def test_split_pieces():
+    np.testing.assert_array_equal(
+        split_pieces(
+            picture("""
+            11..11.2
+            .11...22
+            ?...1...
+            ??5555..
+            """)
+        ),
+        picture("""
+            11..22.3
+            .11...33
+            ?...4...
+            ??5555..
+            """),
+    )
+
+
+@given(arrays(np.int32, (2, 5, 6), elements=st.integers(-1, 3)))
+def test_split_pieces_of_anything(labels):
+    split = split_pieces(labels)
+    np.testing.assert_array_equal(np.minimum(split, 0), np.minimum(labels, 0))
+    np.testing.assert_array_equal(split > 0, labels > 0)
+    ids = np.unique(split[split > 0])
+    assert ids.tolist() == list(range(1, ids.size + 1))
+    assert all(np.unique(labels[split == i]).size == 1 for i in ids)  # touching ids stay apart
+    np.testing.assert_array_equal(split_pieces(split), split)

@@ -1,0 +1,411 @@
+"""Files as microscopes and people write them, good and bad."""
+
+import struct
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_tally.core.images import (
+    Image,
+    as_image,
+    intensity_window,
+    list_images,
+    match_by_stem,
+    normalise,
+    read_image,
+    read_labels,
+    require_same_channels,
+    rescale,
+    write_labels,
+)
+from napari_tally.settings import NormalisationSettings
+
+GREY = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
+COLOUR = np.stack([GREY % 251, GREY % 241, GREY % 239], axis=-1).astype(np.uint8)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a TIFF and read it back as an Image."""
+
+    def write_and_read(array, **options):
+        tifffile.imwrite(tmp_path / "picture.tif", array, **options)
+        return read_image(tmp_path / "picture.tif")
+
+    return write_and_read
+
+
+# --- TIFF ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"predictor": True}, {"tile": (16, 32)}, {"tile": (16, 16), "predictor": True}, {"rowsperstrip": 5}]
+)
+@pytest.mark.parametrize("compression", ["lzw", "zlib", "zstd"])
+def test_compressed_tiff(written, compression, options):
+    image = written(GREY, compression=compression, **options)
+    np.testing.assert_array_equal(image.planes, GREY[None, None])
+    assert (image.name, image.leading, image.colour, image.pixel_size) == ("picture", (), False, None)
+
+
+def test_jpeg_in_tiff(written):
+    smooth = (np.add.outer(np.arange(48), np.arange(64)) * 2).astype(np.uint8)
+    image = written(smooth, compression="jpeg", compressionargs={"level": 95})
+    np.testing.assert_allclose(image.planes[0, 0], smooth, atol=6)
+    image = written(np.stack([smooth, smooth[::-1], smooth[:, ::-1]], axis=-1), compression="jpeg", photometric="rgb")
+    assert image.planes.shape == (1, 3, 48, 64)
+    assert image.colour
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8", ">u2", ">f4"])
+def test_number_types(written, dtype):
+    values = (GREY % 120).astype(dtype)
+    image = written(values, byteorder=">" if dtype[0] == ">" else "<")
+    np.testing.assert_array_equal(image.planes[0, 0], values)
+    window = intensity_window(image, NormalisationSettings())
+    assert np.isfinite(normalise(image.planes, window)).all()
+
+
+def test_bilevel_tiff(written):
+    image = written(GREY % 3 == 0, photometric="minisblack")
+    np.testing.assert_array_equal(image.planes[0, 0], GREY % 3 == 0)
+    assert image.planes.dtype == np.uint8
+
+
+def test_imagej_pixel_size(written):
+    image = written(GREY, imagej=True, resolution=(4, 2), metadata={"unit": "um"})
+    assert image.pixel_size == (0.5, 0.25)  # height, width
+    assert written(GREY, imagej=True, resolution=(0.002, 0.002), metadata={"unit": "nm"}).pixel_size == pytest.approx((0.5, 0.5))
+    assert written(GREY, imagej=True, resolution=(2, 2), metadata={"unit": "\\u00B5m"}).pixel_size == (0.5, 0.5)
+    assert written(GREY, imagej=True, resolution=(2, 2), metadata={"unit": "pixel"}).pixel_size is None
+    assert written(GREY, imagej=True).pixel_size is None
+
+
+@pytest.mark.parametrize(("unit", "in_um"), [("µm", 1), ("nm", 1e-3), ("mm", 1e3), (None, 1)])
+def test_ome_pixel_size(written, unit, in_um):
+    metadata = {"axes": "YX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5}
+    if unit:
+        metadata |= {"PhysicalSizeXUnit": unit, "PhysicalSizeYUnit": unit}
+    assert written(GREY, ome=True, metadata=metadata).pixel_size == pytest.approx((0.5 * in_um, 0.25 * in_um))
+
+
+def test_ome_without_a_length(written):
+    assert written(GREY, ome=True).pixel_size is None
+    strange = {"axes": "YX", "PhysicalSizeX": 1, "PhysicalSizeY": 1, "PhysicalSizeXUnit": "pixel", "PhysicalSizeYUnit": "pixel"}
+    assert written(GREY, ome=True, metadata=strange).pixel_size is None
+
+
+def test_centimetres_are_a_pixel_size_and_inches_are_not(written):
+    assert written(GREY, resolution=(1e4, 2e4), resolutionunit="CENTIMETER").pixel_size == (0.5, 1.0)
+    assert written(GREY, resolution=(300, 300), resolutionunit="INCH").pixel_size is None
+    assert written(GREY, resolution=(0, 0), resolutionunit="CENTIMETER").pixel_size is None
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("samples", [3, 4])
+def test_colour_tiff(written, planar, samples):
+    pixels = np.concatenate([COLOUR, np.full((48, 64, 1), 255, np.uint8)], axis=-1)[..., :samples]
+    stored = pixels if planar == "contig" else pixels.transpose(2, 0, 1)
+    image = written(stored, photometric="rgb", planarconfig=planar)
+    assert (image.shape, image.channels, image.colour) == ((48, 64), 3, True)
+    np.testing.assert_array_equal(image.planes[0], COLOUR.transpose(2, 0, 1))
+
+
+def test_grey_saved_as_colour_is_grey(written):
+    image = written(np.stack([GREY] * 3, axis=-1), photometric="rgb")
+    assert (image.channels, image.colour) == (1, False)
+    np.testing.assert_array_equal(image.planes[0, 0], GREY)
+
+
+@pytest.mark.parametrize(
+    "options", [{"photometric": "minisblack"}, {"imagej": True, "metadata": {"axes": "ZYX"}}, {"ome": True, "metadata": {"axes": "TYX"}}]
+)
+def test_several_pages(written, options):
+    stack = np.stack([GREY, GREY + 1, GREY + 2])
+    image = written(stack, **options)
+    assert image.shape == (3, 48, 64)
+    np.testing.assert_array_equal(image.planes[:, 0], stack)
+
+
+@pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True}])
+def test_channels_are_no_planes(written, options):
+    stack = np.stack([GREY, GREY + 1])
+    image = written(stack, **options, metadata={"axes": "CYX"})
+    assert (image.shape, image.channels, image.colour) == ((48, 64), 2, False)
+    np.testing.assert_array_equal(image.planes[0], stack)
+
+
+def test_time_depth_and_channels(written):
+    stack = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 16, 17)).astype(np.uint8)
+    image = written(stack, imagej=True, metadata={"axes": "TZCYX"})
+    assert (image.leading, image.channels) == ((2, 3), 4)
+    np.testing.assert_array_equal(image.planes, stack.reshape(6, 4, 16, 17))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (17, 3), (1, 40)])
+def test_tiny_images(written, shape):
+    image = written(np.full(shape, 7, np.uint8))
+    assert image.shape == shape
+    assert np.isfinite(normalise(image.planes, intensity_window(image, NormalisationSettings()))).all()
+
+
+def test_the_first_level_of_a_pyramid(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(GREY, subifds=1, photometric="minisblack")
+        tif.write(GREY[::2, ::2], subfiletype=1, photometric="minisblack")
+    assert read_image(tmp_path / "a.tif").shape == (48, 64)
+
+
+# --- PNG and JPEG ----------------------------------------------------------------------------------
+
+
+def test_png(tmp_path):
+    def read(picture):
+        picture.save(tmp_path / "a.png")
+        return read_image(tmp_path / "a.png")
+
+    grey, colour = PIL.Image.fromarray(GREY.astype(np.uint8)), PIL.Image.fromarray(COLOUR)
+    assert read(grey).planes.shape == (1, 1, 48, 64)
+    np.testing.assert_array_equal(read(PIL.Image.fromarray(GREY)).planes[0, 0], GREY)  # 16 bits
+    for other in (colour, colour.convert("RGBA")):
+        np.testing.assert_array_equal(read(other).planes[0], COLOUR.transpose(2, 0, 1))
+        assert read(other).colour
+    assert read(colour.quantize(16)).channels == 3  # a palette
+    assert read(grey.convert("RGBA")).channels == 1
+    assert read(grey.convert("LA")).channels == 1
+    assert set(np.unique(read(grey.convert("1")).planes)) == {0, 1}
+
+
+def test_jpeg(tmp_path):
+    smooth = (np.add.outer(np.arange(48), np.arange(64)) * 2).astype(np.uint8)
+    PIL.Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
+    PIL.Image.fromarray(np.stack([smooth, smooth.T[:48, :].repeat(2, axis=1)[:, :64], smooth], axis=-1)).save(tmp_path / "b.JPEG")
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg").planes[0, 0], smooth, atol=6)
+    assert read_image(tmp_path / "b.JPEG").colour
+
+
+# --- what cannot be read ---------------------------------------------------------------------------
+
+
+def test_bad_files_are_answered_with_one_sentence(tmp_path):
+    def refuses(name, content, message):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message) as caught:
+            read_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
+        assert name in str(caught.value)
+
+    tifffile.imwrite(tmp_path / "good.tif", np.random.default_rng(0).integers(0, 999, (64, 64)).astype(np.uint16), compression="zlib")
+    good = (tmp_path / "good.tif").read_bytes()
+    PIL.Image.fromarray(COLOUR).save(tmp_path / "good.png")
+    png = (tmp_path / "good.png").read_bytes()
+    cannot = "the file cannot be read as an image"
+    refuses("empty.tif", b"", cannot)
+    refuses("text.tif", b"this is no picture", cannot)
+    refuses("half.tif", good[: len(good) // 2], cannot)
+    refuses("damaged.tif", good[:300] + bytes(len(good) - 300), cannot)
+    refuses("directory.tif", struct.pack("<2sHI", b"II", 42, 10**6), cannot)
+    refuses("empty.png", b"", cannot)
+    refuses("half.png", png[: len(png) // 2], cannot)
+    refuses("tiff.png", b"not a picture either", cannot)
+    refuses("notes.txt", b"", r"files ending in .tif, .*jpeg are read, not .txt")
+    refuses("no_ending", b"", "not files without an ending")
+    with pytest.raises(ValueError, match="absent.tif: there is no such file"):
+        read_image(tmp_path / "absent.tif")
+    with pytest.raises(ValueError, match="there is no such file"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite(written, bad):
+    values = GREY.astype(np.float32)
+    values[3, 4:6] = bad
+    with pytest.raises(ValueError, match=r"picture: 2 of 3072 values are not finite \(NaN or infinite\)\. Replace them"):
+        written(values)
+
+
+def test_complex_images(written):
+    with pytest.raises(ValueError, match="values are of type complex64; integers or real numbers are wanted"):
+        written(GREY.astype(np.complex64))
+
+
+@pytest.mark.parametrize("array", [np.zeros(5), np.float64(3), np.zeros((0, 4)), np.zeros((3, 0, 4))])
+def test_no_image_at_all(array):
+    with pytest.raises(ValueError, match="an image with at least a height and a width is wanted"):
+        as_image(array)
+
+
+@pytest.mark.parametrize("array", [np.array([["a", "b"]]), np.array([[None, 1]])])
+def test_no_numbers(array):
+    with pytest.raises(ValueError, match="integers or real numbers are wanted"):
+        as_image(array)
+
+
+# --- arrays ----------------------------------------------------------------------------------------
+
+
+def test_axes_of_arrays():
+    assert as_image(np.zeros((7, 20, 30))).leading == (7,)
+    assert as_image(np.zeros((1, 1, 20, 30))).leading == ()
+    assert as_image(np.zeros((2, 1, 20, 30))).leading == (2, 1)
+    assert as_image(np.zeros((20, 30, 3), np.uint8) + np.arange(3, dtype=np.uint8)).colour
+    assert as_image(np.zeros((20, 30, 3), np.uint8) + np.arange(3, dtype=np.uint8), rgb=False).shape == (20, 30, 3)
+    assert as_image(np.zeros((20, 30, 3)) + np.arange(3)).shape == (20, 30, 3)  # floats: a thin stack
+    assert as_image(np.zeros((20, 30, 3)) + np.arange(3), rgb=True).channels == 3
+    assert as_image(np.zeros((5, 20, 30, 4), np.uint8) + np.arange(4, dtype=np.uint8)).leading == (5,)
+    assert as_image(np.ones((6, 5), bool)).planes.dtype == np.uint8
+    assert as_image([[1, 2], [3, 4]]).shape == (2, 2)
+    with pytest.raises(ValueError, match=r"the axes 'YX' do not fit an array of shape \(2, 3, 4\)"):
+        as_image(np.zeros((2, 3, 4)), axes="YX")
+
+
+# --- folders ---------------------------------------------------------------------------------------
+
+
+def touch(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_images_of_a_folder(tmp_path):
+    folder = touch(tmp_path / "a", "b.TIF", "a.png", "notes.txt", ".hidden.png")
+    assert {stem: path.name for stem, path in list_images(folder).items()} == {"a": "a.png", "b": "b.TIF"}
+    with pytest.raises(ValueError, match="there is no such folder"):
+        list_images(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"there is no image in this folder \(\.tif"):
+        list_images(touch(tmp_path / "empty", "notes.txt"))
+    with pytest.raises(ValueError, match=r"x\.png and x\.tif have the same stem; rename one"):
+        list_images(touch(tmp_path / "twice", "x.tif", "x.png"))
+
+
+def test_pairs_by_stem(tmp_path):
+    images, labels = touch(tmp_path / "images", "a.png", "b.tif"), touch(tmp_path / "labels", "a.tif", "b.tif", "c.tif")
+    assert [(a.name, b.name) for a, b in match_by_stem(images, labels)] == [("a.png", "a.tif"), ("b.tif", "b.tif")]
+    touch(images, "d.png", "e.png", "f.png", "g.png")
+    with pytest.raises(ValueError, match=r"4 of 6 files in .*images have no partner of the same stem in .*labels: d, e, f \.\.\."):
+        match_by_stem(images, labels)
+
+
+@pytest.mark.parametrize("largest", [3, 70000])
+def test_labels_are_written_whole_and_read_back(tmp_path, largest):
+    labels = np.zeros((20, 30), np.int32)
+    labels[2:5, 3:9] = largest
+    write_labels(tmp_path / "a.tif", labels, pixel_size=(0.5, 0.25))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), labels)
+    assert read_labels(tmp_path / "a.tif").dtype == (np.uint16 if largest < 65536 else np.uint32)
+    assert read_image(tmp_path / "a.tif").pixel_size == pytest.approx((0.5, 0.25))
+
+
+def test_label_stacks_are_written_as_stacks(tmp_path):
+    for shape in ((3, 8, 9), (4, 8, 9), (2, 3, 8, 9)):
+        write_labels(tmp_path / "a.tif", np.ones(shape, np.int32))
+        assert read_labels(tmp_path / "a.tif").shape == shape
+
+
+# --- intensities -----------------------------------------------------------------------------------
+
+SETTINGS = NormalisationSettings()
+
+
+def noisy(rng, low=100, high=1000, sd=5):
+    values = rng.normal(low, sd, (128, 128))
+    values[40:80, 40:80] += high - low
+    return values
+
+
+def test_the_window_is_what_is_there(rng):
+    ((low, high),) = intensity_window(as_image(noisy(rng)), SETTINGS)
+    assert low == pytest.approx(100, abs=15)
+    assert high == pytest.approx(1000, abs=25)
+
+
+def test_hot_pixels_do_not_set_the_window(rng):
+    values = noisy(rng)
+    hot = values.copy()
+    hot[::37, ::41] = 60000  # 16 of them
+    np.testing.assert_allclose(intensity_window(as_image(hot), SETTINGS), intensity_window(as_image(values), SETTINGS), atol=8)
+
+
+def test_noise_is_not_stretched_into_cells(rng):
+    """The window of an empty image spans ten standard deviations of its noise, not one or two."""
+    image = as_image(rng.normal(100, 5, (200, 200)))
+    ((low, high),) = intensity_window(image, SETTINGS)
+    assert high - low == pytest.approx(50, rel=0.1)
+    ((low, high),) = intensity_window(image, NormalisationSettings(noise=0))
+    assert high - low < 30
+
+
+@pytest.mark.parametrize("value", [0, 7, 65535, -1e-9, 1e30, 2**31])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.float64])
+def test_constant_images_are_nothing(value, dtype):
+    if not (dtype == np.uint16 and not 0 <= value < 65536):
+        image = as_image(np.full((20, 20), value, dtype))
+        window = intensity_window(image, SETTINGS)
+        assert (window[:, 1] > window[:, 0]).all()
+        assert not normalise(image.planes, window).any()
+
+
+@given(st.sampled_from(["u1", "u2", "i4", "f4", "f8"]), st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(1, 20))
+def test_any_image_becomes_finite_numbers(dtype, seed, height, width):
+    rng = np.random.default_rng(seed)
+    values = rng.lognormal(0, rng.uniform(0, 8), (height, width)).clip(0, 2e9).astype(dtype)
+    image = as_image(values)
+    window = intensity_window(image, SETTINGS)
+    assert (window[:, 1] > window[:, 0]).all()
+    normal = normalise(image.planes, window)
+    assert normal.dtype == np.float32
+    assert -1 <= normal.min() <= normal.max() <= 4
+
+
+def test_brightness_and_gain_do_not_matter(rng):
+    values = noisy(rng)
+    one, other = (as_image(a) for a in (values, 300 + 7 * values))
+    np.testing.assert_allclose(
+        normalise(one.planes, intensity_window(one, SETTINGS)), normalise(other.planes, intensity_window(other, SETTINGS)), atol=1e-4
+    )
+
+
+def test_channels_have_windows_of_their_own(rng):
+    image = as_image(np.stack([noisy(rng), noisy(rng, 1000, 30000)]), axes="CYX")
+    window = intensity_window(image, SETTINGS)
+    assert window[0, 1] == pytest.approx(1000, abs=25)
+    assert window[1, 1] == pytest.approx(30000, rel=0.01)
+
+
+def test_large_images_are_sampled(rng):
+    small = noisy(rng)
+    large = np.tile(small, (20, 20))
+    np.testing.assert_allclose(intensity_window(as_image(large), SETTINGS), intensity_window(as_image(small), SETTINGS), rtol=0.05)
+
+
+def test_rescale():
+    plane = np.random.default_rng(0).random((2, 40, 60)).astype(np.float32)
+    assert rescale(plane, (40, 60)) is plane
+    half = rescale(plane, (20, 30))
+    assert half.dtype == np.float32
+    assert half.shape == (2, 20, 30)
+    assert half.mean() == pytest.approx(plane.mean(), abs=0.01)
+    assert half.std() < 0.7 * plane.std()  # smoothed before it shrinks
+    np.testing.assert_allclose(rescale(np.full((1, 7, 5), 3, np.float32), (11, 2)), 3)
+
+
+# --- several images --------------------------------------------------------------------------------
+
+
+def test_channels_must_agree():
+    grey = Image(np.zeros((1, 1, 4, 4)), "grey")
+    two = Image(np.zeros((1, 2, 4, 4)), "two")
+    colour = Image(np.zeros((1, 3, 4, 4)), "colour", colour=True)
+    assert require_same_channels([grey, grey]) == (1, False)
+    assert require_same_channels([grey, colour, grey]) == (3, True)  # grey may join colour
+    with pytest.raises(ValueError, match="two has 2 channels and grey has 1 channel; the images that train one model"):
+        require_same_channels([grey, two])
+    with pytest.raises(ValueError, match=r"two has 2 channels and colour has 3 channels \(RGB colour\)"):
+        require_same_channels([two, colour])

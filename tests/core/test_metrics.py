@@ -1,0 +1,109 @@
+"""Matching and scores, by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pictures import picture
+
+from napari_tally.core.metrics import THRESHOLDS, Matching, evaluate, iou_matrix, match
+
+TRUTH = picture("""
+    1111......
+    1111..33..
+    ......33..
+    22222.....
+    """)
+FOUND = picture("""
+    .777......
+    .777......
+    ........99
+    888444....
+    """)
+
+
+def test_iou_by_hand():
+    expected = [  # columns: 4 7 8 9
+        [0, 6 / 8, 0, 0],
+        [2 / 6, 0, 3 / 5, 0],
+        [0, 0, 0, 0],
+    ]
+    np.testing.assert_allclose(iou_matrix(TRUTH, FOUND), expected)
+
+
+def test_matching_by_hand():
+    iou = iou_matrix(TRUTH, FOUND)
+    assert match(iou, 0.5) == Matching(0.5, tp=2, fp=2, fn=1)
+    assert match(iou, 0.6) == Matching(0.6, tp=2, fp=2, fn=1)  # exactly 0.6 is enough
+    assert match(iou, 0.7) == Matching(0.7, tp=1, fp=3, fn=2)
+    assert match(iou, 0.8) == Matching(0.8, tp=0, fp=4, fn=3)
+
+
+def test_scores_by_hand():
+    found = match(iou_matrix(TRUTH, FOUND), 0.5)
+    assert (found.precision, found.recall) == (2 / 4, 2 / 3)
+    assert found.f1 == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
+    assert found.ap == 2 / 5
+
+
+def test_nothing_to_find_and_nothing_found():
+    nothing = np.zeros((4, 4), int)
+    assert match(iou_matrix(nothing, nothing), 0.5) == Matching(0.5, 0, 0, 0)
+    assert Matching(0.5, 0, 0, 0).f1 == Matching(0.5, 0, 0, 0).ap == Matching(0.5, 0, 0, 0).precision == 1
+    assert match(iou_matrix(nothing, FOUND[:, :4]), 0.5) == Matching(0.5, 0, 3, 0)
+    assert match(iou_matrix(TRUTH, np.zeros_like(TRUTH)), 0.5) == Matching(0.5, 0, 0, 3)
+    assert iou_matrix(np.ones((2, 2), int), np.ones((2, 2), int)).tolist() == [[1.0]]  # no background at all
+
+
+def test_many_pairs_go_before_good_pairs():
+    """Greedy matching would take the 0.9 and lose a pair."""
+    assert match(np.array([[0.9, 0.6], [0.6, 0.0]]), 0.5).tp == 2
+
+
+def test_a_tie_counts_once():
+    """Two halves at IoU 0.5 each: one cell is found, and one found cell is too many."""
+    halves = match(iou_matrix(picture("1111"), picture("1122")), 0.5)
+    assert (halves.tp, halves.fp, halves.fn) == (1, 1, 0)
+
+
+labels = arrays(np.int8, (5, 6), elements=st.integers(-1, 4))
+
+
+@given(labels, labels, st.floats(0.05, 1))
+def test_any_pair(truth, found, threshold):
+    iou = iou_matrix(truth, found)
+    assert iou.shape == tuple(len(set(a[a > 0])) for a in (truth, found))
+    one, other = match(iou, threshold), match(iou_matrix(found, truth), threshold)
+    assert (one.tp, one.fp, one.fn) == (other.tp, other.fn, other.fp)  # truth and prediction may change places
+    assert one.tp + one.fn == iou.shape[0]
+    assert one.tp + one.fp == iou.shape[1]
+    if threshold > 0.5:  # then no cell can fit two
+        assert one.tp == (iou >= threshold).sum()
+
+
+@given(labels)
+def test_a_perfect_prediction(truth):
+    evaluation = evaluate([("a", truth, truth + 7 * (truth > 0))])
+    assert all(m.f1 == m.ap == 1 for m in evaluation.matchings)
+    assert evaluation.mae == 0
+
+
+def test_images_are_pooled():
+    evaluation = evaluate([("a", TRUTH, FOUND), ("b", TRUTH, TRUTH)])
+    assert evaluation.names == ("a", "b")
+    assert (evaluation.true_counts, evaluation.predicted_counts) == ((3, 3), (4, 3))
+    assert tuple(m.threshold for m in evaluation.matchings) == THRESHOLDS
+    assert evaluation.matchings[0] == Matching(0.5, tp=5, fp=2, fn=1)
+    assert evaluation.matchings[0].ap == 5 / 8  # of the sums, not the mean of the images
+    assert evaluation.mae == 0.5
+    assert evaluation.bias == pytest.approx(1 / 6)
+
+
+def test_bias_without_truth_is_unknown():
+    assert np.isnan(evaluate([("a", 0 * TRUTH, FOUND)]).bias)
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match=r"The truth has the shape \(4, 10\) and the prediction \(4, 9\)"):
+        iou_matrix(TRUTH, FOUND[:, 1:])

@@ -1,0 +1,168 @@
+"""Model files: equal to the bit when they are ours, one sentence when they are not."""
+
+import json
+import math
+import struct
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from napari_tally.core.model_file import FORMAT, Model, build_network, load_model, save_model
+from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings
+
+SMALL = NetworkSettings(base_width=2, depth=1)
+
+
+@pytest.fixture
+def model():
+    return Model(
+        build_network(SMALL).eval(),
+        SMALL,
+        scale=0.5,
+        diameter=12.5,
+        normalisation=NormalisationSettings(low=2),
+        counting=CountingSettings(min_area=3),
+        record={"steps": 7, "images": ["Zellkörper"]},
+    )
+
+
+@pytest.fixture
+def path(model, tmp_path):
+    save_model(model, tmp_path / "a.safetensors")
+    return tmp_path / "a.safetensors"
+
+
+def rewrite(path, header=None, tensors=None, **changes):
+    """Write the model file again with a changed header or changed tensors."""
+    tensors = load_file(path) if tensors is None else tensors
+    if header is None:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(json.loads(file.read(size))["__metadata__"]["napari_tally"])
+    save_file(tensors, path, metadata={"napari_tally": json.dumps({**header, **changes})})
+
+
+def refuses(path, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [SMALL, replace(SMALL, padding="valid", batch_norm=False, dropout=0.5, classes=2, channels=3)])
+def test_round_trip_is_equal_to_the_bit(tmp_path, model, settings):
+    model = replace(model, network=build_network(settings).eval(), settings=settings, colour=settings.channels == 3)
+    save_model(model, tmp_path / "new" / "folder" / "a.safetensors")
+    assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["a.safetensors"]
+    again = load_model(tmp_path / "new" / "folder" / "a.safetensors")
+    ours, theirs = model.network.state_dict(), again.network.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert replace(again, network=model.network) == model
+    assert not again.network.training
+
+
+def test_unknown_diameter(tmp_path, model):
+    save_model(replace(model, diameter=math.nan), tmp_path / "a.safetensors")
+    assert math.isnan(load_model(tmp_path / "a.safetensors").diameter)
+
+
+def test_a_copy_is_independent(model):
+    copy = model.copy()
+    copy.network.head.bias.data += 1
+    copy.record["steps"] = 8
+    assert not torch.equal(copy.network.head.bias, model.network.head.bias)
+    assert model.record["steps"] == 7
+
+
+def test_an_existing_file_is_replaced(path, model):
+    save_model(replace(model, scale=2.0), path)
+    assert load_model(path).scale == 2
+
+
+def test_unwritable(tmp_path, model):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        save_model(model, tmp_path / "file" / "a.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x80\x04N.", bytes(1000), struct.pack("<Q", 2**62) + b"{}"])
+def test_not_a_model_file(tmp_path, content):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    refuses(tmp_path / "a.safetensors", "this is not a model file of napari-tally")
+
+
+def test_a_pickled_model_is_refused(tmp_path, model):
+    torch.save(model.network.state_dict(), tmp_path / "a.pt")
+    refuses(tmp_path / "a.pt", "this is not a model file of napari-tally")
+
+
+def test_no_file(tmp_path):
+    refuses(tmp_path / "absent.safetensors", "there is no such model file")
+    refuses(tmp_path, "there is no such model file")
+
+
+def test_foreign_safetensors(tmp_path):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "a.safetensors")
+    refuses(tmp_path / "a.safetensors", "this safetensors file is not a model of napari-tally")
+    save_file({"weight": torch.zeros(3)}, tmp_path / "a.safetensors", metadata={"format": "pt"})
+    refuses(tmp_path / "a.safetensors", "this safetensors file is not a model of napari-tally")
+
+
+def test_truncated(path):
+    whole = path.read_bytes()
+    for size in (4, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        refuses(path, "this is not a model file of napari-tally")
+
+
+def test_wrong_tensors(path):
+    tensors = load_file(path)
+    rewrite(path, tensors={**tensors, "head.bias": torch.zeros(4)})
+    refuses(path, r"head.bias is F32 \[4\]; \(3,\) is wanted")
+    rewrite(path, tensors={**tensors, "head.bias": torch.zeros(3, dtype=torch.float64)})
+    refuses(path, r"head.bias is F64 \[3\]; \(3,\) is wanted")
+    rewrite(path, tensors={**tensors, "extra": torch.zeros(3)})
+    refuses(path, "the tensors in the file are not those of the network")
+    rewrite(path, tensors={name: tensor for name, tensor in tensors.items() if name != "head.bias"})
+    refuses(path, "the tensors in the file are not those of the network")
+
+
+def test_a_header_that_claims_a_huge_network(path):
+    """The largest network that the settings allow would take 31 GB; the file is refused before anything is built."""
+    huge = {"channels": 64, "classes": 3, "depth": 6, "base_width": 128, "padding": "same", "batch_norm": True}
+    rewrite(path, network=huge)
+    refuses(path, "the tensors in the file are not those of the network")
+    rewrite(path, network={**huge, "depth": 1})
+    refuses(path, "is wanted")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": FORMAT + 1}, f"it has format {FORMAT + 1}, this version reads up to {FORMAT}; update napari-tally"),
+        ({"format": "new"}, "no format number"),
+        ({"network": {"depth": 99}}, r"Depth \(depth\) is 99; it must lie between 1 and 6"),
+        ({"network": {"depth": 1.5}}, r"Depth \(depth\) is 1.5; a whole number is wanted"),
+        ({"network": {"padding": "reflect"}}, "choose one of same, valid"),
+        ({"network": {"width": 3}}, "NetworkSettings has no setting 'width'"),
+        ({"network": 3}, "is damaged"),
+        ({"normalisation": {"low": -1}}, r"\(low\) is -1"),
+        ({"counting": {"seed_threshold": "high"}}, r"\(seed_threshold\) is 'high'"),
+        ({"scale": 0}, "a scale of 0.0"),
+        ({"scale": math.nan}, "a scale of nan"),
+        ({"scale": None}, "is damaged"),
+        ({"diameter": "large"}, "is damaged"),
+        ({"record": []}, "no record"),
+    ],
+)
+def test_damaged_headers(path, changes, message):
+    rewrite(path, **changes)
+    refuses(path, message)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000, '{"format": 1}'])
+def test_headers_that_are_no_header(path, text):
+    save_file(load_file(path), path, metadata={"napari_tally": text})
+    refuses(path, "the header of the model file is damaged")

@@ -1,0 +1,121 @@
+"""Prediction: stitched tiles are the whole image, whatever its size, the tiles and the network."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from napari_tally.core.events import run_to_end
+from napari_tally.core.images import as_image, intensity_window, normalise
+from napari_tally.core.model_file import Model, build_network
+from napari_tally.core.predict import TileDone, predict, predict_plane
+from napari_tally.settings import NetworkSettings, TilingSettings
+
+
+def a_network(**kwargs):
+    """A small network with weights and running statistics that are no special case."""
+    torch.manual_seed(0)
+    network = build_network(NetworkSettings(**{"base_width": 2, "depth": 2, **kwargs})).eval()
+    for name, value in network.state_dict().items():
+        if "running" in name:
+            value.uniform_(0.5, 1.5)
+    return network
+
+
+def a_model(scale=1.0, colour=False, **kwargs):
+    network = a_network(**kwargs)
+    return Model(network, NetworkSettings(**{"base_width": 2, "depth": 2, **kwargs}), colour, scale)
+
+
+def whole_image(network, picture):
+    """The definition: mirror the image on all sides, run the network once, cut out the middle."""
+    pad = -(-network.margin // network.step) * network.step  # a multiple of the step keeps the grid of the poolings
+    sides = [network.input_size(pad + n + network.margin, of_output=False) for n in picture.shape[1:]]
+    borders = [(pad, side - pad - n) for side, n in zip(sides, picture.shape[1:], strict=True)]
+    mirrored = np.pad(picture, [(0, 0), *borders], mode="reflect")
+    with torch.inference_mode():
+        probabilities = network(torch.from_numpy(mirrored[None])).softmax(dim=1)[0].numpy()
+    return probabilities[:, pad - network.lost :, pad - network.lost :][:, : picture.shape[1], : picture.shape[2]]
+
+
+networks = {
+    (padding, upsampling, depth): a_network(padding=padding, upsampling=upsampling, depth=depth)
+    for padding in ("same", "valid")
+    for upsampling in ("transposed", "linear")
+    for depth in (1, 2, 3)
+}
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(networks)), st.integers(1, 80), st.integers(1, 80), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_stitched_tiles_are_the_whole_image(kind, height, width, tiles, seed):
+    network = networks[kind]
+    picture = np.random.default_rng(seed).normal(size=(1, height, width)).astype(np.float32)
+    stitched = run_to_end(predict_plane(network, picture, -(-max(height, width) // tiles)))
+    np.testing.assert_allclose(stitched, whole_image(network, picture), atol=1e-5)
+
+
+def test_the_default_network_too(rng):
+    """Depth 4, 16 wide, as trained: the tiles are smaller than the halo around them."""
+    network = a_network(depth=4, base_width=16)
+    picture = rng.normal(size=(1, 20, 70)).astype(np.float32)
+    stitched = run_to_end(predict_plane(network, picture, 48))
+    np.testing.assert_allclose(stitched, whole_image(network, picture), atol=1e-5)
+
+
+def test_news_of_every_tile():
+    news = []
+    probabilities = run_to_end(predict(a_model(), as_image(np.ones((2, 20, 40), np.uint8)), TilingSettings(tile=16)), news.append)
+    assert news == [TileDone(done, 2 * 2 * 3) for done in range(1, 13)]
+    assert probabilities.shape == (2, 3, 20, 40)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+def test_predict_is_normalise_then_network(rng):
+    model, image = a_model(), as_image(rng.integers(0, 4000, (60, 40)).astype(np.uint16))
+    picture = normalise(image.planes[0], intensity_window(image, model.normalisation))
+    np.testing.assert_allclose(run_to_end(predict(model, image))[0], whole_image(model.network, picture), atol=1e-5)
+
+
+def test_planes_do_not_see_each_other(rng):
+    """Only through the intensity window, which is of the whole image."""
+    model, plane = a_model(), rng.integers(0, 255, (30, 30)).astype(np.uint8)
+    both = run_to_end(predict(model, as_image(np.stack([plane, plane]))))
+    np.testing.assert_array_equal(both[0], both[1])
+    np.testing.assert_allclose(both[:1], run_to_end(predict(model, as_image(plane))), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (17, 3), (3, 500)])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_odd_images(rng, shape, scale):
+    probabilities = run_to_end(predict(a_model(scale=scale), as_image(rng.integers(0, 255, shape).astype(np.uint8))))
+    assert probabilities.shape == (1, 3, *shape)
+    assert np.isfinite(probabilities).all()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_colour_model_takes_grey_images(rng):
+    model = a_model(colour=True, channels=3)
+    grey = rng.integers(0, 255, (40, 40)).astype(np.uint8)
+    as_colour = as_image(np.stack([grey] * 3, axis=-1), rgb=True)
+    np.testing.assert_array_equal(run_to_end(predict(model, as_image(grey))), run_to_end(predict(model, as_colour)))
+
+
+def test_a_model_for_other_channels():
+    colour = as_image(np.arange(300, dtype=np.uint8).reshape(10, 10, 3), name="slide")
+    with pytest.raises(ValueError, match=r"slide has 3 channels \(RGB colour\), but this model was trained on images with 1 channel\."):
+        run_to_end(predict(a_model(), colour))
+    two = as_image(np.zeros((2, 8, 8)), axes="CYX", name="two")
+    with pytest.raises(ValueError, match=r"two has 2 channels, but .* with 3 channels \(RGB colour\)"):
+        run_to_end(predict(a_model(colour=True, channels=3), two))
+
+
+def test_walking_away_leaves_the_model_as_it_was(rng):
+    model = a_model()
+    tiles = predict(model, as_image(rng.random((64, 64))), TilingSettings(tile=16))
+    next(tiles)
+    assert not torch.is_inference_mode_enabled()
+    tiles.close()
+    assert next(model.network.parameters()).device.type == "cpu"
+    assert all(p.requires_grad for p in model.network.parameters())

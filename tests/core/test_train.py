@@ -1,0 +1,241 @@
+"""Training: events, repeatable to the bit, never a NaN that goes on, and a model that is whole at every moment."""
+
+import math
+from dataclasses import replace
+from itertools import count, islice
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from pictures import discs
+
+from napari_tally.core import train as module
+from napari_tally.core.events import run_to_end
+from napari_tally.core.images import as_image
+from napari_tally.core.model_file import Model, build_network, load_model, save_model
+from napari_tally.core.plan import new_model, plan_training
+from napari_tally.core.predict import predict
+from napari_tally.core.samples import TrainingPair
+from napari_tally.core.train import Finished, Preview, Step, Trouble, Validation, train
+from napari_tally.settings import PAPER_NETWORK, AugmentationSettings, NetworkSettings, TrainingSettings, to_dict
+
+LABELS = discs((64, 128), *((y, x, 7) for y in (12, 32, 52) for x in range(10, 128, 18)))
+SMALL = NetworkSettings(base_width=2, depth=2)
+
+
+@pytest.fixture
+def pairs(rng):
+    return [TrainingPair(as_image((LABELS > 0) * 1000 + rng.normal(100, 20, LABELS.shape), name="wells"), LABELS)]
+
+
+def planned(pairs, network=SMALL, **wishes):
+    """A small network and a plan for it."""
+    settings = TrainingSettings(**{"steps": 6, "patch": 32, "device": "cpu", **wishes})
+    torch.manual_seed(1)
+    model = Model(build_network(network).eval(), network)
+    return model, plan_training(pairs, settings, start=model)
+
+
+def trained(pairs, **wishes):
+    model, plan = planned(pairs, **wishes)
+    events = list(train(model, pairs, plan))
+    return model, events
+
+
+def is_finite(model):
+    return all(tensor.isfinite().all() for tensor in model.network.state_dict().values())
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+
+
+def equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_one_seed_gives_one_model_to_the_bit(pairs):
+    one, two, three = (state(trained(pairs, seed=seed)[0]) for seed in (4, 4, 5))
+    assert equal(one, two)
+    assert not equal(one, three)
+
+
+def test_previews_do_not_change_the_model(pairs):
+    model, plan = planned(pairs)
+    previews = [event for event in train(model, pairs, plan, preview_seconds=1e-9) if isinstance(event, Preview)]
+    assert previews
+    assert {(event.name, event.labels.shape) for event in previews} == {("wells", LABELS.shape)}
+    assert equal(state(model), state(trained(pairs)[0]))
+
+
+def test_events_tell_the_story(pairs):
+    model, events = trained(pairs, steps=12)
+    steps = [event for event in events if isinstance(event, Step)]
+    assert steps[0].step == 1
+    assert all(0 < event.fraction <= 1 and event.seconds_left >= 0 and math.isfinite(event.loss) for event in steps)
+    validations = [event for event in events if isinstance(event, Validation)]
+    assert [event.step for event in validations] == sorted({event.step for event in validations})
+    assert max(event.step for event in validations) <= 0.75 * 12 + 1  # then nothing is left that could judge
+    assert isinstance(events[-1], Finished)
+    assert (events[-1].step, events[-1].validation) == (12, validations[-1])
+
+
+def test_the_record_says_how_the_model_came_about(pairs, tmp_path):
+    model, events = trained(pairs)
+    record = model.record
+    assert (record["steps"], record["images"], record["cells"], record["before"]) == (6, ["wells"], 21, None)
+    assert record["training"]["patch"] == 32
+    assert record["augmentation"] == to_dict(AugmentationSettings())
+    assert model.diameter == pytest.approx(14, abs=1)
+    save_model(model, tmp_path / "a.safetensors")
+    assert load_model(tmp_path / "a.safetensors").record == record
+    plan = plan_training(pairs, TrainingSettings(steps=1, patch=32), model)
+    run_to_end(train(model, pairs, plan))
+    assert model.record["before"] == record
+
+
+def test_whoever_walks_away_keeps_a_whole_model(pairs):
+    """After any event: finite weights that differ from the start, on the CPU, ready to predict, with their record."""
+    first = state(planned(pairs)[0])
+    for stop in range(1, 7):
+        model, plan = planned(pairs)
+        *_, last = islice(train(model, pairs, plan, preview_seconds=1e-9), stop)
+        assert is_finite(model)
+        assert not equal(state(model), first)
+        assert not model.network.training
+        assert model.record["steps"] == last.step
+    assert np.isfinite(run_to_end(predict(model, pairs[0].image))).all()
+
+
+def test_going_on_from_a_trained_model(pairs):
+    model, _ = trained(pairs, steps=30, learning_rate=1e-2)
+    before = state(model)
+    plan = plan_training(pairs, TrainingSettings(steps=3, patch=32, learning_rate=1e-9, device="cpu"), model)
+    run_to_end(train(model, pairs, plan))
+    for name, tensor in model.network.state_dict().items():
+        if "running" not in name and "num_batches" not in name:  # these see new patches
+            torch.testing.assert_close(tensor, before[name], atol=1e-6, rtol=0)
+
+
+def test_the_preset_of_the_paper(pairs):
+    model, plan = planned(pairs, replace(PAPER_NETWORK, base_width=2), preset="paper", patch=188, steps=3, learning_rate=1e-3)
+    assert plan.settings.patch == 188
+    first = state(model)
+    events = list(train(model, pairs, plan))
+    assert isinstance(events[-1], Finished)
+    assert not any(isinstance(event, Trouble) for event in events)
+    assert is_finite(model)
+    assert not equal(state(model), first)
+
+
+def test_images_to_validate_on(pairs, rng):
+    model, plan = planned(pairs, steps=4)
+    other = [TrainingPair(as_image((LABELS > 0) + rng.normal(0, 0.1, LABELS.shape)), LABELS)]
+    validations = [event for event in train(model, pairs, plan, validation=other) if isinstance(event, Validation)]
+    assert validations[-1].step == 4  # to the end: they are never trained on
+    assert {event.score.true_count for event in validations} == {21}
+
+
+def test_minutes_are_kept(pairs):
+    model, plan = planned(pairs)
+    plan = replace(plan, settings=replace(plan.settings, steps=0, minutes=0.005))
+    *_, last = train(model, pairs, plan)
+    assert last.seconds >= 0.3
+    assert last.step > 1
+
+
+def test_time_that_the_caller_takes_does_not_count(pairs, monkeypatch):
+    now = [0.0]
+
+    def tick():
+        now[0] += 0.01
+        return now[0]
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=tick))
+    model, plan = planned(pairs)
+    plan = replace(plan, settings=replace(plan.settings, steps=0, minutes=1 / 60))
+    events = []
+    for event in train(model, pairs, plan):
+        now[0] += 1000
+        events.append(event)
+    assert events[-1].step > 5
+    assert events[-1].seconds == pytest.approx(1, abs=0.2)
+
+
+def test_news_come_at_most_ten_times_a_second(pairs, monkeypatch):
+    ticks = count()
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 1000))
+    model, plan = planned(pairs, steps=60)
+    events = list(train(model, pairs, plan))
+    assert sum(isinstance(event, Step) for event in events) <= 2 + 10 * events[-1].seconds
+
+
+# --- what is not a number --------------------------------------------------------------------------
+
+
+def broken(monkeypatch, when, how):
+    """Break the loss of some steps."""
+    real, step = module.weighted_cross_entropy, [0]
+
+    def loss(*tensors):
+        step[0] += 1
+        return how(real(*tensors)) if when(step[0]) else real(*tensors)
+
+    monkeypatch.setattr(module, "weighted_cross_entropy", loss)
+
+
+def no_number(loss):
+    return loss * math.nan
+
+
+def infinite(loss):
+    return loss / 0
+
+
+def no_slope(loss):
+    return loss + (loss * 0).sqrt()  # a fine value whose gradient is NaN
+
+
+@pytest.mark.parametrize("how", [no_number, infinite, no_slope])
+def test_a_loss_that_is_no_number_is_reported_and_left_behind(pairs, monkeypatch, how):
+    broken(monkeypatch, lambda step: step in (3, 7), how)
+    model, plan = planned(pairs, steps=10)
+    events = []
+    for event in train(model, pairs, plan):
+        assert is_finite(model)
+        events.append(event)
+    assert [event.step for event in events if isinstance(event, Trouble)] == [3, 7]
+    assert "The last good state is back" in next(event.message for event in events if isinstance(event, Trouble))
+    assert events[-1].step == 10
+
+
+@pytest.mark.parametrize("how", [no_number, no_slope])
+def test_again_and_again_ends_with_the_last_good_state(pairs, monkeypatch, how):
+    broken(monkeypatch, lambda step: step > 3, how)
+    model, plan = planned(pairs, steps=100)
+    states = []
+    with pytest.raises(ValueError, match=r"The loss was not a number 4 times \(last at step 7\)\. The model keeps its last good state"):
+        run_to_end(train(model, pairs, plan), lambda event: states.append(state(model)) if isinstance(event, Trouble) else None)
+    assert len(states) == 3
+    assert is_finite(model)
+    assert equal(states[0], state(model))
+
+
+def test_a_far_too_large_learning_rate_never_leaves_a_broken_model(pairs):
+    network = replace(SMALL, batch_norm=False)
+    model, plan = planned(pairs, network, preset="paper", steps=40)
+    plan = replace(plan, settings=replace(plan.settings, learning_rate=1e30))
+    whole = []
+    with pytest.raises(ValueError, match="Train with a smaller learning rate"):
+        run_to_end(train(model, pairs, plan), lambda event: whole.append(is_finite(model)))
+    assert all(whole)
+    assert is_finite(model)
+
+
+def test_new_models_fit_their_plan(pairs):
+    plan = plan_training(pairs, TrainingSettings(steps=1, patch=32, device="cpu"))
+    model = new_model(plan)
+    *_, last = train(model, pairs, plan)
+    assert last.step == 1
+    assert model.settings == NetworkSettings()

@@ -1,0 +1,158 @@
+"""What is held out is not seen in training, and the score is honest."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pictures import discs, picture
+
+from napari_tally.core.annotations import NOT_ANNOTATED
+from napari_tally.core.events import run_to_end
+from napari_tally.core.samples import Plane
+from napari_tally.core.unet import UNet
+from napari_tally.core.validation import Score, fit_counting, hold_out, labels_of, score, window
+from napari_tally.settings import CountingSettings
+
+ANY_SIZE = CountingSettings(min_area=0)
+
+
+def plane(labels, name="a"):
+    return Plane(name, np.maximum(labels, 0)[None].astype(np.float32), labels, np.zeros(labels.shape, np.float32))
+
+
+def many(n, height=40, width=200):
+    """A row of n cells."""
+    return plane(discs((height, width), *((height / 2, x, 4) for x in np.linspace(8, width - 8, n))), f"{n} cells")
+
+
+def cells(some):
+    return set(np.unique(some.labels[some.labels > 0]))
+
+
+def test_of_three_planes_the_middle_one_is_held_out():
+    planes = [many(9), many(2), many(5)]
+    training, held_out = hold_out(planes, 10)
+    assert held_out is planes[2]
+    assert training == planes[:2]
+
+
+def test_an_empty_plane_judges_nothing():
+    empty = plane(np.zeros((40, 200), np.int32))
+    training, held_out = hold_out([empty, many(5), empty, empty], 10)
+    assert held_out is None
+    assert len(training) == 4
+
+
+def test_of_one_plane_a_block_behind_a_guard_band():
+    (training,), held_out = hold_out([many(20)], guard=10)
+    known, judged = training.labels >= 0, held_out.labels >= 0
+    np.testing.assert_array_equal(np.flatnonzero(judged[0]), np.arange(150, 200))
+    np.testing.assert_array_equal(np.flatnonzero(known[0]), np.arange(140))
+    assert len(cells(training) - cells(held_out)) >= 4
+    np.testing.assert_array_equal(training.picture, held_out.picture)  # the pixels stay, only labels go
+
+
+def test_the_guard_leaves_most_of_a_small_plane():
+    (training,), _ = hold_out([many(20)], guard=107)
+    assert (training.labels[0] >= 0).sum() == 150 - 200 // 8
+
+
+def test_too_few_cells_to_hold_out_any():
+    one = many(6)
+    assert hold_out([one], 10) == ([one], None)
+    two = [many(3), many(4)]
+    assert hold_out(two, 10) == (two, None)
+
+
+def test_tall_planes_are_cut_across():
+    tall = many(20)
+    _, held_out = hold_out([plane(tall.labels.T.copy())], 10)
+    np.testing.assert_array_equal(np.flatnonzero((held_out.labels >= 0)[:, 0]), np.arange(150, 200))
+
+
+@pytest.fixture(scope="module")
+def mirror():
+    """A real network, its weights set by hand: it says "cell" where the picture is 1 and "background" where it is 0."""
+    network = UNet(classes=3, depth=1, base_width=1, batch_norm=False).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for convolution in (network.down[0][0], network.down[0][2], network.merge[0][0], network.merge[0][2]):
+            convolution.weight[0, 0, 1, 1] = 1  # passes on what it sees, along the skip
+        network.head.weight[:, 0, 0, 0] = torch.tensor([-100.0, 100, 0])
+        network.head.bias[:] = torch.tensor([50.0, -50, -1000])
+    return network
+
+
+def scored(network, found, truth):
+    shown = replace(plane(truth), picture=(found > 0)[None].astype(np.float32))
+    return score(network, [shown], ANY_SIZE)
+
+
+def test_score_by_hand(mirror):
+    truth = picture("11..22..33\n11..22..33")
+    assert scored(mirror, truth, truth).f1 == 1
+    found = scored(mirror, picture("11...2...3\n11...2...3"), truth)
+    assert (found.f1, found.true_count, found.predicted_count) == (1, 3, 3)  # half a cell is IoU 0.5
+    found = scored(mirror, picture("11........\n11......3."), truth)
+    assert (found.f1, found.true_count, found.predicted_count) == (2 * 1 / (2 + 3), 3, 2)
+
+
+def test_what_lies_where_nothing_is_annotated_does_not_count(mirror):
+    truth = picture("11..??????\n11..??????")
+    assert scored(mirror, picture("11...22.33\n11...22.33"), truth) == Score(scored(mirror, truth * (truth > 0), truth).loss, 1, 1, 1)
+    mostly_outside = scored(mirror, picture("11.2222222\n11.2222222"), truth)
+    assert (mostly_outside.f1, mostly_outside.predicted_count) == (1, 1)
+
+
+def test_loss_is_the_plain_cross_entropy(mirror):
+    truth = picture("1111\n1111\n1111")
+    assert scored(mirror, truth, truth).loss == 0
+    half = scored(mirror, picture("1111\n1111\n...."), truth)
+    np.testing.assert_allclose(half.loss, -np.log(1e-7) / 3, rtol=1e-5)  # a sure error counts as p = 1e-7
+
+
+def test_labels_of_a_plane(mirror):
+    drawn = plane(picture("11..1\n11..1"))
+    np.testing.assert_array_equal(labels_of(mirror, drawn, ANY_SIZE), picture("11..2\n11..2"))
+
+
+def grid(rows, speck=False):
+    """Six cells of 3x3 pixels a row; if wished, a speck beside each."""
+    drawn = np.zeros((6 * rows, 36), np.int32)
+    for i in range(6 * rows):
+        y, x = 6 * (i // 6) + 1, 6 * (i % 6) + 1
+        drawn[y : y + 3, x : x + 3] = i + 1
+        drawn[y + 3, x + 4] = 7000 * speck
+    return drawn
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_thresholds_are_fitted_to_what_is_held_out(mirror, scale):
+    truth, found = grid(2), grid(2, speck=True)
+    shown = replace(plane(truth), picture=(found > 0)[None].astype(np.float32))
+    assert score(mirror, [shown], ANY_SIZE, scale).predicted_count == 24
+    better = run_to_end(fit_counting(mirror, [shown], ANY_SIZE, scale))
+    assert better.min_area == int(9 / scale**2 / 2)  # in image pixels
+    after = score(mirror, [shown], better, scale)
+    assert (after.f1, after.predicted_count) == (1, 12)
+    np.testing.assert_array_equal(labels_of(mirror, shown, better, scale), truth)
+
+
+def test_a_few_cells_change_no_threshold(mirror):
+    assert run_to_end(fit_counting(mirror, [plane(grid(1))], ANY_SIZE)) == ANY_SIZE
+
+
+def test_thresholds_nearly_as_good_do_not_replace_those_given(mirror):
+    given = replace(ANY_SIZE, seed_threshold=0.33)
+    assert run_to_end(fit_counting(mirror, [plane(grid(2))], given)).seed_threshold == 0.33
+
+
+def test_large_planes_are_judged_by_their_annotated_middle():
+    labels = np.full((1000, 1000), NOT_ANNOTATED, np.int32)
+    labels[100:150, 30:] = 0
+    small = window(plane(labels))
+    assert small.labels.shape == (50, 768)
+    assert small.picture.shape[1:] == small.border.shape == (50, 768)
+    assert (small.labels == 0).all()

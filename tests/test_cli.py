@@ -1,0 +1,247 @@
+"""The command line: the main job, and every bad input with its one line."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Pillow
+
+import napari_tally as nt
+from napari_tally.cli import main
+
+
+def discs(shape=(96, 96), centres=((20, 20), (20, 60), (60, 24), (68, 70)), radius=9):
+    """Draw bright discs on a dark, slightly uneven background: (image uint16, labels int32)."""
+    y, x = np.indices(shape)
+    labels = np.zeros(shape, np.int32)
+    for i, (cy, cx) in enumerate(centres, start=1):
+        labels[(y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = i
+    noise = np.random.default_rng(0).normal(0, 20, shape)
+    return (200 + 3000 * (labels > 0) + noise).astype(np.uint16), labels
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory) -> Path:
+    """A model that was trained a little, on one grey channel."""
+    path = tmp_path_factory.mktemp("model") / "discs.safetensors"
+    nt.save_model(nt.train([discs()], steps=20, patch=64), path)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path) -> tuple[Path, Path]:
+    """Two folders with one pair."""
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    image, cells = discs()
+    tifffile.imwrite(images / "a.tif", image)
+    tifffile.imwrite(labels / "a.tif", cells.astype(np.uint16))
+    return images, labels
+
+
+def run(*arguments) -> int:
+    """Call the command line as a shell would."""
+    try:
+        return main([str(a) for a in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def train(images, labels, out, *more) -> int:
+    return run("train", "--images", images, "--labels", labels, "--out", out, "--steps", 2, "--patch", 32, *more)
+
+
+def one_line(capsys) -> str:
+    """Give the single line on the error stream."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+def test_train_predict_evaluate_info(tmp_path, folders, capsys):
+    images, labels = folders
+    model, out = tmp_path / "sub" / "model.safetensors", tmp_path / "out"
+    assert train(images, labels, model) == 0
+    assert run("predict", "--model", model, "--out", out, images) == 0
+    assert tifffile.imread(out / "labels" / "a.tif").shape == (96, 96)
+    with (out / "counts.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:2] == ["image", "count"]
+    assert rows[0]["image"] == "a"
+    assert int(rows[0]["count"]) == len(np.unique(tifffile.imread(out / "labels" / "a.tif"))) - 1
+    assert (out / "cells.csv").read_text().startswith("image,plane,label,y,x,area_px,area_um2,mean_intensity,touches_border")
+    capsys.readouterr()
+    assert run("evaluate", "--predicted", labels, "--truth", labels, "--json", tmp_path / "scores.json") == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert [m["ap"] for m in scores["matching"]] == [1.0] * 5
+    assert (scores["true_count"], scores["predicted_count"], scores["mae"], scores["bias"]) == (4, 4, 0, 0)
+    assert "Counted 4 cells, true 4 (+0.0 %)" in capsys.readouterr().out
+    assert run("info", model) == 0
+    assert "2 steps" in capsys.readouterr().out
+
+
+def test_going_on_from_a_model(tmp_path, folders, model_file):
+    assert train(*folders, tmp_path / "on.safetensors", "--start", model_file) == 0
+    assert nt.load_model(tmp_path / "on.safetensors").record["before"]["steps"] == 20
+
+
+def test_window_command_and_python_agree_to_the_pixel(tmp_path, folders, model_file):
+    """The window's side of this is in tests/widgets/test_predict.py, against the same API."""
+    assert run("predict", "--model", model_file, "--out", tmp_path / "out", "--tile", 32, folders[0] / "a.tif") == 0
+    by_api = nt.predict(nt.read_image(folders[0] / "a.tif"), nt.load_model(model_file)).labels
+    assert np.array_equal(tifffile.imread(tmp_path / "out" / "labels" / "a.tif"), by_api)
+    assert by_api.max() > 0
+
+
+def test_demo_on_simulated_images(tmp_path, capsys):
+    assert run("demo", "--out", tmp_path, "--minutes", 0.05) == 0
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"model.safetensors", "labels", "counts.csv", "cells.csv", "overlay.png"} <= written
+    with Pillow.open(tmp_path / "overlay.png") as sheet:
+        assert sheet.width > 400
+    assert "Counted" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------ bad input: exit code 2 and one line
+
+
+def test_empty_folder(tmp_path, folders, capsys):
+    (tmp_path / "empty").mkdir()
+    assert train(tmp_path / "empty", folders[1], tmp_path / "m.safetensors") == 2
+    assert "there is no image in this folder" in one_line(capsys)
+
+
+def test_absent_folder(tmp_path, folders, capsys):
+    assert train(tmp_path / "nowhere", folders[1], tmp_path / "m.safetensors") == 2
+    assert "there is no such folder" in one_line(capsys)
+
+
+def test_unpaired_stems(tmp_path, folders, capsys):
+    tifffile.imwrite(folders[0] / "b.tif", discs()[0])
+    assert train(*folders, tmp_path / "m.safetensors") == 2
+    assert "1 of 2 files" in (line := one_line(capsys))
+    assert "have no partner of the same stem" in line
+    assert line.rstrip().endswith("a.tif.")
+
+
+def test_corrupt_tiff(tmp_path, model_file, capsys):
+    (tmp_path / "bad.tif").write_bytes(b"II*\0 this is no TIFF")
+    assert run("predict", "--model", model_file, "--out", tmp_path / "out", tmp_path / "bad.tif") == 2
+    assert "bad.tif: the file cannot be read as an image" in one_line(capsys)
+
+
+def test_one_bad_file_of_two_is_passed_over(tmp_path, folders, model_file, capsys):
+    (folders[0] / "bad.tif").write_bytes(b"II*\0 this is no TIFF")
+    assert run("predict", "--model", model_file, "--out", tmp_path / "out", folders[0]) == 2
+    shown = capsys.readouterr()
+    assert "passed over" in shown.err
+    assert "1 of 2 images could not be predicted" in shown.err
+    assert (tmp_path / "out" / "labels" / "a.tif").exists()
+    assert (tmp_path / "out" / "counts.csv").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "labels_shape"),
+    [
+        ("grey_as_rgb.png", np.repeat(discs()[0][..., None] // 16, 3, axis=2).astype(np.uint8), (96, 96)),
+        ("grey_as_rgba.png", np.dstack([discs()[0] // 16] * 3 + [np.full((96, 96), 255)]).astype(np.uint8), (96, 96)),
+        ("pages.tif", np.stack([discs()[0]] * 3), (3, 96, 96)),
+        ("float.tif", discs()[0].astype(np.float32) / 1000, (96, 96)),
+        ("uint32.tif", discs()[0].astype(np.uint32) * 70000, (96, 96)),
+        ("tiny.tif", np.full((1, 1), 7, np.uint16), (1, 1)),
+        ("narrow.tif", discs()[0][:17, :3], (17, 3)),
+        ("constant.tif", np.full((40, 50), 1234, np.uint16), (40, 50)),
+    ],
+)
+def test_odd_images_are_predicted(tmp_path, model_file, name, pixels, labels_shape):
+    path = tmp_path / name
+    Pillow.fromarray(pixels).save(path) if name.endswith("png") else tifffile.imwrite(path, pixels, photometric="minisblack")
+    assert run("predict", "--model", model_file, "--out", tmp_path / "out", path) == 0
+    labels = tifffile.imread(tmp_path / "out" / "labels" / f"{path.stem}.tif")
+    assert labels.shape == labels_shape
+    if name == "constant.tif":
+        assert labels.max() == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite(tmp_path, model_file, capsys, value):
+    image = discs()[0].astype(np.float32)
+    image[3, :2] = value
+    tifffile.imwrite(tmp_path / "gaps.tif", image)
+    assert run("predict", "--model", model_file, "--out", tmp_path / "out", tmp_path / "gaps.tif") == 2
+    assert "gaps: 2 of 9216 values are not finite" in one_line(capsys)
+
+
+def test_colour_image_for_a_grey_model(tmp_path, model_file, capsys):
+    Pillow.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path / "stain.png")
+    assert run("predict", "--model", model_file, "--out", tmp_path / "out", tmp_path / "stain.png") == 2
+    assert "stain has 3 channels (RGB colour), but this model was trained on images with 1 channel" in one_line(capsys)
+
+
+def test_training_on_other_channels_than_the_start(tmp_path, model_file, capsys):
+    for folder, pixels in (("i", np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)), ("l", discs()[1][:40, :40].astype(np.uint8))):
+        (tmp_path / folder).mkdir()
+        Pillow.fromarray(pixels).save(tmp_path / folder / "a.png")
+    assert train(tmp_path / "i", tmp_path / "l", tmp_path / "m.safetensors", "--start", model_file) == 2
+    assert "takes 1 channel(s) and the images have 3" in one_line(capsys)
+
+
+def test_labels_of_another_shape(tmp_path, folders, capsys):
+    tifffile.imwrite(folders[1] / "a.tif", discs()[1][:50].astype(np.uint16))
+    assert train(*folders, tmp_path / "m.safetensors") == 2
+    assert "a: the labels have the shape (50, 96) and the image has (96, 96)" in one_line(capsys)
+
+
+def test_no_labels(tmp_path, folders, capsys):
+    tifffile.imwrite(folders[1] / "a.tif", np.zeros((96, 96), np.uint16))
+    assert train(*folders, tmp_path / "m.safetensors") == 2
+    assert "No cell is drawn in 1 image(s)" in one_line(capsys)
+
+
+def test_an_image_without_cells_beside_one_with_cells_is_fine(tmp_path, folders):
+    tifffile.imwrite(folders[0] / "b.tif", np.random.default_rng(0).normal(200, 20, (64, 64)).astype(np.uint16))
+    tifffile.imwrite(folders[1] / "b.tif", np.zeros((64, 64), np.uint16))
+    assert train(*folders, tmp_path / "m.safetensors") == 0
+
+
+def test_output_that_cannot_be_written(tmp_path, folders, model_file, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert run("predict", "--model", model_file, "--out", tmp_path / "file", folders[0]) == 2
+    assert "file" in one_line(capsys)
+    assert train(*folders, tmp_path / "file" / "m.safetensors") == 2
+    assert "file" in one_line(capsys)
+    assert train(*folders, tmp_path) == 2
+    assert "is a folder; --out wants a file name" in one_line(capsys)
+
+
+def test_not_a_model_file(tmp_path, folders, capsys):
+    (tmp_path / "m.safetensors").write_bytes(b"something else")
+    assert run("predict", "--model", tmp_path / "m.safetensors", "--out", tmp_path / "out", folders[0]) == 2
+    assert "this is not a model file of napari-tally" in one_line(capsys)
+    assert run("info", "no_such_name") == 2
+    assert "no shipped model of that name" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--minutes", "-1", "Minutes (minutes) is -1.0; it must lie between"),
+        ("--device", "abacus", "invalid choice"),
+        ("--border-width", "nan", "must lie between"),
+    ],
+)
+def test_settings_out_of_range(tmp_path, folders, capsys, option, value, says):
+    assert train(*folders, tmp_path / "m.safetensors", option, value) == 2
+    assert says in one_line(capsys)
+
+
+def test_two_images_of_one_stem(tmp_path, folders, model_file, capsys):
+    (tmp_path / "more").mkdir()
+    tifffile.imwrite(tmp_path / "more" / "a.tif", discs()[0])
+    assert run("predict", "--model", model_file, "--out", tmp_path / "out", folders[0], tmp_path / "more") == 2
+    assert "have the same stem" in one_line(capsys)

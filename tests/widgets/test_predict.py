@@ -1,0 +1,286 @@
+"""The widget that predicts and counts: the engine's numbers, in layers, on time and undisturbed."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from napari.components import ViewerModel
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog, QMessageBox
+
+import napari_tally as nt
+from napari_tally.core.counting import measure_cells, summarise
+from napari_tally.core.model_file import build_network
+from napari_tally.settings import CountingSettings, NetworkSettings
+from napari_tally.widgets._layers import annotation_of, image_from_layer, layers_of, region_of, start_annotation
+from napari_tally.widgets._session import session
+from napari_tally.widgets.predict import PredictWidget
+
+
+def bright_is_cell(channels: int = 1) -> nt.Model:
+    """A real U-Net whose weights pass the first channel on: the probability of a cell is sigmoid(20 * (brightness - 0.5))."""
+    settings = NetworkSettings(channels=channels, depth=1, base_width=2, batch_norm=False)
+    network = build_network(settings).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for convolution in (network.down[0][0], network.down[0][2], network.merge[0][0], network.merge[0][2]):
+            convolution.weight[0, 0, 1, 1] = 1
+        network.head.weight[1, 0] = 20
+        network.head.bias[:] = torch.tensor([0.0, -10.0, -30.0])
+    return nt.Model(network, settings, counting=CountingSettings(seed_threshold=0.6, edge_threshold=0.4))
+
+
+def discs(side: int = 64, radius: int = 6) -> np.ndarray:
+    """Draw nine discs, the later the brighter, on a noisy ground; three of them lie on the upper border."""
+    y, x = np.mgrid[:side, :side]
+    image = np.random.default_rng(0).normal(20, 2, (side, side))
+    for n, (i, j) in enumerate((i, j) for i in (0.05, 0.5, 0.84) for j in (0.16, 0.5, 0.84)):
+        image[np.hypot(y - i * side, x - j * side) < radius] += 120 + 10 * n
+    return image.clip(0).astype(np.uint8)
+
+
+@pytest.fixture
+def model():
+    return ViewerModel()  # without a window: quick
+
+
+@pytest.fixture
+def widget(model, qtbot):
+    session(model).put(bright_is_cell(), "bright")
+    widget = PredictWidget(model)
+    qtbot.addWidget(widget)
+    return widget
+
+
+@pytest.fixture
+def click(qtbot):
+    def click(button) -> None:
+        assert button.isEnabled()
+        qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+    return click
+
+
+@pytest.fixture
+def count(widget, qtbot, click):
+    def count() -> None:
+        click(widget.run_button)
+        qtbot.waitUntil(lambda: widget.run_button.isEnabled())
+
+    return count
+
+
+def test_by_mouse_from_a_model_file_to_the_numbers(make_napari_viewer, qtbot, click, tmp_path):
+    viewer = make_napari_viewer()
+    nt.save_model(bright_is_cell(), tmp_path / "bright.safetensors")
+    image = viewer.add_image(discs(), name="well", scale=(0.5, 0.5), units="um")
+    widget = PredictWidget(viewer)
+    viewer.window.add_dock_widget(widget)
+    assert not widget.run_button.isEnabled()
+    assert widget.message.text().startswith("Train a model first")
+    click(widget.load_button)
+    dialog = widget.findChild(QFileDialog)
+    dialog.setDirectory(str(tmp_path))
+    dialog.selectFile("bright.safetensors")
+    dialog.accept()
+    qtbot.waitUntil(lambda: session(viewer).model is not None)
+    assert widget.model_text.text() == "bright"
+    click(widget.run_button)
+    qtbot.waitUntil(lambda: widget.count_text.text() == "9 cells")
+    assert "6 of them do not touch the border" in widget.details.text()
+    assert f"{9 / (0.032 * 0.032):,.0f} cells/mm²" in widget.details.text()
+    names = [layer.name for layer in viewer.layers]
+    assert names == ["well", "well probability", "well labels"]
+    assert viewer.layers.selection.active is image
+    probability, labels = viewer.layers[1:]
+    wanted = nt.predict(image_from_layer(image), bright_is_cell())
+    np.testing.assert_array_equal(labels.data, wanted.labels)
+    np.testing.assert_array_equal(probability.data, 1 - wanted.probabilities[0, 0])
+    assert (probability.visible, tuple(probability.contrast_limits)) == (False, (0, 1))
+    for layer in (probability, labels):
+        np.testing.assert_array_equal(layer.extent.world, image.extent.world)
+    features = labels.features
+    assert list(features["index"]) == list(range(1, 10))
+    assert features["area_um2"].sum() == (labels.data > 0).sum() / 4
+    assert not labels.editable
+
+
+def test_models_that_come_with_the_package_are_offered(model, qtbot, tmp_path, monkeypatch):
+    nt.save_model(bright_is_cell(), tmp_path / "nuclei.safetensors")
+    monkeypatch.setattr("napari_tally.widgets.predict.WEIGHTS", tmp_path)
+    widget = PredictWidget(model)
+    qtbot.addWidget(widget)
+    shipped, file = widget.load_button.menu().actions()
+    assert shipped.text() == "nuclei (comes with napari-tally)"
+    shipped.trigger()
+    qtbot.waitUntil(lambda: session(model).model_name == "nuclei")
+    file.trigger()
+    assert widget.findChild(QFileDialog).isVisible()
+
+
+def test_the_same_pixels_as_the_python_api_with_the_thresholds_of_the_form(model, widget, count):
+    image = model.add_image(discs())
+    widget.counting["seed_threshold"].value = 0.97
+    widget.counting["min_area"].value = 60
+    widget.tiling["tile"].value = 32
+    count()
+    wanted = nt.predict(image_from_layer(image), bright_is_cell(), CountingSettings(seed_threshold=0.97, edge_threshold=0.4, min_area=60))
+    np.testing.assert_array_equal(layers_of(model, "prediction", image)[0].data, wanted.labels)
+    assert 0 < wanted.labels.max() < 9
+
+
+def test_another_threshold_counts_anew_without_the_network(model, widget, qtbot, count):
+    image = model.add_image(discs())
+    count()
+    kept = next(iter(widget._results.values())).probabilities
+    layers = list(model.layers)
+    widget.counting["seed_threshold"].value = 0.7
+    qtbot.waitUntil(lambda: widget._deciding.is_active)
+    for threshold in (0.98, 0.99):  # while it is still busy with another: the latest wins
+        widget.counting["seed_threshold"].value = threshold
+    qtbot.waitUntil(lambda: next(iter(widget._results.values())).counting.seed_threshold == 0.99)
+    assert next(iter(widget._results.values())).probabilities is kept
+    wanted = nt.predict(image_from_layer(image), bright_is_cell(), CountingSettings(seed_threshold=0.99, edge_threshold=0.4)).labels
+    np.testing.assert_array_equal(layers_of(model, "prediction", image)[0].data, wanted)
+    assert widget.count_text.text() == f"{wanted.max()} cells"
+    assert len(layers_of(model, "prediction", image)[0].features) == wanted.max()
+    assert list(model.layers) == layers
+
+
+def test_all_images_at_once_and_what_cannot_be_counted_is_named(model, widget, count):
+    model.add_image(discs(), name="a")
+    model.add_image(discs(48), name="b")
+    model.add_image(np.zeros((2, 48, 48)), axis_labels=("c", "y", "x"), name="two")
+    widget.image_choice.setCurrentIndex(widget.image_choice.findText("All images"))
+    count()
+    assert widget.table.rowCount() == 2
+    assert [widget.table.item(0, c).text() for c in range(4)] == ["a", "9", "6", "–"]
+    total = sum(int(widget.table.item(r, 1).text()) for r in range(2))
+    assert widget.count_text.text() == f"{total} cells"
+    assert widget.message.text().startswith("two has 2 channels, but this model was trained on images with 1 channel")
+    widget.image_choice.layer = model.layers["a"]
+    assert widget.count_text.text() == "9 cells"
+    assert not widget.table.isVisibleTo(widget)
+    widget.image_choice.layer = model.layers["two"]
+    assert widget.details.text() == "Nothing is counted yet."
+
+
+def test_a_stack_has_a_row_for_each_plane(model, widget, count):
+    stack = model.add_image(np.stack([discs(), np.full((64, 64), 20, np.uint8)]), name="stack")
+    count()
+    assert layers_of(model, "prediction", stack)[0].data.shape == (2, 64, 64)
+    assert layers_of(model, "probability", stack)[0].data.shape == (2, 64, 64)
+    rows = [[widget.table.item(r, c).text() for c in range(2)] for r in range(2)]
+    assert rows == [["stack, plane 0", "9"], ["stack, plane 1", "0"]]
+
+
+@pytest.mark.filterwarnings("ignore:.*invalid value|All-NaN")
+def test_what_cannot_be_used_is_said_in_one_sentence(model, widget, click, qtbot):
+    model.add_image(np.full((9, 9), np.nan), name="bad")
+    click(widget.run_button)
+    qtbot.waitUntil(lambda: widget.message.text().startswith("bad: 81 of 81 values are not finite"))
+    assert widget.run_button.isEnabled()
+    widget.load("no such file.safetensors")
+    qtbot.waitUntil(lambda: widget.message.text() == "no such file.safetensors: there is no such model file.")
+    assert session(model).model_name == "bright"
+
+
+def test_cancel_stops_between_two_tiles_and_leaves_no_trace(model, widget, click, qtbot):
+    model.add_image(np.zeros((2000, 2000), np.uint8))
+    widget.tiling["tile"].value = 16
+    click(widget.run_button)
+    assert not widget.run_button.isEnabled()
+    qtbot.waitUntil(lambda: "tile" in widget.bar.format())
+    click(widget.cancel_button)
+    qtbot.waitUntil(lambda: widget.run_button.isEnabled())
+    assert len(model.layers) == 1
+    assert not widget.bar.isVisibleTo(widget)
+
+
+def test_layers_may_be_renamed_edited_and_deleted_at_any_time(model, widget, click, qtbot, count):
+    a, b = model.add_image(discs(), name="a"), model.add_image(discs(), name="b")
+    widget.image_choice.setCurrentIndex(widget.image_choice.findText("All images"))
+    click(widget.run_button)
+    model.layers.remove(a)
+    b.name = "c"
+    qtbot.waitUntil(lambda: widget.run_button.isEnabled())
+    assert [layer.name for layer in model.layers] == ["c", "c probability", "c labels"]
+    assert widget.count_text.text() == "9 cells"
+    model.layers.remove("c labels")
+    widget.counting["seed_threshold"].value = 0.7
+    qtbot.waitUntil(lambda: "c labels" in model.layers)
+    b.data = discs(48)
+    count()
+    assert layers_of(model, "prediction", b)[-1].data.shape == (48, 48)
+    model.layers.clear()
+    assert not widget.run_button.isEnabled()
+    assert widget.details.text() == "Nothing is counted yet."
+
+
+def test_a_new_model_brings_its_thresholds(model, widget, qtbot, count):
+    model.add_image(discs())
+    count()
+    strict = bright_is_cell()
+    strict.counting = CountingSettings(min_area=10_000)
+    session(model).put(strict, "strict")
+    assert widget.counting.value == strict.counting
+    qtbot.waitUntil(lambda: widget.count_text.text() == "0 cells")
+
+
+def test_the_tables_are_those_of_the_command_line(model, widget, click, count, tmp_path, qtbot):
+    image = image_from_layer(model.add_image(discs(), name="a"))
+    count()
+    click(widget.save_button)
+    dialog = widget.findChild(QFileDialog)
+    dialog.setDirectory(str(tmp_path))
+    dialog.accept()
+    cells = measure_cells(nt.predict(image, bright_is_cell()).labels, image)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "cells.csv"), cells, rtol=1e-5, check_dtype=False)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "counts.csv"), summarise(cells, image), rtol=1e-5, check_dtype=False)
+    assert widget.message.text() == f"Saved counts.csv and cells.csv in {tmp_path}."
+    (tmp_path / "cells.csv").write_text("mine")
+    widget._save_unless_there(str(tmp_path))
+    box = widget.findChild(QMessageBox)
+    assert "Replace?" in box.text()
+    click(box.button(QMessageBox.StandardButton.No))
+    assert (tmp_path / "cells.csv").read_text() == "mine"
+    widget._save_unless_there(str(tmp_path))
+    click(widget.findChildren(QMessageBox)[-1].button(QMessageBox.StandardButton.Yes))
+    assert (tmp_path / "cells.csv").read_text().startswith("image,plane")
+    widget.save(tmp_path / "not there")
+    assert "not there" in widget.message.text()
+    assert widget.message.text().endswith("Choose another folder.")
+
+
+def test_the_cells_go_into_the_annotation_around_what_is_annotated(model, widget, click, count):
+    image = model.add_image(discs())
+    count()
+    click(widget.copy_button)
+    annotation = annotation_of(model, image)
+    assert not layers_of(model, "prediction", image)[0].visible
+    np.testing.assert_array_equal(annotation.data, layers_of(model, "prediction", image)[0].data)
+    annotation.undo()
+    region_of(model, start_annotation(model, image, annotation)).add_rectangles([[-0.5, -0.5], [31.5, 63.5]])
+    click(widget.copy_button)
+    assert not annotation.data[:32].any()
+    assert annotation.data[45:].any()
+
+
+def test_opening_the_widgets_does_not_import_torch():
+    code = (
+        "import sys\n"
+        "from qtpy.QtWidgets import QApplication\n"
+        "app = QApplication([])\n"
+        "from napari.components import ViewerModel\n"
+        "from napari_tally.widgets.annotate import AnnotateWidget\n"
+        "from napari_tally.widgets.predict import PredictWidget\n"
+        "viewer = ViewerModel()\n"
+        "widgets = AnnotateWidget(viewer), PredictWidget(viewer)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"})

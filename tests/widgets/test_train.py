@@ -1,0 +1,322 @@
+"""The Train widget in a real window, driven by the mouse."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from napari.components import ViewerModel
+from napari.utils._proxies import PublicOnlyProxy
+from napari.utils.notifications import notification_manager
+from pictures import discs
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog, QMessageBox
+
+import napari_tally as nt
+from napari_tally.widgets import train as train_module
+from napari_tally.widgets._layers import belong, start_annotation
+from napari_tally.widgets._pairs import propose_pairs
+from napari_tally.widgets._session import session
+from napari_tally.widgets.train import TrainWidget
+
+PLACES = [(20, 20, 9), (20, 60, 10), (60, 25, 9), (58, 66, 11), (30, 100, 9), (70, 105, 9), (45, 42, 8), (80, 50, 9)]
+LABELS = discs((96, 128), *PLACES)
+PICTURE = (200 * (LABELS > 0) + np.random.default_rng(0).normal(100, 5, LABELS.shape)).clip(0).astype(np.uint16)
+SMALL = {"steps": 400, "patch": 32}
+
+
+def fill(viewer):
+    viewer.add_image(PICTURE, name="wells")
+    viewer.add_labels(LABELS.copy(), name="drawn")
+    return viewer
+
+
+@pytest.fixture
+def viewer():
+    """A viewer without a window: enough for most of what the widget does, and quick."""
+    return fill(ViewerModel())
+
+
+@pytest.fixture
+def make_widget(qtbot):
+    """Make a widget that is still at the end."""
+    made = []
+
+    def make(viewer, **settings):
+        made.append(TrainWidget(viewer))
+        choose(made[-1], **(SMALL | settings))
+        return made[-1]
+
+    yield make
+    for widget in made:
+        widget._job.stop()
+        qtbot.waitUntil(lambda: not widget._job.is_active)  # noqa: B023
+        widget.close()
+
+
+@pytest.fixture
+def widget(viewer, make_widget):
+    return make_widget(viewer)
+
+
+@pytest.fixture
+def click(qtbot):
+    return lambda button: qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+
+def choose(widget, **values):
+    for name, value in values.items():
+        widget.expert[name].value = value
+
+
+def wait_for_the_end(widget, qtbot):
+    qtbot.waitUntil(lambda: not widget._job.is_active and not widget._aside.is_active, timeout=20_000)
+
+
+def test_from_start_to_a_loaded_model(make_napari_viewer, make_widget, qtbot, click, tmp_path, monkeypatch):
+    viewer = fill(make_napari_viewer())
+    widget = make_widget(viewer)
+    viewer.window.add_dock_widget(widget, name="2 Train")
+    assert widget.pairs.pairs == [(viewer.layers["wells"], viewer.layers["drawn"])]
+    assert widget.start_button.text() == "Start"
+    assert not widget.save_button.isEnabled()
+    click(widget.start_button)
+    qtbot.waitUntil(lambda: "step" in widget.status.text(), timeout=20_000)
+    assert "8 cells in 1 image" in widget.message.text()
+    assert "CPU" in widget.status.text()
+    assert widget.start_button.isHidden()
+
+    click(widget.pause_button)
+    assert (widget._job.state, widget.pause_button.text()) == ("paused", "Resume")
+    click(widget.pause_button)
+    assert (widget._job.state, widget.pause_button.text()) == ("running", "Pause")
+    click(widget.stop_button)
+    assert (widget._job.state, widget.stop_button.text()) == ("stopping", "Stopping …")
+    qtbot.waitUntil(lambda: not widget._job.is_active, timeout=3000)
+    assert "Stopped after" in widget.status.text()
+    kept = session(viewer).model
+    assert kept is not None
+    assert not session(viewer).saved
+    assert (widget.start_button.text(), widget.start_button.isHidden()) == ("Train on", False)
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *args: (str(tmp_path / "cells"), ""))
+    click(widget.save_button)
+    wait_for_the_end(widget, qtbot)
+    assert (tmp_path / "cells.safetensors").exists()
+    assert "cells.safetensors" in widget.message.text()
+
+    click(widget.reset_button)  # saved: nothing to ask
+    assert session(viewer).model is None
+    assert widget.start_button.text() == "Start"
+
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *args: (str(tmp_path / "cells.safetensors"), ""))
+    click(widget.load_button)
+    wait_for_the_end(widget, qtbot)
+    assert session(viewer).model_name == "cells"
+    for name, tensor in kept.network.state_dict().items():
+        assert torch.equal(tensor, session(viewer).model.network.state_dict()[name])
+
+
+def test_the_same_model_as_from_python(viewer, widget, qtbot, click):
+    choose(widget, steps=3)
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    here = session(viewer).model
+    there = nt.train([(PICTURE, LABELS)], steps=3, patch=32)
+    assert here.record["steps"] == 3
+    for name, tensor in there.network.state_dict().items():
+        assert torch.equal(tensor, here.network.state_dict()[name])
+
+
+def test_training_goes_on_from_the_current_model(viewer, widget, qtbot, click):
+    choose(widget, steps=2)
+    for _ in range(2):
+        click(widget.start_button)
+        wait_for_the_end(widget, qtbot)
+    assert session(viewer).model.record["before"]["steps"] == 2
+
+
+def fails(model, *args, **kwargs):
+    from napari_tally.core.train import Step
+
+    yield Step(1, 0.5, 0.1, 9.0)
+    raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_a_bug_in_training_leaves_a_usable_widget(viewer, widget, qtbot, click, monkeypatch):
+    before = len(notification_manager.records)
+    monkeypatch.setattr("napari_tally.core.train.train", fails)
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    (notice,) = notification_manager.records[before:]
+    assert "a bug (RuntimeError: mat1 and mat2 shapes cannot be multiplied)" in notice.message
+    assert "Failed after 1 step" in widget.status.text()
+    monkeypatch.undo()
+    choose(widget, steps=1)
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    assert "Done: 1 step" in widget.status.text()
+
+
+def test_a_mask_is_not_trained_on_before_it_is_split(viewer, widget, qtbot, click):
+    drawn = viewer.layers["drawn"]
+    drawn.data = (LABELS > 0).astype(np.int32)
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    assert "same id 1" in widget.message.text()
+    assert session(viewer).model is None
+    click(widget.split_button)
+    assert drawn.data.max() == len(PLACES)
+    drawn.undo()
+    assert drawn.data.max() == 1
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    choose(widget, steps=1)
+    click(widget.anyway_button)
+    wait_for_the_end(widget, qtbot)
+    assert session(viewer).model is not None
+
+
+def test_what_stops_training_is_said(viewer, widget, qtbot, click):
+    viewer.layers["drawn"].data = np.ones_like(LABELS)
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    assert "Stops training" in widget.message.text()
+    assert widget.anyway_button.isHidden()
+
+
+def test_only_the_region_is_learned_from(viewer, widget, qtbot, click):
+    image = viewer.layers["wells"]
+    drawn = start_annotation(viewer, image, viewer.layers["drawn"])
+    region = viewer.layers["wells region"]
+    region.add_rectangles([[0, 0], [0, 63], [95, 63], [95, 0]])
+    run = widget._wishes()
+    assert run.sources[0].region[:, :63].all()
+    assert not run.sources[0].region[:, 65:].any()
+    widget.pairs._tell()
+    assert "inside “wells region”" in widget.pairs._rows[0].line.text()
+    drawn.data[:] = 0
+    assert run.sources[0].labels.any()  # what is drawn later does not reach a training under way
+
+
+def assert_same_corners(layer, image):
+    """Both cover the same area; a pixel reaches half a pixel around its centre."""
+    for corner in ((0, 0), (1, 1)):
+        world = [one.data_to_world(np.array(corner) * one.data.shape - 0.5) for one in (layer, image)]
+        np.testing.assert_allclose(*world)
+
+
+def test_the_preview_lies_on_the_image(make_widget, qtbot, click, monkeypatch):
+    monkeypatch.setattr(train_module, "_PREVIEW_SECONDS", 0.01)
+    viewer = ViewerModel()
+    labels = discs((150, 180), (45, 45, 32), (100, 130, 31))  # so large that the network sees them smaller
+    image = viewer.add_image(100.0 * (labels > 0), name="large", scale=(0.5, 0.25), translate=(7, 3))
+    viewer.add_labels(labels, scale=(0.5, 0.25), translate=(7, 3))
+    widget = make_widget(viewer, steps=4)
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    preview = viewer.layers["large preview"]
+    assert preview.data.shape[0] < labels.shape[0]
+    assert_same_corners(preview, image)
+    assert [pair[1].name for pair in widget.pairs.pairs] == ["labels"]  # a preview is nothing to learn from
+    assert "shrunk" in widget.message.text()
+    click(widget.weights_button)
+    wait_for_the_end(widget, qtbot)
+    assert_same_corners(viewer.layers["large border weights"], image)
+
+
+def test_a_deleted_preview_stays_away(viewer, widget, qtbot, click, monkeypatch):
+    monkeypatch.setattr(train_module, "_PREVIEW_SECONDS", 0.01)
+    click(widget.start_button)
+    qtbot.waitUntil(lambda: "wells preview" in viewer.layers, timeout=20_000)
+    viewer.layers.remove("wells preview")
+    seen = widget.status.text()
+    qtbot.waitUntil(lambda: widget.status.text() != seen, timeout=20_000)
+    assert "wells preview" not in viewer.layers
+
+
+def test_layers_may_go_and_change_their_names(viewer, widget, qtbot, click):
+    click(widget.start_button)
+    qtbot.waitUntil(lambda: "step" in widget.status.text(), timeout=20_000)
+    viewer.layers["drawn"].name = "other"
+    viewer.layers["wells"].name = "plate"
+    seen = widget.status.text()
+    qtbot.waitUntil(lambda: widget.status.text() != seen, timeout=20_000)
+    viewer.layers.clear()
+    click(widget.stop_button)
+    wait_for_the_end(widget, qtbot)
+    assert session(viewer).model is not None
+    assert widget.pairs.pairs == []
+    assert not widget.start_button.isEnabled()
+
+
+def test_rows_of_pairs(viewer, widget, click):
+    viewer.add_image(PICTURE[:50], name="second")
+    viewer.add_labels(LABELS[:50], name="second drawn")
+    assert len(widget.pairs.pairs) == 1
+    click(widget.pairs.add_button)
+    assert [(i.name, d.name) for i, d in widget.pairs.pairs] == [("wells", "drawn"), ("second", "second drawn")]
+    click(widget.pairs._rows[0].remove)
+    assert [i.name for i, _ in widget.pairs.pairs] == ["second"]
+    viewer.layers.remove("second drawn")
+    assert widget.pairs.pairs == []
+    assert "Annotate" in widget.pairs._rows[0].line.text()
+
+
+def test_annotations_are_proposed_before_anything_else():
+    viewer = ViewerModel()
+    first, second = (viewer.add_image(PICTURE, name=name) for name in ("a", "b"))
+    foreign = viewer.add_labels(LABELS)
+    assert propose_pairs(viewer) == [(first, foreign)]
+    found = viewer.add_labels(LABELS)
+    belong(found, "prediction", first)
+    viewer.layers.remove(foreign)
+    assert propose_pairs(viewer) == []
+    drawn = [viewer.add_labels(LABELS) for _ in range(2)]
+    for image, labels in zip((first, second), drawn, strict=True):
+        belong(labels, "annotation", image)
+    assert propose_pairs(viewer) == [(first, drawn[0]), (second, drawn[1])]
+
+
+@pytest.mark.parametrize(("answer", "kept"), [("Cancel", True), ("Discard", False)])
+def test_an_unsaved_model_is_not_lost_without_asking(viewer, widget, qtbot, click, monkeypatch, answer, kept):
+    choose(widget, steps=1)
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    monkeypatch.setattr(QMessageBox, "question", lambda *args: getattr(QMessageBox.StandardButton, answer))
+    click(widget.reset_button)
+    assert (session(viewer).model is not None) == kept
+
+
+def test_taking_the_widget_out_of_the_window_stops_it(make_napari_viewer, make_widget, qtbot, click):
+    viewer = fill(make_napari_viewer())
+    widget = make_widget(viewer)
+    viewer.window.add_dock_widget(widget)
+    click(widget.start_button)
+    qtbot.waitUntil(lambda: "step" in widget.status.text(), timeout=20_000)
+    viewer.window.remove_dock_widget(widget)
+    assert widget._job.state == "stopping"
+
+
+def test_a_damaged_model_file_is_one_sentence(viewer, widget, qtbot, click, tmp_path, monkeypatch):
+    (tmp_path / "no.safetensors").write_text("no model")
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *args: (str(tmp_path / "no.safetensors"), ""))
+    before = len(notification_manager.records)
+    click(widget.load_button)
+    wait_for_the_end(widget, qtbot)
+    (notice,) = notification_manager.records[before:]
+    assert "not a model file" in notice.message
+    assert session(viewer).model is None
+
+
+def test_one_session_for_each_viewer():
+    viewer = ViewerModel()
+    assert session(viewer) is session(PublicOnlyProxy(viewer))
+    assert session(viewer) is not session(ViewerModel())
+
+
+def test_a_session_goes_with_its_viewer():
+    gone = weakref.ref(session(ViewerModel()))
+    gc.collect()
+    assert gone() is None

@@ -2,9 +2,10 @@
 
     xvfb-run -a -s "-screen 0 1280x800x24" python benchmarks/responsiveness.py [--seconds 20] [--size 512] [--data DIR]
 
-A real viewer with the Train widget trains on a simulated image (or on the first image of DIR/images with its labels in
-DIR/labels). The bar, on two cores: 95 % of the gaps at most 25 ms, the longest at most 150 ms. The machine should be quiet:
-the load average before the run and the gaps of the idle window are printed for comparison.
+A real viewer with the Train widget trains for that long, validations and previews included, on a simulated
+image (or on the first image of DIR/images with its labels in DIR/labels). The bar, on two cores: 95 % of the
+gaps at most 25 ms, the longest at most 150 ms. The machine should be quiet: the load average before the run
+and the gaps of the window without training are printed for comparison.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from qtpy.QtCore import QEventLoop, Qt, QTimer
 
 from napari_tally.core.images import match_by_stem, read_image, read_labels
 from napari_tally.sample_data import simulate_nuclei
+from napari_tally.settings import TrainingSettings
 from napari_tally.widgets.train import TrainWidget
 
 BAR = {"p95": 25.0, "longest": 150.0}
@@ -72,7 +74,7 @@ def main() -> int:
     viewer.add_labels(labels)
     widget = TrainWidget(viewer)
     viewer.window.add_dock_widget(widget, name="2 Train")
-    widget.minutes.value = type(widget.minutes.value)(minutes=60)
+    widget.minutes.value = TrainingSettings(minutes=options.seconds / 60)
     ticks = Ticks()
     ticks.until(lambda: False, 2)
     print(f"image {image.shape}, {labels.max()} cells, {os.cpu_count()} cores, load average before {load:.1f}\n")
@@ -80,12 +82,15 @@ def main() -> int:
     report("window without training", ticks.until(lambda: False, 5))
     widget.start_button.click()
     report("start: torch, images, weights", ticks.until(lambda: widget.progress.value() > 0 or "left" in widget.status.text(), 60))
-    found = report("training", ticks.until(lambda: False, options.seconds))
+    found = report("training", ticks.until(lambda: not widget._job.is_active, 10 * options.seconds))
     print(f"\n{widget.status.text()}\n{widget.quality.text()}")
+    widget.minutes.value = TrainingSettings(minutes=60)
+    widget.start_button.click()
+    ticks.until(lambda: "left" in widget.status.text(), 60)
     widget.stop_button.click()
     began = time.perf_counter()
-    ticks.until(lambda: not widget._job.is_active, 10)
-    print(f"stopped after {time.perf_counter() - began:.2f} s")
+    ticks.until(lambda: not widget._job.is_active, 60)
+    print(f"started again and stopped: after {time.perf_counter() - began:.2f} s")
     viewer.close()
     met = all(found[name] <= bar for name, bar in BAR.items())
     print(f"bar (p95 <= {BAR['p95']:.0f} ms, longest <= {BAR['longest']:.0f} ms): {'met' if met else 'MISSED'}")

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,55 @@ def test_demo_on_simulated_images(tmp_path, capsys):
     assert "Counted" in capsys.readouterr().out
 
 
+def test_a_mask_with_one_id_is_refused_and_split_on_request(tmp_path, folders, capsys):
+    tifffile.imwrite(folders[1] / "a.tif", (255 * (discs()[1] > 0)).astype(np.uint8))
+    assert train(*folders, tmp_path / "m.safetensors") == 2
+    assert "all 4 separate objects have the same id 255" in one_line(capsys)
+    assert train(*folders, tmp_path / "m.safetensors", "--split") == 0
+    assert "with 4 cells" in capsys.readouterr().out
+
+
+def test_an_interrupt_before_the_first_step_leaves_a_model_alone(tmp_path, folders, model_file, monkeypatch):
+    keep = tmp_path / "keep.safetensors"
+    keep.write_bytes(model_file.read_bytes())
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("napari_tally.core.train.train", interrupted)
+    assert train(*folders, keep) == 130
+    assert keep.read_bytes() == model_file.read_bytes()
+
+
+def test_validation_images_of_other_channels(tmp_path, folders, capsys):
+    for folder, pixels in (
+        ("i", np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)),
+        ("l", discs()[1][:40, :40].astype(np.uint8)),
+    ):
+        (tmp_path / folder).mkdir()
+        Pillow.fromarray(pixels).save(tmp_path / folder / "v.png")
+    assert train(*folders, tmp_path / "m.safetensors", "--val-images", tmp_path / "i", "--val-labels", tmp_path / "l") == 2
+    assert "v has 3 channels (RGB colour), but this model was trained on images with 1 channel" in one_line(capsys)
+
+
+def test_evaluate_wants_ids(tmp_path, folders, capsys):
+    tifffile.imwrite(folders[0] / "a.tif", np.random.default_rng(0).random((96, 96)).astype(np.float32))
+    assert run("evaluate", "--predicted", folders[0], "--truth", folders[1]) == 2
+    assert "are no label image" in one_line(capsys)
+
+
+def test_the_process_says_one_line_and_no_traceback(tmp_path, model_file):
+    """In a process of its own: what decoders log or warn of would show there."""
+    tifffile.imwrite(tmp_path / "cut.tif", discs()[0], compression="zlib")
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "cut.tif").read_bytes()[:-2000])
+    command = [sys.executable, "-m", "napari_tally.cli", "predict", "--model", model_file, "--out", tmp_path / "out", tmp_path / "cut.tif"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert "cut.tif: the file cannot be read as an image" in ended.stderr
+
+
 # ------------------------------------------------------------------ bad input: exit code 2 and one line
 
 
@@ -184,7 +235,8 @@ def test_colour_image_for_a_grey_model(tmp_path, model_file, capsys):
 
 
 def test_training_on_other_channels_than_the_start(tmp_path, model_file, capsys):
-    for folder, pixels in (("i", np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)), ("l", discs()[1][:40, :40].astype(np.uint8))):
+    colours = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    for folder, pixels in (("i", colours), ("l", discs()[1][:40, :40].astype(np.uint8))):
         (tmp_path / folder).mkdir()
         Pillow.fromarray(pixels).save(tmp_path / folder / "a.png")
     assert train(tmp_path / "i", tmp_path / "l", tmp_path / "m.safetensors", "--start", model_file) == 2

@@ -5,13 +5,16 @@ Exit codes: 0 = done, 2 = bad input (one line on stderr says what, and what to d
 
 import argparse
 import json
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from napari_tally import __version__
+from napari_tally.core.events import OUT_OF_MEMORY, is_out_of_memory
 from napari_tally.settings import CountingSettings, TilingSettings, TrainingSettings, fields_of, from_dict
 
 if TYPE_CHECKING:
@@ -24,8 +27,15 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``napari-tally``; give the exit code."""
     arguments = _parser().parse_args(argv)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, in one line
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         return int(arguments.run(arguments) or 0)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"napari-tally: {OUT_OF_MEMORY}", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:  # what a user did: bad input, a full or read-only disk
         print(f"napari-tally: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -66,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their label images, matched by stem")
     train.add_argument("--out", type=Path, required=True, metavar="MODEL.safetensors", help="the model file to write")
     train.add_argument("--start", default="none", metavar="none|FILE|NAME", help="model to start from")
+    train.add_argument(
+        "--split", action="store_true", help="give every separate object of a label image its own id: for black-and-white masks"
+    )
     train.add_argument("--val-images", type=Path, metavar="DIR", help="images to validate on (default: a part is held out)")
     train.add_argument("--val-labels", type=Path, metavar="DIR", help="their label images")
     _add_settings(train, TrainingSettings)
@@ -117,12 +130,15 @@ def _train(arguments: argparse.Namespace) -> None:
         raise ValueError("--val-images and --val-labels belong together; give both or none.")
     if arguments.out.is_dir():
         raise ValueError(f"{arguments.out} is a folder; --out wants a file name such as model.safetensors.")
-    pairs = _read_pairs(arguments.images, arguments.labels)
-    validation = _read_pairs(arguments.val_images, arguments.val_labels) if arguments.val_images else []
+    pairs = _read_pairs(arguments.images, arguments.labels, arguments.split)
+    validation = _read_pairs(arguments.val_images, arguments.val_labels, arguments.split) if arguments.val_images else []
     from napari_tally.core.model_file import find_model
 
     start = None if arguments.start == "none" else find_model(arguments.start)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)  # fail now rather than after the training
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    probe = arguments.out.with_name(arguments.out.name + ".part")  # fail now rather than after the training
+    probe.touch()
+    probe.unlink()
     _fit(pairs, settings, arguments.out, start, validation)
     print(f"The model is in {arguments.out}.")
 
@@ -140,11 +156,12 @@ def _fit(
     for note in plan.notes:
         print(f"Note: {note}")
     model = start.copy() if start else new_model(plan)
+    learned = False
     with _Progress("training") as progress:
-        events = train(model, pairs, plan, validation=validation)
         try:
-            for event in events:
+            for event in train(model, pairs, plan, validation=validation):
                 if isinstance(event, Step):
+                    learned = True
                     progress.show(event.fraction, f"loss {event.loss:.3f}, {event.seconds_left:.0f} s left")
                 elif isinstance(event, Trouble):
                     progress.say(f"Step {event.step}: {event.message}")
@@ -156,22 +173,25 @@ def _fit(
                     )
                 elif isinstance(event, Finished):
                     progress.say(f"{event.step} steps in {event.seconds:.0f} s.")
-        except KeyboardInterrupt:
-            save_model(model, out)
-            progress.say(f"Stopped; the model as it is now is in {out}.")
+        except (KeyboardInterrupt, ValueError, RuntimeError):
+            if learned:
+                save_model(model, out)
+                progress.say(f"Stopped; the model as it was then is in {out}.")
             raise
     save_model(model, out)
     return model
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from napari_tally.core.devices import choose_device, describe_device
     from napari_tally.core.model_file import find_model
 
-    (arguments.out / "labels").mkdir(parents=True, exist_ok=True)
     paths = _expand(arguments.images)
     model = find_model(arguments.model)
     tiling = _settings(TilingSettings, arguments)
     counting = _settings(CountingSettings, arguments, model.counting)
+    print(f"Predicting {len(paths)} image{'s' * (len(paths) != 1)} on the {describe_device(choose_device(tiling.device))}.")
+    (arguments.out / "labels").mkdir(parents=True, exist_ok=True)
     failed = _predict_files(paths, model, arguments.out, tiling, counting)
     return 2 if failed else 0
 
@@ -187,38 +207,44 @@ def _predict_files(paths: list[Path], model: "Model", out: Path, tiling: TilingS
     from napari_tally.core.predict import predict
 
     cells, counts, failed = [], [], 0
-    for i, path in enumerate(paths):
-        try:
-            image = read_image(path)
-            with _Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
-                probabilities = run_to_end(predict(model, image, tiling), progress.tile)
-            labels = label_planes(probabilities, counting).reshape(image.shape)
-        except ValueError as error:
-            if len(paths) == 1:
-                raise
-            print(f"napari-tally: passed over: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        write_labels(out / "labels" / f"{path.stem}.tif", labels, image.pixel_size)
-        cells.append(measure_cells(labels, image))
-        counts.append(summarise(cells[-1], image))
+    try:
+        for i, path in enumerate(paths):
+            try:
+                image = read_image(path)
+                with _Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
+                    probabilities = run_to_end(predict(model, image, tiling), progress.tile)
+                labels = label_planes(probabilities, counting).reshape(image.shape)
+            except ValueError as error:
+                if len(paths) == 1:
+                    raise
+                print(f"napari-tally: passed over: {error}", file=sys.stderr)
+                failed += 1
+                continue
+            write_labels(out / "labels" / f"{path.stem}.tif", labels, image.pixel_size)
+            cells.append(measure_cells(labels, image))
+            counts.append(summarise(cells[-1], image))
+    finally:  # what is counted is kept, whatever happens to the next image
+        if counts:
+            write_table(out / "counts.csv", pd.concat(counts, ignore_index=True))
+            write_table(out / "cells.csv", pd.concat(cells, ignore_index=True))
     if not counts:
         raise ValueError("None of the images could be predicted.")
-    table = pd.concat(counts, ignore_index=True)
-    write_table(out / "counts.csv", table)
-    write_table(out / "cells.csv", pd.concat(cells, ignore_index=True))
-    print(f"{table['count'].sum()} cells in {len(counts)} image{'s' * (len(counts) != 1)}; labels and tables are in {out}.")
+    n = sum(len(table) for table in cells)
+    print(f"{n} cells in {len(counts)} image{'s' * (len(counts) != 1)}; labels and tables are in {out}.")
     if failed:
         print(f"napari-tally: {failed} of {len(paths)} images could not be predicted.", file=sys.stderr)
     return failed
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from napari_tally.core.annotations import require_ids
     from napari_tally.core.images import match_by_stem, read_labels
     from napari_tally.core.metrics import evaluate
 
     pairs = match_by_stem(arguments.truth, arguments.predicted)
-    result = evaluate((truth.stem, read_labels(truth), read_labels(predicted)) for truth, predicted in pairs)
+    result = evaluate(
+        (truth.stem, require_ids(read_labels(truth), truth), require_ids(read_labels(found), found)) for truth, found in pairs
+    )
     _print_evaluation(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result.as_dict(), indent=1) + "\n")
@@ -291,16 +317,23 @@ def _demo(arguments: argparse.Namespace) -> None:
 # ------------------------------------------------------------------ helpers
 
 
-def _read_pairs(images: Path, labels: Path) -> "list[TrainingPair]":
-    """Read two folders of images and labels into training pairs."""
-    from napari_tally.core.annotations import require_labels
+def _read_pairs(images: Path, labels: Path, split: bool = False) -> "list[TrainingPair]":
+    """Read two folders of images and labels into training pairs; say what is odd about the labels."""
+    from napari_tally.core.annotations import check_labels, require_labels, split_pieces
     from napari_tally.core.images import match_by_stem, read_image, read_labels
     from napari_tally.core.samples import TrainingPair
 
-    pairs = []
+    pairs, odd = [], []
     for image_path, labels_path in match_by_stem(images, labels):
-        image = read_image(image_path)
-        pairs.append(TrainingPair(image, require_labels(read_labels(labels_path), image)))
+        image, drawn = read_image(image_path), read_labels(labels_path)
+        if split and drawn.shape == image.shape:
+            drawn = split_pieces(drawn)
+        pairs.append(TrainingPair(image, require_labels(drawn, image)))
+        odd += [problem.message for problem in check_labels(drawn, image)]
+    for message in odd[:3]:
+        print(f"Note: {message}")
+    if len(odd) > 3:
+        print(f"Note: the same or similar in {len(odd) - 3} more images.")
     return pairs
 
 
@@ -349,3 +382,7 @@ class _Progress:
         """Show tiles done and the time left."""
         left = (time.perf_counter() - self._began) * (news.total - news.done) / news.done
         self.show(news.done / news.total, f"tile {news.done} of {news.total}, {left:.0f} s left")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

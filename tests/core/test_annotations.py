@@ -122,10 +122,10 @@ def test_known_labels():
     np.testing.assert_array_equal(
         known_labels(GOOD, region),
         picture("""
-            .11..2??
-            .11..22?
+            .11..???
+            .11..???
             .....???
-            ??333???
+            ????????
             """),
     )
     np.testing.assert_array_equal(known_labels(GOOD, np.zeros_like(region)), GOOD)  # no region drawn: everywhere

@@ -254,8 +254,8 @@ def test_axes_of_arrays():
     assert as_image(np.zeros((2, 1, 20, 30))).leading == (2, 1)
     assert as_image(np.zeros((20, 30, 3), np.uint8) + np.arange(3, dtype=np.uint8)).colour
     assert as_image(np.zeros((20, 30, 3), np.uint8) + np.arange(3, dtype=np.uint8), rgb=False).shape == (20, 30, 3)
-    assert as_image(np.zeros((20, 30, 3)) + np.arange(3)).shape == (20, 30, 3)  # floats: a thin stack
-    assert as_image(np.zeros((20, 30, 3)) + np.arange(3), rgb=True).channels == 3
+    assert as_image(np.zeros((20, 30, 3)) + np.arange(3)).channels == 3
+    assert as_image(np.zeros((20, 4, 3)) + np.arange(3)).shape == (20, 4, 3)  # too narrow for a picture: a thin stack
     assert as_image(np.zeros((5, 20, 30, 4), np.uint8) + np.arange(4, dtype=np.uint8)).leading == (5,)
     assert as_image(np.ones((6, 5), bool)).planes.dtype == np.uint8
     assert as_image([[1, 2], [3, 4]]).shape == (2, 2)
@@ -409,3 +409,46 @@ def test_channels_must_agree():
         require_same_channels([grey, two])
     with pytest.raises(ValueError, match=r"two has 2 channels and colour has 3 channels \(RGB colour\)"):
         require_same_channels([two, colour])
+
+
+def test_each_file_of_a_data_set_in_many_files_is_read_by_itself(tmp_path):
+    """OME-TIFF may name planes in other files; each file is an image of its own here, and a missing one gives no black planes."""
+    pixels = '<Pixels ID="P" DimensionOrder="XYZCT" Type="uint8" SizeX="30" SizeY="20" SizeZ="2" SizeC="1" SizeT="1">'
+    planes = "".join(
+        f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="{z}.ome.tif">urn:uuid:{z}</UUID></TiffData>' for z in range(2)
+    )
+    ome = (
+        f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:0"><Image ID="I">{pixels}{planes}'
+        "</Pixels></Image></OME>"
+    )
+    tifffile.imwrite(tmp_path / "0.ome.tif", np.full((20, 30), 7, np.uint8), description=ome, metadata=None)
+    image = read_image(tmp_path / "0.ome.tif")
+    assert image.planes.shape[2:] == (20, 30)
+    assert (image.planes[0] == 7).all()
+    assert len(image.planes) == 1
+
+
+def test_the_largest_series_is_read(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(np.zeros((20, 30), np.uint8))  # a thumbnail
+        tif.write(np.ones((40, 60), np.uint8))
+    assert read_image(tmp_path / "a.tif").shape == (40, 60)
+
+
+@pytest.mark.parametrize("size", ["NaN", "-1", "0", "1e-9", "wide"])
+def test_a_pixel_size_that_cannot_be_is_not_believed(tmp_path, size):
+    ome = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="I"><Pixels ID="P" DimensionOrder="XYZCT" Type="uint8" '
+        f'SizeX="30" SizeY="20" SizeZ="1" SizeC="1" SizeT="1" PhysicalSizeX="{size}" PhysicalSizeY="{size}"><TiffData/>'
+        "</Pixels></Image></OME>"
+    )
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.ones((20, 30), np.uint8), description=ome, metadata=None)
+    assert read_image(tmp_path / "a.ome.tif").pixel_size is None
+
+
+def test_faint_floats_are_stretched_like_others():
+    bright = np.random.default_rng(0).random((40, 50)).astype(np.float32)
+    bright[10:20, 10:20] += 50
+    for factor in (1.0, 1e-9):
+        image = as_image(bright * np.float32(factor))
+        np.testing.assert_allclose(normalise(image.planes, intensity_window(image, NormalisationSettings())).max(), 1.0, rtol=0.05)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_tally.core.events import run_to_end
@@ -47,7 +47,6 @@ networks = {
 }
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(networks)), st.integers(1, 80), st.integers(1, 80), st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_stitched_tiles_are_the_whole_image(kind, height, width, tiles, seed):
     network = networks[kind]

@@ -10,8 +10,9 @@ from napari.components import ViewerModel
 from napari.utils._proxies import PublicOnlyProxy
 from napari.utils.notifications import notification_manager
 from pictures import discs
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QMessageBox
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 
 import napari_tally as nt
 from napari_tally.widgets import train as train_module
@@ -74,7 +75,15 @@ def wait_for_the_end(widget, qtbot):
     qtbot.waitUntil(lambda: not widget._job.is_active and not widget._aside.is_active, timeout=20_000)
 
 
-def test_from_start_to_a_loaded_model(make_napari_viewer, make_widget, qtbot, click, tmp_path, monkeypatch):
+def answer(widget, path):
+    """Choose a file in the dialog that is open."""
+    dialog = widget.findChild(QFileDialog)
+    assert dialog.isVisible()
+    dialog.fileSelected.emit(str(path))
+    dialog.close()
+
+
+def test_from_start_to_a_loaded_model(make_napari_viewer, make_widget, qtbot, click, tmp_path):
     viewer = fill(make_napari_viewer())
     widget = make_widget(viewer)
     viewer.window.add_dock_widget(widget, name="2 Train")
@@ -100,8 +109,8 @@ def test_from_start_to_a_loaded_model(make_napari_viewer, make_widget, qtbot, cl
     assert not session(viewer).saved
     assert (widget.start_button.text(), widget.start_button.isHidden()) == ("Train on", False)
 
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *args: (str(tmp_path / "cells"), ""))
     click(widget.save_button)
+    answer(widget, tmp_path / "cells.safetensors")
     wait_for_the_end(widget, qtbot)
     assert (tmp_path / "cells.safetensors").exists()
     assert "cells.safetensors" in widget.message.text()
@@ -110,8 +119,8 @@ def test_from_start_to_a_loaded_model(make_napari_viewer, make_widget, qtbot, cl
     assert session(viewer).model is None
     assert widget.start_button.text() == "Start"
 
-    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *args: (str(tmp_path / "cells.safetensors"), ""))
     click(widget.load_button)
+    answer(widget, tmp_path / "cells.safetensors")
     wait_for_the_end(widget, qtbot)
     assert session(viewer).model_name == "cells"
     for name, tensor in kept.network.state_dict().items():
@@ -279,12 +288,21 @@ def test_annotations_are_proposed_before_anything_else():
     assert propose_pairs(viewer) == [(first, drawn[0]), (second, drawn[1])]
 
 
-@pytest.mark.parametrize(("answer", "kept"), [("Cancel", True), ("Discard", False)])
-def test_an_unsaved_model_is_not_lost_without_asking(viewer, widget, qtbot, click, monkeypatch, answer, kept):
+def test_the_wheel_scrolls_and_changes_nothing(widget):
+    for field in (widget.minutes["minutes"].native, widget.start_from):
+        before = widget.minutes.value, widget.start_from.currentIndex()
+        middle = QPointF(field.rect().center())
+        nothing = Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase
+        QApplication.sendEvent(field, QWheelEvent(middle, middle, QPoint(0, 0), QPoint(0, -120), *nothing, False))
+        assert (widget.minutes.value, widget.start_from.currentIndex()) == before
+
+
+@pytest.mark.parametrize(("reply", "kept"), [("Cancel", True), ("Discard", False)])
+def test_an_unsaved_model_is_not_lost_without_asking(viewer, widget, qtbot, click, monkeypatch, reply, kept):
     choose(widget, steps=1)
     click(widget.start_button)
     wait_for_the_end(widget, qtbot)
-    monkeypatch.setattr(QMessageBox, "question", lambda *args: getattr(QMessageBox.StandardButton, answer))
+    monkeypatch.setattr(QMessageBox, "question", lambda *args: getattr(QMessageBox.StandardButton, reply))
     click(widget.reset_button)
     assert (session(viewer).model is not None) == kept
 
@@ -299,11 +317,11 @@ def test_taking_the_widget_out_of_the_window_stops_it(make_napari_viewer, make_w
     assert widget._job.state == "stopping"
 
 
-def test_a_damaged_model_file_is_one_sentence(viewer, widget, qtbot, click, tmp_path, monkeypatch):
+def test_a_damaged_model_file_is_one_sentence(viewer, widget, qtbot, click, tmp_path):
     (tmp_path / "no.safetensors").write_text("no model")
-    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *args: (str(tmp_path / "no.safetensors"), ""))
     before = len(notification_manager.records)
     click(widget.load_button)
+    answer(widget, tmp_path / "no.safetensors")
     wait_for_the_end(widget, qtbot)
     (notice,) = notification_manager.records[before:]
     assert "not a model file" in notice.message

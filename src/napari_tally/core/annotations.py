@@ -52,17 +52,17 @@ def known_labels(labels: NDArray[np.integer], region: NDArray[np.bool_] | None =
     Returns
     -------
     (..., Y, X) int32
-        Inside the region what is not a cell is background (0); outside it is unknown (-1). A cell
-        drawn outside the region stays a cell.
+        Inside the region what is not a cell is background (0); outside it everything is unknown (-1),
+        drawn or not: a prediction that was copied and not yet looked at must not become truth.
     """
     labels = np.asarray(labels)
     if labels.max(initial=0) > np.iinfo(np.int32).max:  # such ids would wrap to "not annotated": renumber
         rank = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
         labels = np.where(labels > 0, rank + 1, np.minimum(labels, 0))
-    known = labels.astype(np.int32)
+    known = np.maximum(labels.astype(np.int64), NOT_ANNOTATED).astype(np.int32)  # in this order: large negative numbers would wrap
     if region is not None and region.any():
-        known[(known == 0) & ~region] = NOT_ANNOTATED
-    return np.maximum(known, NOT_ANNOTATED)
+        known[~region] = NOT_ANNOTATED
+    return known
 
 
 def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] | None = None) -> list[Problem]:
@@ -133,7 +133,8 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
             Problem(
                 "binary mask",
                 f"{name}: all {pieces[0]} separate objects have the same id {ids[0]}, so they would count as one cell. "
-                "Split them into one id for each object.",
+                "Split them into one id for each object: 'Split them' in the window, --split on the command line, "
+                "split_pieces in napari_tally.core.annotations.",
                 fix="split",
             )
         )
@@ -158,11 +159,18 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
 
 
 def require_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
-    """Give known labels, or raise a ``ValueError`` with the first problem that stops training."""
+    """Give known labels, or raise a ``ValueError`` with the first problem that stops training, or would count many cells as one."""
     for problem in check_labels(labels, image, region):
-        if problem.stops:
+        if problem.stops or problem.kind == "binary mask":
             raise ValueError(problem.message)
     return known_labels(labels, region)
+
+
+def require_ids(labels: NDArray[Any], name: object) -> NDArray[np.integer]:
+    """Give a label image as it is, or raise a ``ValueError`` if it holds no ids: decimals, or a colour picture."""
+    if labels.dtype.kind not in "bui" or (labels.ndim == 3 and labels.shape[-1] in (3, 4) and labels.dtype == np.uint8):
+        raise ValueError(f"{name}: {labels.dtype} values of shape {labels.shape} are no label image; one whole number a pixel is wanted.")
+    return labels
 
 
 def split_pieces(labels: NDArray[np.integer]) -> NDArray[np.int32]:

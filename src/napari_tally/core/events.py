@@ -7,6 +7,17 @@ Event = TypeVar("Event")
 Result = TypeVar("Result")
 
 
+OUT_OF_MEMORY = "The memory is not enough for this. Close other programs or images, choose a smaller tile or patch, or the device 'cpu'."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short; torch says so with a RuntimeError."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text or "not enough memory" in text)
+    )
+
+
 def run_to_end(generator: Generator[Event, None, Result], on_event: Callable[[Event], object] | None = None) -> Result:
     """Run a generator to its end.
 

@@ -11,6 +11,7 @@ and `Image.leading` remembers (T, Z, ...) so that labels come back in the shape 
 """
 
 import logging
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -99,8 +100,8 @@ def as_image(
         A letter an axis, as tifffile writes them: Y, X, C (channel), S (colour sample); every other
         letter is an axis of planes. Left out: the last two are Y and X (before colour samples).
     rgb : bool, optional
-        Whether the last axis holds colour samples. Left out: it does if it has 3 or 4 entries,
-        the values are 8-bit, and the axes before it are larger.
+        Whether the last axis holds colour samples. Left out: it does if it has 3 or 4 entries
+        and the two axes before it have more.
     name, pixel_size
         See :class:`Image`.
 
@@ -114,11 +115,14 @@ def as_image(
         a = a.astype(np.uint8)
     if a.dtype.kind not in "uif":
         raise ValueError(f"{name}: the values are of type {a.dtype}; integers or real numbers are wanted.")
+    if a.dtype == np.float64:
+        with np.errstate(over="ignore"):
+            a = a.astype(np.float32)  # as the network takes it; what is too large becomes infinite, and is refused below
     if a.ndim < 2 or 0 in a.shape:
         raise ValueError(f"{name}: the array has the shape {a.shape}; an image with at least a height and a width is wanted.")
     if axes is None:
         if rgb is None:
-            rgb = a.ndim >= 3 and a.shape[-1] in (3, 4) and a.dtype == np.uint8 and min(a.shape[-3:-1]) > 4
+            rgb = a.ndim >= 3 and a.shape[-1] in (3, 4) and min(a.shape[-3:-1]) > 4
         axes = ("Q" * (a.ndim - 3) + "YXS") if rgb else "Q" * (a.ndim - 2) + "YX"
     if len(axes) != a.ndim or "Y" not in axes or "X" not in axes:
         raise ValueError(f"{name}: the axes {axes!r} do not fit an array of shape {a.shape}.")
@@ -168,31 +172,46 @@ def read_image(path: str | Path) -> Image:
 
 def read_labels(path: str | Path) -> NDArray[Any]:
     """Read a label image as it is: (Y, X) or (planes, Y, X); see `annotations.check_labels` for what may be wrong."""
-    return _decode(Path(path))[0]
+    return _decode(Path(path), palette=False)[0]
 
 
-def _decode(path: Path) -> tuple[NDArray[Any], str | None, tuple[float, float] | None]:
-    """Read the pixels, the axes and the pixel size; turn what decoders raise into one sentence."""
+def _decode(path: Path, palette: bool = True) -> tuple[NDArray[Any], str | None, tuple[float, float] | None]:
+    """Read the pixels, the axes and the pixel size; turn what decoders raise into one sentence.
+
+    With `palette`, numbers that stand for colours become the colours; of labels the numbers are wanted.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file.")
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: files ending in {', '.join(SUFFIXES)} are read, not {path.suffix or 'files without an ending'}.")
+    colours = ("CMYK", "YCbCr", "LAB", "HSV", *(["P"] if palette else []))
     try:
         if path.suffix.lower() in TIFF_SUFFIXES:
-            with tifffile.TiffFile(path) as tif:
+            # Of a data set in many files each is read by itself; else every one would give all the planes.
+            with tifffile.TiffFile(path, _multifile=False) as tif:
                 if not tif.series:
                     raise ValueError("it holds no image")
-                series = tif.series[0]
+                series = max(tif.series, key=lambda series: series.size)  # not the thumbnail
                 return series.asarray(), series.axes, _tiff_pixel_size(tif)
         with PIL.Image.open(path) as picture:
-            array = np.asarray(picture.convert("RGB") if picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV") else picture)
+            array = np.asarray(picture.convert("RGB") if picture.mode in colours else picture)
             return array, "YX" if array.ndim == 2 else "YXS", None
     except _DECODER_ERRORS as error:
         raise ValueError(f"{path}: the file cannot be read as an image ({str(error).strip() or type(error).__name__}).") from error
 
 
 def _tiff_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
-    """Give (height, width) of a pixel in um from OME metadata, ImageJ metadata or centimetre resolution tags."""
+    """Give (height, width) of a pixel in um where the metadata state one that can be; odd metadata do not spoil an image."""
+    try:
+        size = _stated_pixel_size(tif)
+    except (ValueError, LookupError, TypeError, AttributeError, SyntaxError, ArithmeticError) as error:
+        log.info("%s: the metadata cannot be understood (%s)", tif.filename, error)
+        return None
+    return size if size and all(1e-4 < s < 1e4 for s in size) else None  # false for NaN too
+
+
+def _stated_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
+    """Read OME metadata, ImageJ metadata or centimetre resolution tags."""
     if tif.ome_metadata:
         image = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", {})
         pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
@@ -205,7 +224,7 @@ def _tiff_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
     if not all(r and r[0] and r[1] for r in resolution):
         return None
     if tif.imagej_metadata:
-        unit = str(tif.imagej_metadata.get("unit", "")).encode().decode("unicode_escape", "replace")
+        unit = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), str(tif.imagej_metadata.get("unit", "")))
         size = _UNITS_IN_UM.get(unit)
     else:  # inches are printing resolutions that cameras write; centimetres are meant
         size = 1e4 if "ResolutionUnit" in tags and int(tags["ResolutionUnit"].value) == 3 else None
@@ -279,7 +298,7 @@ def intensity_window(image: Image, settings: NormalisationSettings) -> NDArray[n
         low, high = np.percentile(values, (settings.low, settings.high))
         rows = image.planes[:, c, :: step * 2].astype(np.float32)  # neighbours must stay neighbours
         noise = np.median(np.abs(np.diff(rows, axis=-1))) / 0.954 if rows.shape[-1] > 1 else 0.0
-        smallest = 1.0 if image.planes.dtype.kind in "ui" else 1e-6 * max(1.0, abs(float(high)))
+        smallest = 1.0 if image.planes.dtype.kind in "ui" else 1e-6 * max(abs(float(low)), abs(float(high))) or 1.0
         window[c] = low, max(high, low + settings.noise * noise, low + smallest)
     return window
 

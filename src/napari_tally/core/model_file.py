@@ -5,6 +5,7 @@ The file is safetensors: a JSON header, then the tensors. Its metadata holds one
 """
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from napari_tally.core.unet import UNet
-from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings, from_dict, to_dict
+from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings, check, from_dict, to_dict
 
 FORMAT = 1
 _SHIPPED = Path(__file__).parents[1] / "weights"
@@ -56,9 +57,8 @@ class Model:
 
     def copy(self) -> "Model":
         """Give an independent copy: training one leaves the other as it is."""
-        network = build_network(self.settings)
-        network.load_state_dict(self.network.state_dict())
-        return replace(self, network=network.eval(), record=dict(self.record))
+        network = deepcopy(self.network).eval()  # building a new one would draw random numbers, and so disturb a training under way
+        return replace(self, network=network, record=dict(self.record))
 
 
 def build_network(settings: NetworkSettings) -> UNet:
@@ -81,6 +81,8 @@ def save_model(model: Model, path: str | Path) -> None:
         If the file cannot be written.
     """
     path = Path(path)
+    for settings in (model.settings, model.normalisation, model.counting):
+        check(settings)  # what is written can be read
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {
         "format": FORMAT,
@@ -94,8 +96,12 @@ def save_model(model: Model, path: str | Path) -> None:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
     partial = path.with_name(path.name + ".part")
-    save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
-    partial.replace(path)
+    try:
+        save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path}: the model cannot be written here ({error}). Choose another place.") from error
 
 
 def load_model(path: str | Path) -> Model:

@@ -115,7 +115,7 @@ def plan_training(pairs: Sequence[TrainingPair], settings: TrainingSettings, sta
 
 def _working_scale(diameter: float) -> float:
     """Shrink images of large cells to cells of 24 px: the network sees more of their surroundings, for less work."""
-    return 24 / diameter if diameter > 30 else 1.0
+    return max(0.02, 24 / diameter) if diameter > 30 else 1.0
 
 
 def build_meta_network(settings: NetworkSettings) -> UNet:

@@ -44,6 +44,8 @@ class Plane:
 
     Attributes
     ----------
+    image : str
+        The image that it is a plane of.
     name : str
     picture : (C, Y, X) float32
         Normalised.
@@ -53,6 +55,7 @@ class Plane:
         The border term of the weight map.
     """
 
+    image: str
     name: str
     picture: NDArray[np.float32]
     labels: NDArray[np.int32]
@@ -111,6 +114,7 @@ def prepare_planes(
             small = _nearest(_sequential(labels), shape)
             planes.append(
                 Plane(
+                    pair.image.name,
                     pair.image.name + (f" plane {i}" if len(stack) > 1 else ""),
                     np.array(picture),  # a copy: a broadcast view cannot be written, and torch wants that
                     small,

@@ -28,9 +28,10 @@ import napari_tally
 from napari_tally.core.losses import weighted_cross_entropy
 from napari_tally.core.model_file import Model
 from napari_tally.core.plan import TrainingPlan, build_meta_network
+from napari_tally.core.predict import require_channels
 from napari_tally.core.samples import PatchSampler, TrainingPair, prepare_planes
 from napari_tally.core.unet import UNet
-from napari_tally.core.validation import Fitting, Score, fit_counting, hold_out, labels_of, score, window
+from napari_tally.core.validation import Fitting, Score, fit_counting, hold_out, labels_of, score, to_judge_by
 from napari_tally.settings import AugmentationSettings, TrainingSettings, to_dict
 
 _AVERAGE = 0.98
@@ -136,11 +137,10 @@ def train(
     )
     planes = prepare(pairs)
     meta = build_meta_network(model.settings)
-    if validation:
-        training, held_out = planes, [window(plane) for plane in prepare(validation)]
-    else:
-        training, one = hold_out(planes, meta.margin)
-        held_out = [window(one)] if one else []
+    for pair in validation:
+        require_channels(model, pair.image)
+    training, held_out = (planes, prepare(validation)) if validation else hold_out(planes, meta.margin)
+    held_out = to_judge_by(held_out)
     augmentation = augmentation or AugmentationSettings()
     sampler = PatchSampler(training, model.settings.classes, s.class_balance, augmentation)
     rng = np.random.default_rng(s.seed)
@@ -180,11 +180,11 @@ def train(
             continue
         average.update(step)
         if step % 25 == 0:
-            good = _snapshot(network, optimiser)
+            good, bad = _snapshot(network, optimiser), 0
         joins = fraction >= everything_from
         if joins:
-            shown = [window(plane) for plane in planes]
-            model.counting = yield from clock.following(fit_counting(average.network, shown, model.counting, model.scale))
+            fitting = fit_counting(average.network, to_judge_by(training), model.counting, model.scale)
+            model.counting = yield from clock.following(fitting)
         if held_out and (joins or fraction >= next_validation):
             began = clock.active
             last = Validation(step, score(average.network, held_out, model.counting, model.scale))

@@ -1,7 +1,7 @@
 """What is held out of training, so that the curve tells the truth; and what it is good for: scores and thresholds.
 
-From several planes one whole plane is held out; from one or two planes a block at the end of the
-largest, behind a guard band whose labels nobody uses::
+From three images on one whole image is held out; from one or two a block at the end of what is
+annotated in the fuller one, behind a guard band whose labels nobody uses::
 
     ┌───────────────┬───────┬─────────┐
     │   training    │ guard │ held out│      labels only: the pixels stay, so that
@@ -28,8 +28,10 @@ _SEEDS = (0.8, 0.7, 0.6, 0.5, 0.9)
 _SMALLEST = (0.0, 0.05, 0.1, 0.15)
 """Smallest seed, as a share of the median area of a cell."""
 _CLEARLY = 0.05
-_LARGEST = 768
+_LARGEST = 512
 """Largest side in pixels of a plane to judge by: the user can stop only between two."""
+_FEW = 5
+"""Most planes to judge by."""
 _IOUS = (0.5, 0.6, 0.7, 0.8)
 
 
@@ -53,47 +55,60 @@ class Score:
     predicted_count: int
 
 
-def hold_out(planes: Sequence[Plane], guard: int) -> tuple[list[Plane], Plane | None]:
-    """Split annotated planes into those to train on and one to validate on.
+def hold_out(planes: Sequence[Plane], guard: int) -> tuple[list[Plane], list[Plane]]:
+    """Split annotated planes into those to train on and those to validate on.
 
     Parameters
     ----------
     planes : sequence of Plane
+        Planes of one stack show the same cells, so they stay together.
     guard : int
         Width of the guard band in pixels: the receptive margin. In small planes it is at most an
-        eighth of the side.
+        eighth of what is annotated.
 
     Returns
     -------
-    training : list of Plane
-        Planes or parts of planes.
-    held_out : Plane or None
-        None if there are too few cells (at least 4 must remain on each side).
+    training, held_out : list of Plane
+        Planes or parts of planes. Nothing is held out where fewer than 3 cells would remain on a side.
     """
-    counts = [len(np.unique(plane.labels[plane.labels > 0])) for plane in planes]
-    if len(planes) >= 3:
-        order = np.argsort(counts, kind="stable")
-        middle = int(order[len(order) // 2])  # neither the emptiest nor the fullest
-        rest = [plane for i, plane in enumerate(planes) if i != middle]
-        return (rest, planes[middle]) if counts[middle] and any(c for i, c in enumerate(counts) if i != middle) else (list(planes), None)
-    largest = int(np.argmax(counts))
-    training, held_out = _split_block(planes[largest], guard)
-    if min(len(np.unique(part.labels[part.labels > 0])) for part in (training, held_out)) < 4:
-        return list(planes), None
-    return [training if i == largest else plane for i, plane in enumerate(planes)], held_out
+    images: dict[str, list[Plane]] = {}
+    for plane in planes:
+        images.setdefault(plane.image, []).append(plane)
+    order = sorted(images, key=lambda image: sum(map(_count, images[image])))
+    if len(images) >= 3:
+        middle = order[len(order) // 2]  # neither the emptiest nor the fullest
+        training, held_out = [plane for plane in planes if plane.image != middle], images[middle]
+    else:
+        parts = {id(plane): _split_block(plane, guard) for plane in images[order[-1]]}
+        training = [parts[id(plane)][0] if id(plane) in parts else plane for plane in planes]
+        held_out = [held for _, held in parts.values()]
+    training, held_out = ([plane for plane in some if (plane.labels != NOT_ANNOTATED).any()] for some in (training, held_out))
+    if min(sum(map(_count, training)), sum(map(_count, held_out))) < 3:
+        return list(planes), []
+    return training, held_out
+
+
+def _count(plane: Plane) -> int:
+    return len(np.unique(plane.labels[plane.labels > 0]))
 
 
 def _split_block(plane: Plane, guard: int) -> tuple[Plane, Plane]:
-    """Hold out the last quarter along the longer axis."""
-    axis = int(np.argmax(plane.labels.shape))
-    side = plane.labels.shape[axis]
-    guard = min(guard, side // 8)
-    start = side - side // 4
-    along = np.arange(side).reshape((-1, 1) if axis == 0 else (1, -1))
+    """Hold out the last quarter of what is annotated, along its longer axis; cells on a cut belong to neither side."""
     labels = plane.labels
-    training = replace(plane, labels=np.where(along < start - guard, labels, NOT_ANNOTATED).astype(np.int32))
-    held_out = replace(plane, labels=np.where(along >= start, labels, NOT_ANNOTATED).astype(np.int32))
-    return training, held_out
+    spans = [np.flatnonzero((labels != NOT_ANNOTATED).any(axis))[[0, -1]] for axis in (1, 0)]
+    axis = int(np.argmax([last - first for first, last in spans]))
+    stop = int(spans[axis][1]) + 1
+    side = stop - int(spans[axis][0])
+    start = stop - side // 4
+    end = start - min(guard, side // 8)
+    along = np.broadcast_to(np.arange(labels.shape[axis]).reshape((-1, 1) if axis == 0 else (1, -1)), labels.shape)
+
+    def part(inside: NDArray[np.bool_]) -> Plane:
+        cut = np.intersect1d(labels[inside], labels[~inside])
+        known = inside & ~np.isin(labels, cut[cut > 0])
+        return replace(plane, labels=np.where(known, labels, NOT_ANNOTATED).astype(np.int32))
+
+    return part(along < end), part(along >= start)
 
 
 @dataclass(frozen=True)
@@ -169,8 +184,13 @@ def fit_counting(
     return choices[best] if quality[best] > quality[0] + _CLEARLY else given
 
 
-def window(plane: Plane) -> Plane:
-    """Cut a plane to what is annotated, and to the middle of that where it is large."""
+def to_judge_by(planes: Sequence[Plane]) -> list[Plane]:
+    """Choose a few planes, evenly, and cut each to the middle of what is annotated: judging must not cost the training its time."""
+    chosen = np.unique(np.linspace(0, len(planes) - 1, min(_FEW, len(planes))).round().astype(int))
+    return [_window(planes[i]) for i in chosen]
+
+
+def _window(plane: Plane) -> Plane:
     rows, columns = (np.flatnonzero((plane.labels != NOT_ANNOTATED).any(axis)) for axis in (1, 0))
     spans = []
     for known in (rows, columns):

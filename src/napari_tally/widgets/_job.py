@@ -24,9 +24,11 @@ from psygnal import EmitLoopError, Signal
 from qtpy.QtCore import QObject, QThreadPool, QTimer
 from superqt.utils import WorkerBase
 
+from napari_tally.core.events import OUT_OF_MEMORY, is_out_of_memory
+
 _INTERVAL = 100
 """Milliseconds between two looks into the tray."""
-_USERS = (ValueError, OSError, MemoryError)
+_USERS = (ValueError, OSError)
 """Errors that the user can do something about; their message says what. Any other is a bug."""
 
 MakeGenerator = Callable[[], Generator[Any, None, Any]]
@@ -249,7 +251,7 @@ def _tell(error: BaseException) -> None:
     """Show an error to the user, once."""
     from napari.utils.notifications import ErrorNotification, notification_manager, show_error
 
-    if isinstance(error, _USERS) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, _USERS) or is_out_of_memory(error):
         log.info("Stopped by %s", type(error).__name__, exc_info=error)
         show_error(_sentence(error))
     else:
@@ -260,8 +262,8 @@ def _tell(error: BaseException) -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "The memory is not enough for this. Close other programs or images, choose a smaller tile or patch, or the device 'cpu'."
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}."
     return str(error) or type(error).__name__

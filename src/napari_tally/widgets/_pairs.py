@@ -9,7 +9,7 @@ from qtpy.QtGui import QEnterEvent
 from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QToolButton, QWidget
 
 from napari_tally.widgets._layers import LayerCombo, image_of, is_source, labels_for_image, layers_of, region_of
-from napari_tally.widgets._parts import button, note, say
+from napari_tally.widgets._parts import button, note, say, spare_from_wheel
 
 if TYPE_CHECKING:
     import napari
@@ -128,6 +128,8 @@ class _Row:
         self.image.setToolTip("An image to learn from.")
         self.labels = LayerCombo(viewer, self._fits)
         self.labels.setToolTip("Its cells, each with a number of its own: a Labels layer of the same shape as the image.")
+        spare_from_wheel(self.image)
+        spare_from_wheel(self.labels)
         self.remove = QToolButton()
         self.remove.setText("✕")
         self.remove.setToolTip("Do not train on this pair.")

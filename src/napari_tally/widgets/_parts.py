@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import (
     QAbstractButton,
+    QAbstractSpinBox,
     QComboBox,
     QGroupBox,
     QHBoxLayout,
@@ -36,6 +37,7 @@ def button(text: str, tooltip: str, clicked: Callable[[], object] | None = None,
 def note(text: str = "", size: float = 1.0) -> QLabel:
     """Make a text that wraps and can be copied; `size` times as large as usual."""
     label = QLabel(text)
+    label.setTextFormat(Qt.TextFormat.RichText)  # always: what is escaped must not depend on whether there is a tag
     label.setWordWrap(True)
     label.setIndent(4)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -71,9 +73,25 @@ def fill(widget: QWidget, *rows: Row) -> None:
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setMinimumWidth(356)  # with its vertical bar
     area.setWidget(content)
+    for part in content.findChildren(QAbstractSpinBox) + content.findChildren(QComboBox):
+        spare_from_wheel(part)
     outer = QVBoxLayout(widget)
     outer.setContentsMargins(0, 0, 0, 0)
     outer.addWidget(area)
+
+
+def spare_from_wheel(part: QWidget) -> None:
+    """Let the wheel scroll past a field that has not been clicked: else scrolling would change settings unseen."""
+    part.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    part.installEventFilter(_PastWheel(part))
+
+
+class _PastWheel(QObject):
+    def eventFilter(self, part: QObject, event: QEvent) -> bool:
+        passes = event.type() == QEvent.Type.Wheel and isinstance(part, QWidget) and not part.hasFocus()
+        if passes:
+            event.ignore()  # so that it goes on to the scroll area
+        return passes
 
 
 def _fill(column: QVBoxLayout, rows: tuple[Row, ...]) -> None:

@@ -120,7 +120,7 @@ class AnnotateWidget(QWidget):
             group("Draw", [self.next_button, self.undo_button], list(self.tool_buttons.values()), self.protect, self.count_text),
             group(
                 "Annotated region",
-                note("Inside it, what is not drawn is background. Outside it, only what is drawn is known; training ignores the rest."),
+                note("Inside it, what is not drawn is background. Outside it nothing is known, and training ignores it."),
                 [self.region_button, self.whole_button, self.clear_button],
                 self.region_text,
             ),

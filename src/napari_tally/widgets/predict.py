@@ -117,6 +117,7 @@ class PredictWidget(QWidget):
         self._viewer = unwrap(napari_viewer)
         self._session = session(self._viewer)
         self._results: dict[Any, Counted] = {}  # by the id of the image layer
+        self._offered: CountingSettings | None = None  # the thresholds of the last model
         self._began, self._folder = 0.0, ""
         self._finding, self._loading, self._deciding = Job(self), Job(self), Job(self)
         for job in (self._finding, self._deciding):
@@ -145,10 +146,7 @@ class PredictWidget(QWidget):
         self.bar.hide()
         self.message = note()
         self.tiling = SettingsForm(TilingSettings)
-        self.tiling["tile"].native.setSpecialValueText("chosen for you")
-        self.expert_button = button(
-            "▸ Expert options", "How the network computes; it does not change the result.", self._fold, checkable=True
-        )
+        self.expert_button = button("▸ Expert options", "How it is computed; the result stays the same.", self._fold, checkable=True)
         self.expert_options = group("How to compute", self.tiling.native)
 
         self.count_text = note(size=2.4)
@@ -197,8 +195,8 @@ class PredictWidget(QWidget):
         self.model_text.setText(self.fontMetrics().elidedText(name, Qt.TextElideMode.ElideMiddle, 180) if model else "none yet")
         self.model_text.setToolTip(name or "Train a model (2 Train), or load one.")
         say(self.message, "" if model else "Train a model first (2 Train), or load one from a file.")
-        if model:
-            self.counting.value = model.counting
+        if model and model.counting != self._offered:  # else the user's own thresholds stay: in training a copy comes every few seconds
+            self._offered = self.counting.value = model.counting
         self._enable()
 
     def _offer_models(self) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
 from numpy.typing import NDArray
-from qtpy.QtCore import QEvent
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QFormLayout, QMessageBox, QProgressBar, QWidget
 
 import napari_tally
@@ -23,7 +23,7 @@ from napari_tally.settings import AugmentationSettings, TrainingSettings, fields
 from napari_tally.widgets._curves import Curves, theme_colours
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
-from napari_tally.widgets._layers import belong, image_from_layer, label_shape, placement, region_mask, region_of, rewrite
+from napari_tally.widgets._layers import belong, image_from_layer, label_shape, layers_of, placement, region_mask, region_of, rewrite
 from napari_tally.widgets._pairs import PairTable
 from napari_tally.widgets._parts import button, fill, group, note, say
 from napari_tally.widgets._session import session, unwrap
@@ -44,7 +44,6 @@ _DRAW_SECONDS = 1.0
 """Seconds between two paintings of the progress: see :meth:`Curves.draw`."""
 _SHARE_SECONDS = 5.0
 """Seconds between two copies of the model for the other widgets while training goes on."""
-_FILES = "Models (*.safetensors)"
 _RANDOM, _CURRENT, _FILE = "random", "current", "file"
 
 
@@ -114,6 +113,7 @@ class _Run:
 
     def weight_maps(self) -> "Generator[None, None, list[tuple[str, NDArray[np.float32]]]]":
         """Compute the border weights that training would use; give (name, map in network pixels) of each plane."""
+        from napari_tally.core.model_file import find_model
         from napari_tally.core.plan import plan_training
         from napari_tally.core.samples import prepare_planes
 
@@ -121,7 +121,7 @@ class _Run:
         for _, problem in problems:
             if problem.stops:
                 raise ValueError(problem.message)
-        plan = plan_training(pairs, self.settings, None)
+        plan = plan_training(pairs, self.settings, find_model(self.start) if isinstance(self.start, str) else self.start)
         s = plan.settings
         normalisation = napari_tally.settings.NormalisationSettings()
         planes = prepare_planes(pairs, plan.network.channels, plan.scale, normalisation, s.border_weight, s.border_width)
@@ -135,7 +135,7 @@ class _Run:
         pairs, problems = [], []
         for source in self.sources:
             yield  # so that Stop works between two images
-            image = image_from_layer(source.layer)
+            image = replace(image_from_layer(source.layer), name=source.name)  # the layer may be renamed meanwhile
             found = check_labels(source.labels, image, source.region)
             problems += [(source, problem) for problem in found]
             if not any(problem.stops for problem in found):
@@ -158,6 +158,7 @@ class TrainWidget(QWidget):
         self._run: _Run | None = None
         self._plan: TrainingPlan | None = None
         self._problems: list[tuple[_Source, Problem]] = []
+        self._current: Model | None = None  # the one that this training has shared last
         self._drawn = 0.0  # when the progress was painted
         self._laid: set[str] = set()  # layers that this training has made
         self._job = Job(self)
@@ -198,14 +199,13 @@ class TrainWidget(QWidget):
         self.preview.setChecked(True)
 
         self.model_text = note()
-        self.save_button = button("Save model…", "Write the model to a file.", self._save)
-        self.load_button = button("Load model…", "Read a model from a file: to train on, or to predict.", self._load)
+        self.save_button = button("Save model…", "Write the model to a file.", self._ask_where_to_save)
+        self.load_button = button("Load model…", "Read a model from a file: to train on, or to predict.", self._ask_for_model)
         self.reset_button = button("Reset", "Forget the model and the curves, to begin anew.", self._reset)
 
         others = tuple(name for name in fields_of(TrainingSettings) if name != "minutes")
         self.expert = SettingsForm(TrainingSettings, fields=others)
-        for name, zero in {"steps": "by minutes", "patch": "by preset", "batch": "by preset", "learning_rate": "by preset"}.items():
-            self.expert[name].native.setSpecialValueText(zero)
+        self.expert["learning_rate"].native.setSpecialValueText("by preset")
         self.augmentation = SettingsForm(AugmentationSettings)
         self.weights_button = button("Show weight map", "How much the gaps between cells weigh in training, as a layer.", self._weigh)
         self.expert_button = button("▸ Expert options", "How training works in detail.", self._fold, checkable=True)
@@ -248,7 +248,8 @@ class TrainWidget(QWidget):
 
     def _offer_starts(self, model: object = None) -> None:
         """List what training can start from; a current model comes chosen, for that is what one wants next."""
-        say(self.model_text, self._session.model_name or "There is no model yet.")
+        name = self._session.model_name
+        say(self.model_text, f"The current model: {escape(name)}" if name else "There is no model yet.")
         box, wish = self.start_from, self.start_from.currentData()
         box.clear()
         if self._session.model is not None:
@@ -271,7 +272,7 @@ class TrainWidget(QWidget):
     def _choose_start(self, index: int) -> None:
         if self.start_from.currentData() == _FILE:
             self.start_from.setCurrentIndex(0)
-            self._load()
+            self._ask_for_model()
         self._show_state()
 
     # Start, pause, stop
@@ -296,7 +297,7 @@ class TrainWidget(QWidget):
     def _start(self, anyway: bool = False) -> None:
         if self.start_from.currentData() != _CURRENT and not self._may_lose_model():
             return
-        self._run = self._wishes(anyway)
+        self._run, self._current = self._wishes(anyway), self._session.model
         self._forget()
         self._show_progress(True)
         say(self.status, "Reading and checking the images …")
@@ -342,7 +343,9 @@ class TrainWidget(QWidget):
             case "_Planned":
                 self._show_plan(event.plan)
             case "_Shared":
-                self._session.put(event.model, "In training: a copy of it can be saved and used.", saved=False)
+                if self._session.model is self._current:  # none was loaded meanwhile
+                    self._current = event.model
+                    self._session.put(event.model, "in training", saved=False)
             case "Step":
                 self._show_step(event)
             case "Validation":
@@ -374,7 +377,7 @@ class TrainWidget(QWidget):
             return
         self._drawn = time.monotonic()
         self.curves.draw()
-        self.progress.setValue(round(1000 * event.fraction))
+        self._show_fraction(event.fraction)
         say(self.status, f"{self._plan.device_name} · step {event.step} · {_duration(event.seconds_left)} left")
 
     def _show_validation(self, event: "Validation") -> None:
@@ -384,7 +387,7 @@ class TrainWidget(QWidget):
 
     def _show_finished(self, event: "Finished") -> None:
         self.curves.draw()
-        self.progress.setValue(1000)
+        self._show_fraction(1)
         say(self.status, f"Done: {_number(event.step, 'step')} in {_duration(event.seconds)}.")
         if event.validation is None:
             say(self.quality, "No cells were held out to judge by: too few are drawn. Compare with your own eyes in “3 Predict and count”.")
@@ -394,28 +397,31 @@ class TrainWidget(QWidget):
         if self._run:
             every = -(-max(event.labels.shape) // _PREVIEW_SIDE)
             self._lay("preview", self._run, event.name, event.labels[every // 2 :: every, every // 2 :: every])
+            self._drawn = time.monotonic()  # the curves another time: together they take long
 
     def _lay(self, kind: str, run: _Run, plane_name: str, pixels: NDArray[Any]) -> None:
         """Show a plane in network pixels on its image, in a layer of its own or the one from before."""
         source = next(s for s in run.sources if plane_name == s.name or plane_name.startswith(f"{s.name} plane "))
         name, image = f"{source.name} {kind}", source.layer
+        layer = next((one for one in layers_of(self._viewer, "aid", image) if one.name == name), None)
         known, self._laid = name in self._laid, self._laid | {name}
-        if image not in self._viewer.layers or (known and name not in self._viewer.layers):
+        if image not in self._viewer.layers or (known and layer is None):
             return  # the user has deleted it: it stays away
         *leading, height, width = label_shape(image)
         place = placement(image, len(leading) + 2)
-        plane = plane_name.removeprefix(f"{source.name} plane ")
-        index = np.unravel_index(int(plane), leading) if plane.isdigit() and leading else (0,) * len(leading)
+        plane = int(plane_name.rpartition(" plane ")[2]) if plane_name != source.name else 0
+        index = np.unravel_index(plane, leading) if leading else ()
         factor = np.array([1.0] * len(leading) + [height / pixels.shape[0], width / pixels.shape[1]])
         shift = np.array([*index, *((factor[-2:] - 1) / 2)])  # from the centre of the first pixel to that of the larger one
         place["translate"] = place["translate"] + shift * place["scale"]
         place["scale"] = place["scale"] * factor
         data = pixels[(None,) * len(leading)]
-        if known:
-            self._viewer.layers[name].data = data
+        if layer is not None:
+            layer.data = data
+            for attribute in ("scale", "translate"):
+                if not np.allclose(getattr(layer, attribute), place[attribute]):  # setting costs as much as new data
+                    setattr(layer, attribute, place[attribute])
             return
-        if name in self._viewer.layers:
-            self._viewer.layers.remove(name)
         active = self._viewer.layers.selection.active
         if kind == "preview":
             layer = self._viewer.add_labels(data, name=name, **place)
@@ -443,13 +449,18 @@ class TrainWidget(QWidget):
         """Keep what was learned."""
         run, self._run = self._run, None
         if run and run.model and run.steps:
-            self._session.put(run.model, f"Trained for {_number(run.steps, 'step')}, not saved.", saved=False)
+            self._session.put(run.model, f"trained for {_number(run.steps, 'step')}, not saved", saved=False)
         if error or self._job.state == "stopped":
             kept = "The model is kept as it was then." if run and run.steps else "Nothing was learned yet."
             say(self.status, f"{'Stopped' if error is None else 'Failed'} after {_number(run.steps if run else 0, 'step')}. {kept}")
         if error:
-            say(self.message, escape(str(error)))
+            say(self.message, escape(str(error) or type(error).__name__))
         self._show_state()
+
+    def _show_fraction(self, fraction: float) -> None:
+        self.progress.setUpdatesEnabled(False)  # else setValue paints at once, and what changes with it once more
+        self.progress.setValue(round(1000 * fraction))
+        self.progress.setUpdatesEnabled(True)
 
     def _show_progress(self, on: bool) -> None:
         self.progress.setVisible(on)
@@ -468,7 +479,7 @@ class TrainWidget(QWidget):
         """Clear what the last training left in the form."""
         self._problems, self._plan, self._laid = [], None, set()
         self.curves.clear_curves()
-        self.progress.setValue(0)
+        self._show_fraction(0)
         self._show_progress(False)
         for text in (self.message, self.status, self.quality):
             say(text, "")
@@ -490,25 +501,44 @@ class TrainWidget(QWidget):
             self._session.put(None)
             self._forget()
 
-    def _save(self) -> None:
-        path = QFileDialog.getSaveFileName(self, "Save model", "model.safetensors", _FILES)[0]
-        if path and (model := self._session.model):
-            self._beside(lambda: _saving(model, Path(path).with_suffix(".safetensors")), self._show_saved)
+    def _ask_where_to_save(self) -> None:
+        dialog = self._file_dialog("Save the model", self.save)
+        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+        dialog.setDefaultSuffix("safetensors")
+        dialog.selectFile("model.safetensors")
+        dialog.open()
 
-    def _show_saved(self, path: Path) -> None:
-        self._session.put(self._session.model, path.stem)
+    def save(self, path: str) -> None:
+        """Write the current model to a file."""
+        if model := self._session.model:
+            self._beside(lambda: _saving(model, Path(path)), self._show_saved)
+
+    def _show_saved(self, saved: "tuple[Path, Model]") -> None:
+        path, model = saved
+        if self._session.model is model:  # and not yet a newer one
+            self._session.put(model, path.stem)
         say(self.message, f"The model is saved as {escape(str(path))}.")
 
-    def _load(self) -> None:
-        path = QFileDialog.getOpenFileName(self, "Load model", "", _FILES)[0]
-        if path and self._may_lose_model():
+    def _ask_for_model(self) -> None:
+        dialog = self._file_dialog("Load a model", self.load)
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
+        dialog.open()
+
+    def load(self, path: str) -> None:
+        """Make the model in a file the current one."""
+        if self._may_lose_model():
             self._beside(lambda: _loading(Path(path)), self._show_loaded)
 
-    def _show_loaded(self, found: "tuple[Path, Model]") -> None:
-        path, model = found
+    def _show_loaded(self, loaded: "tuple[Path, Model]") -> None:
+        path, model = loaded
         self._forget()
         self._session.put(model, path.stem)
-        say(self.message, f"{escape(path.name)} is the current model.")
+
+    def _file_dialog(self, title: str, then: Callable[[str], object]) -> QFileDialog:
+        dialog = QFileDialog(self, title, "", "Models (*.safetensors)")
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.fileSelected.connect(then)
+        return dialog
 
     def _weigh(self) -> None:
         run = self._wishes()
@@ -541,12 +571,12 @@ def _loading(path: Path) -> "Generator[None, None, tuple[Path, Model]]":
     return path, load_model(path)
 
 
-def _saving(model: "Model", path: Path) -> Generator[None, None, Path]:
+def _saving(model: "Model", path: Path) -> "Generator[None, None, tuple[Path, Model]]":
     from napari_tally.core.model_file import save_model
 
     yield
     save_model(model, path)
-    return path
+    return path, model
 
 
 def _number(n: int, what: str) -> str:

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 
 import napari_tally as nt
 from napari_tally.widgets import train as train_module
+from napari_tally.widgets._curves import Curves
 from napari_tally.widgets._layers import belong, start_annotation
 from napari_tally.widgets._pairs import propose_pairs
 from napari_tally.widgets._session import session
@@ -98,11 +99,12 @@ def test_from_start_to_a_loaded_model(make_napari_viewer, make_widget, qtbot, cl
 
     click(widget.pause_button)
     assert (widget._job.state, widget.pause_button.text()) == ("paused", "Resume")
+    assert widget.status.text().endswith("paused")
     click(widget.pause_button)
     assert (widget._job.state, widget.pause_button.text()) == ("running", "Pause")
     click(widget.stop_button)
     assert (widget._job.state, widget.stop_button.text()) == ("stopping", "Stopping …")
-    qtbot.waitUntil(lambda: not widget._job.is_active, timeout=3000)
+    qtbot.waitUntil(lambda: not widget._job.is_active, timeout=20_000)
     assert "Stopped after" in widget.status.text()
     kept = session(viewer).model
     assert kept is not None
@@ -235,6 +237,21 @@ def test_the_preview_lies_on_the_image(make_widget, qtbot, click, monkeypatch):
     assert_same_corners(viewer.layers["large border weights"], image)
 
 
+def test_the_preview_of_a_stack_lies_on_its_plane(make_widget, qtbot, click, monkeypatch):
+    monkeypatch.setattr(train_module, "_PREVIEW_SECONDS", 0.01)
+    viewer = ViewerModel()
+    drawn = np.zeros((3, *LABELS.shape), np.int32)
+    drawn[1] = LABELS
+    viewer.add_image(np.stack([PICTURE] * 3), name="7", scale=(5, 1, 1))
+    viewer.add_labels(drawn, scale=(5, 1, 1))
+    widget = make_widget(viewer, steps=3)
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    preview = viewer.layers["7 preview"]
+    assert preview.data.shape == (1, *LABELS.shape)
+    np.testing.assert_allclose(preview.translate, (5, 0, 0))
+
+
 def test_a_deleted_preview_stays_away(viewer, widget, qtbot, click, monkeypatch):
     monkeypatch.setattr(train_module, "_PREVIEW_SECONDS", 0.01)
     click(widget.start_button)
@@ -338,3 +355,19 @@ def test_a_session_goes_with_its_viewer():
     gone = weakref.ref(session(ViewerModel()))
     gc.collect()
     assert gone() is None
+
+
+def test_curves_cost_the_same_after_hours(qtbot):
+    curves = Curves("black", "white")
+    qtbot.addWidget(curves)
+    for step in range(1, 5001):
+        curves.add_loss(step, 1 / step)
+    curves.add_validation(5000, 0.1, 0.9)
+    curves.draw()
+    steps, losses = curves._curves["smooth"].getData()
+    assert 500 <= len(steps) <= 1000
+    assert steps[0] < 20
+    assert steps[-1] > 4980
+    assert losses[-1] < 0.01
+    curves.clear_curves()
+    assert curves._curves["f1"].getData()[0] is None

@@ -125,9 +125,7 @@ class _Row:
     def __init__(self, viewer: "napari.Viewer", grid: QGridLayout, parent: QWidget) -> None:
         self._viewer = viewer
         self.image = LayerCombo(viewer, is_source)
-        self.image.setToolTip("An image to learn from.")
         self.labels = LayerCombo(viewer, self._fits)
-        self.labels.setToolTip("Its cells, each with a number of its own: a Labels layer of the same shape as the image.")
         spare_from_wheel(self.image)
         spare_from_wheel(self.labels)
         self.remove = QToolButton()
@@ -159,6 +157,9 @@ class _Row:
     def describe(self) -> None:
         """Say what counts as annotated, or what is missing."""
         image, labels = self.pair
+        names = [layer.name if layer else "none" for layer in self.pair]  # long ones do not fit into the fields
+        self.image.setToolTip(f"{names[0]}: an image to learn from.")
+        self.labels.setToolTip(f"{names[1]}: its cells, each with a number of its own; a Labels layer of the shape of the image.")
         if image is None:
             text = "Open an image first."
         elif labels is None:

@@ -1,19 +1,17 @@
 """The dock widget to train: choose images with their labels, press Start, watch, keep the model.
 
-What computes is :func:`napari_tally.core.train.train`; here is the form around it. `_Run` is what the
-worker thread does, from the layers to the trained model; all else belongs to the window.
+What computes is :func:`napari_tally.core.train.train`; what leads there on the worker thread is in
+:mod:`napari_tally.widgets._training`. Here is the form around it.
 """
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image as ImageLayer
-from napari.layers import Labels
 from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QFormLayout, QMessageBox, QProgressBar, QWidget
@@ -23,10 +21,11 @@ from napari_tally.settings import AugmentationSettings, TrainingSettings, fields
 from napari_tally.widgets._curves import Curves, theme_colours
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
-from napari_tally.widgets._layers import belong, image_from_layer, label_shape, layers_of, placement, region_mask, region_of, rewrite
+from napari_tally.widgets._layers import belong, label_shape, layers_of, placement, region_mask, region_of, rewrite
 from napari_tally.widgets._pairs import PairTable
 from napari_tally.widgets._parts import button, fill, group, note, say
 from napari_tally.widgets._session import session, unwrap
+from napari_tally.widgets._training import Run, Source, load_file, save_file
 
 if TYPE_CHECKING:
     import napari
@@ -34,113 +33,14 @@ if TYPE_CHECKING:
     from napari_tally.core.annotations import Problem
     from napari_tally.core.model_file import Model
     from napari_tally.core.plan import TrainingPlan
-    from napari_tally.core.samples import TrainingPair
-    from napari_tally.core.train import Event, Finished, Preview, Step, Validation
+    from napari_tally.core.train import Finished, Preview, Step, Validation
 
 _PREVIEW_SECONDS = 3.0
 _PREVIEW_SIDE = 1024
 """Pixels that a preview has at most along a side: napari takes long to show more."""
 _DRAW_SECONDS = 1.0
 """Seconds between two paintings of the progress: see :meth:`Curves.draw`."""
-_SHARE_SECONDS = 5.0
-"""Seconds between two copies of the model for the other widgets while training goes on."""
 _RANDOM, _CURRENT, _FILE = "random", "current", "file"
-
-
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """An annotated image as it was when the user pressed Start: he may go on drawing."""
-
-    name: str
-    layer: ImageLayer
-    labels_layer: Labels
-    labels: NDArray[Any]
-    region: NDArray[np.bool_] | None
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """News: what will be done."""
-
-    plan: "TrainingPlan"
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """News: a copy of the model that nobody trains."""
-
-    model: "Model"
-
-
-@dataclass(eq=False)
-class _Run:
-    """One training, from the layers to the model.
-
-    `model` and `steps` are read by the window when the job has ended, however it ended.
-    """
-
-    sources: list[_Source]
-    settings: TrainingSettings
-    augmentation: AugmentationSettings
-    start: "Model | str | None"
-    anyway: bool
-    preview_seconds: float
-    model: "Model | None" = None
-    steps: int = 0
-
-    def events(self) -> "Generator[Event | _Planned | _Shared | None, None, list[tuple[_Source, Problem]]]":
-        """Check, plan and train; give the problems that kept us from training."""
-        from napari_tally.core.model_file import find_model
-        from napari_tally.core.plan import new_model, plan_training
-        from napari_tally.core.train import Step, train
-
-        pairs, problems = yield from self._pairs()
-        if any(problem.stops for _, problem in problems) or (problems and not self.anyway):
-            return problems
-        start = find_model(self.start) if isinstance(self.start, str) else self.start
-        plan = plan_training(pairs, self.settings, start)
-        yield _Planned(plan)
-        self.model = start.copy() if start else new_model(plan)
-        shared = time.monotonic()
-        for event in train(self.model, pairs, plan, self.augmentation, preview_seconds=self.preview_seconds):
-            if isinstance(event, Step):
-                self.steps = event.step
-            yield event
-            if time.monotonic() - shared > _SHARE_SECONDS:
-                yield _Shared(self.model.copy())
-                shared = time.monotonic()
-        return []
-
-    def weight_maps(self) -> "Generator[None, None, list[tuple[str, NDArray[np.float32]]]]":
-        """Compute the border weights that training would use; give (name, map in network pixels) of each plane."""
-        from napari_tally.core.model_file import find_model
-        from napari_tally.core.plan import plan_training
-        from napari_tally.core.samples import prepare_planes
-
-        pairs, problems = yield from self._pairs()
-        for _, problem in problems:
-            if problem.stops:
-                raise ValueError(problem.message)
-        plan = plan_training(pairs, self.settings, find_model(self.start) if isinstance(self.start, str) else self.start)
-        s = plan.settings
-        normalisation = napari_tally.settings.NormalisationSettings()
-        planes = prepare_planes(pairs, plan.network.channels, plan.scale, normalisation, s.border_weight, s.border_width)
-        return [(plane.name, plane.border) for plane in planes]
-
-    def _pairs(self) -> "Generator[None, None, tuple[list[TrainingPair], list[tuple[_Source, Problem]]]]":
-        """Read the layers and check the labels."""
-        from napari_tally.core.annotations import check_labels, known_labels
-        from napari_tally.core.samples import TrainingPair
-
-        pairs, problems = [], []
-        for source in self.sources:
-            yield  # so that Stop works between two images
-            image = replace(image_from_layer(source.layer), name=source.name)  # the layer may be renamed meanwhile
-            found = check_labels(source.labels, image, source.region)
-            problems += [(source, problem) for problem in found]
-            if not any(problem.stops for problem in found):
-                pairs.append(TrainingPair(image, known_labels(source.labels, source.region)))
-        return pairs, problems
 
 
 class TrainWidget(QWidget):
@@ -155,9 +55,9 @@ class TrainWidget(QWidget):
         super().__init__()
         self._viewer = unwrap(napari_viewer)
         self._session = session(self._viewer)
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._plan: TrainingPlan | None = None
-        self._problems: list[tuple[_Source, Problem]] = []
+        self._problems: list[tuple[Source, Problem]] = []
         self._current: Model | None = None  # the one that this training has shared last
         self._drawn = 0.0  # when the progress was painted
         self._laid: set[str] = set()  # layers that this training has made
@@ -277,15 +177,15 @@ class TrainWidget(QWidget):
 
     # Start, pause, stop
 
-    def _wishes(self, anyway: bool = False) -> _Run:
+    def _wishes(self, anyway: bool = False) -> Run:
         """Take the choices of the user, and the labels as they are now."""
         sources = []
         for layer, labels in self.pairs.pairs:
             region = region_of(self._viewer, labels)
             mask = region_mask(region, labels) if region is not None else None
-            sources.append(_Source(layer.name, layer, labels, np.array(labels.data), mask))
+            sources.append(Source(layer.name, layer, labels, np.array(labels.data), mask))
         chosen = self.start_from.currentData()
-        return _Run(
+        return Run(
             sources,
             replace(self.expert.value, minutes=self.minutes.value.minutes),
             self.augmentation.value,
@@ -306,8 +206,10 @@ class TrainWidget(QWidget):
     def _pause(self) -> None:
         if self._job.state == "paused":
             self._job.resume()
+            say(self.status, self.status.text().removesuffix(" · paused"))
         else:
             self._job.pause()
+            say(self.status, f"{self.status.text()} · paused")
 
     def _show_state(self, state: object = None) -> None:
         """Buttons that fit the state."""
@@ -340,9 +242,9 @@ class TrainWidget(QWidget):
 
     def _show_event(self, event: Any) -> None:
         match type(event).__name__:
-            case "_Planned":
+            case "Planned":
                 self._show_plan(event.plan)
-            case "_Shared":
+            case "Shared":
                 if self._session.model is self._current:  # none was loaded meanwhile
                     self._current = event.model
                     self._session.put(event.model, "in training", saved=False)
@@ -378,7 +280,8 @@ class TrainWidget(QWidget):
         self._drawn = time.monotonic()
         self.curves.draw()
         self._show_fraction(event.fraction)
-        say(self.status, f"{self._plan.device_name} · step {event.step} · {_duration(event.seconds_left)} left")
+        paused = " · paused" if self._job.state == "paused" else ""
+        say(self.status, f"{self._plan.device_name} · step {event.step} · {_duration(event.seconds_left)} left{paused}")
 
     def _show_validation(self, event: "Validation") -> None:
         s = event.score
@@ -399,7 +302,7 @@ class TrainWidget(QWidget):
             self._lay("preview", self._run, event.name, event.labels[every // 2 :: every, every // 2 :: every])
             self._drawn = time.monotonic()  # the curves another time: together they take long
 
-    def _lay(self, kind: str, run: _Run, plane_name: str, pixels: NDArray[Any]) -> None:
+    def _lay(self, kind: str, run: Run, plane_name: str, pixels: NDArray[Any]) -> None:
         """Show a plane in network pixels on its image, in a layer of its own or the one from before."""
         source = next(s for s in run.sources if plane_name == s.name or plane_name.startswith(f"{s.name} plane "))
         name, image = f"{source.name} {kind}", source.layer
@@ -433,7 +336,7 @@ class TrainWidget(QWidget):
 
     # The end
 
-    def _returned(self, problems: "list[tuple[_Source, Problem]]") -> None:
+    def _returned(self, problems: "list[tuple[Source, Problem]]") -> None:
         self._ended()
         if problems:
             self._problems = problems
@@ -511,7 +414,7 @@ class TrainWidget(QWidget):
     def save(self, path: str) -> None:
         """Write the current model to a file."""
         if model := self._session.model:
-            self._beside(lambda: _saving(model, Path(path)), self._show_saved)
+            self._beside(lambda: save_file(model, Path(path)), self._show_saved)
 
     def _show_saved(self, saved: "tuple[Path, Model]") -> None:
         path, model = saved
@@ -527,7 +430,7 @@ class TrainWidget(QWidget):
     def load(self, path: str) -> None:
         """Make the model in a file the current one."""
         if self._may_lose_model():
-            self._beside(lambda: _loading(Path(path)), self._show_loaded)
+            self._beside(lambda: load_file(Path(path)), self._show_loaded)
 
     def _show_loaded(self, loaded: "tuple[Path, Model]") -> None:
         path, model = loaded
@@ -544,7 +447,7 @@ class TrainWidget(QWidget):
         run = self._wishes()
         self._beside(run.weight_maps, lambda maps: self._show_weights(run, maps))
 
-    def _show_weights(self, run: _Run, maps: list[tuple[str, NDArray[np.float32]]]) -> None:
+    def _show_weights(self, run: Run, maps: list[tuple[str, NDArray[np.float32]]]) -> None:
         for name, weights in maps:
             self._lay("border weights", run, name, weights)
 
@@ -562,21 +465,6 @@ class TrainWidget(QWidget):
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
             self._job.stop()
         super().changeEvent(event)
-
-
-def _loading(path: Path) -> "Generator[None, None, tuple[Path, Model]]":
-    from napari_tally.core.model_file import load_model
-
-    yield
-    return path, load_model(path)
-
-
-def _saving(model: "Model", path: Path) -> "Generator[None, None, tuple[Path, Model]]":
-    from napari_tally.core.model_file import save_model
-
-    yield
-    save_model(model, path)
-    return path, model
 
 
 def _number(n: int, what: str) -> str:

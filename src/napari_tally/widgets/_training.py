@@ -1,0 +1,141 @@
+"""What the worker thread does for the Train widget: from the layers to the trained model, and model files.
+
+Nothing here touches the window. torch is imported where it is used, on the worker thread.
+"""
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels
+from numpy.typing import NDArray
+
+from napari_tally.settings import AugmentationSettings, NormalisationSettings, TrainingSettings
+from napari_tally.widgets._layers import image_from_layer
+
+if TYPE_CHECKING:
+    from napari_tally.core.annotations import Problem
+    from napari_tally.core.model_file import Model
+    from napari_tally.core.plan import TrainingPlan
+    from napari_tally.core.samples import TrainingPair
+    from napari_tally.core.train import Event
+
+_SHARE_SECONDS = 5.0
+"""Seconds between two copies of the model for the other widgets while training goes on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """An annotated image as it was when the user pressed Start: he may go on drawing."""
+
+    name: str
+    layer: ImageLayer
+    labels_layer: Labels
+    labels: NDArray[Any]
+    region: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """News: what will be done."""
+
+    plan: "TrainingPlan"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """News: a copy of the model that nobody trains."""
+
+    model: "Model"
+
+
+@dataclass(eq=False)
+class Run:
+    """One training, from the layers to the model.
+
+    `model` and `steps` are read by the window when the job has ended, however it ended.
+    """
+
+    sources: list[Source]
+    settings: TrainingSettings
+    augmentation: AugmentationSettings
+    start: "Model | str | None"
+    anyway: bool
+    preview_seconds: float
+    model: "Model | None" = None
+    steps: int = 0
+
+    def events(self) -> "Generator[Event | Planned | Shared | None, None, list[tuple[Source, Problem]]]":
+        """Check, plan and train; give the problems that kept us from training."""
+        from napari_tally.core.model_file import find_model
+        from napari_tally.core.plan import new_model, plan_training
+        from napari_tally.core.train import Step, train
+
+        pairs, problems = yield from self._pairs()
+        if any(problem.stops for _, problem in problems) or (problems and not self.anyway):
+            return problems
+        start = find_model(self.start) if isinstance(self.start, str) else self.start
+        plan = plan_training(pairs, self.settings, start)
+        yield Planned(plan)
+        self.model = start.copy() if start else new_model(plan)
+        shared = time.monotonic()
+        for event in train(self.model, pairs, plan, self.augmentation, preview_seconds=self.preview_seconds):
+            if isinstance(event, Step):
+                self.steps = event.step
+            yield event
+            if time.monotonic() - shared > _SHARE_SECONDS:
+                yield Shared(self.model.copy())
+                shared = time.monotonic()
+        return []
+
+    def weight_maps(self) -> "Generator[None, None, list[tuple[str, NDArray[np.float32]]]]":
+        """Compute the border weights that training would use; give (name, map in network pixels) of each plane."""
+        from napari_tally.core.model_file import find_model
+        from napari_tally.core.plan import plan_training
+        from napari_tally.core.samples import prepare_planes
+
+        pairs, problems = yield from self._pairs()
+        for _, problem in problems:
+            if problem.stops:
+                raise ValueError(problem.message)
+        plan = plan_training(pairs, self.settings, find_model(self.start) if isinstance(self.start, str) else self.start)
+        s = plan.settings
+        normalisation = NormalisationSettings()
+        planes = prepare_planes(pairs, plan.network.channels, plan.scale, normalisation, s.border_weight, s.border_width)
+        return [(plane.name, plane.border) for plane in planes]
+
+    def _pairs(self) -> "Generator[None, None, tuple[list[TrainingPair], list[tuple[Source, Problem]]]]":
+        """Read the layers and check the labels."""
+        from napari_tally.core.annotations import check_labels, known_labels
+        from napari_tally.core.samples import TrainingPair
+
+        pairs, problems = [], []
+        for source in self.sources:
+            yield  # so that Stop works between two images
+            image = replace(image_from_layer(source.layer), name=source.name)  # the layer may be renamed meanwhile
+            found = check_labels(source.labels, image, source.region)
+            problems += [(source, problem) for problem in found]
+            if not any(problem.stops for problem in found):
+                pairs.append(TrainingPair(image, known_labels(source.labels, source.region)))
+        return pairs, problems
+
+
+def load_file(path: Path) -> "Generator[None, None, tuple[Path, Model]]":
+    """Read a model file."""
+    from napari_tally.core.model_file import load_model
+
+    yield
+    return path, load_model(path)
+
+
+def save_file(model: "Model", path: Path) -> "Generator[None, None, tuple[Path, Model]]":
+    """Write a model file."""
+    from napari_tally.core.model_file import save_model
+
+    yield
+    save_model(model, path)
+    return path, model

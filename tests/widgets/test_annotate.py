@@ -90,7 +90,7 @@ def test_from_an_image_to_a_checked_annotation_with_the_mouse_alone(opened, qtbo
     assert not marked[27:].any()
     click(widget.check_button)
     qtbot.waitUntil(lambda: "Ready to train" in widget.result.text())
-    assert "3 cells" in widget.result.text()
+    assert "2 cells" in widget.result.text()
 
 
 def test_n_on_the_canvas_takes_the_next_cell(opened, qtbot, click):
@@ -187,7 +187,7 @@ def test_a_stack_is_annotated_plane_by_plane(model, widget, qtbot, click):
     click(widget.whole_button)
     click(widget.check_button)
     qtbot.waitUntil(lambda: "Ready" in widget.result.text())
-    assert "4 cells, 35% of the image" in widget.result.text()
+    assert "2 cells, 33% of the image" in widget.result.text()
     click(widget.clear_button)
     assert widget.region_text.text().startswith("No region")
     assert not widget.result.text()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 # Before napari is imported: it reads this once.
-os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp(prefix="napari-tally-tests-")) / "settings.yaml")
+_SETTINGS = tempfile.TemporaryDirectory(prefix="napari-tally-tests-")
+os.environ["NAPARI_CONFIG"] = str(Path(_SETTINGS.name) / "settings.yaml")
 
 
 @pytest.fixture
@@ -19,5 +20,6 @@ def rng() -> np.random.Generator:
 
 
 def pytest_unconfigure() -> None:
-    """A thread that a failed test left running must not keep the whole run from ending."""
+    """Tidy up. A thread that a failed test left running must not keep the whole run from ending."""
+    _SETTINGS.cleanup()
     faulthandler.dump_traceback_later(30, exit=True)

@@ -217,7 +217,7 @@ class CountingSettings:
             "label": "Seed threshold",
             "tooltip": "A cell starts where the probability of 'cell' is above this. Higher: fewer merged and fewer faint cells.",
         },
-    ] = 0.8
+    ] = 0.7
     edge_threshold: Annotated[
         float,
         {
@@ -232,12 +232,13 @@ class CountingSettings:
         float,
         {
             "min": 0.0,
-            "max": 1e6,
-            "step": 1.0,
-            "label": "Smallest seed (px)",
-            "tooltip": "Seeds with fewer pixels start no cell; their neighbours take the place. Higher: fewer cells broken into pieces.",
+            "max": 1.0,
+            "step": 0.05,
+            "label": "Smallest seed (share)",
+            "tooltip": "In a clump of touching cells, a seed smaller than this share of the largest one starts no cell; "
+            "its neighbours take the place. Higher: fewer cells broken into pieces.",
         },
-    ] = 0.0
+    ] = 0.15
     min_area: Annotated[
         float,
         {"min": 0.0, "max": 1e6, "step": 1.0, "label": "Smallest cell (px)", "tooltip": "Cells with fewer pixels are dropped."},

@@ -68,10 +68,10 @@ def test_small_cells_are_dropped_and_the_others_renumbered():
     np.testing.assert_array_equal(find_instances(drawing, CountingSettings(min_area=5)), picture("....11...\n....11...\n....11..."))
 
 
-def test_small_seeds_leave_their_place_to_their_neighbours():
+def test_seeds_small_beside_others_leave_their_place_and_small_cells_alone_stay():
     drawing = probabilities("999679..9")
     np.testing.assert_array_equal(find_instances(drawing, ANY_SIZE), picture("111122..3"))
-    np.testing.assert_array_equal(find_instances(drawing, CountingSettings(min_area=0, min_seed=2)), picture("111111..."))
+    np.testing.assert_array_equal(find_instances(drawing, CountingSettings(min_area=0, min_seed=0.5)), picture("111111..2"))
 
 
 def test_nothing_there():

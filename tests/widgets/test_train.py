@@ -137,7 +137,8 @@ def test_the_same_model_as_from_python(viewer, widget, qtbot, click):
     there = nt.train([(PICTURE, LABELS)], steps=3, patch=32)
     assert here.record["steps"] == 3
     for name, tensor in there.network.state_dict().items():
-        assert torch.equal(tensor, here.network.state_dict()[name])
+        # To the bit only where both threads got the same number of cores; three steps move a weight by up to 0.006.
+        torch.testing.assert_close(here.network.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
 
 
 def test_training_goes_on_from_the_current_model(viewer, widget, qtbot, click):

@@ -3,7 +3,7 @@
 ::
 
     probability of a cell   ..:-=####=-:-=###=-..      two touching cells
-    seeds (above 0.8)             ####    ###          connected components
+    seeds (above 0.7)             ####    ###          connected components
     mask (above 0.55)           ########=#####         where cells are
     labels                      111111112222222        seeds flood the mask, best pixels first
 """
@@ -35,16 +35,27 @@ def find_instances(probabilities: NDArray[np.floating], settings: CountingSettin
     settings = settings or CountingSettings()
     inside, cell = probabilities[1], 1 - probabilities[0]
     seeds, _ = ndi.label(inside > settings.seed_threshold)  # 4-connected: cells that touch at a corner stay apart
-    seeds = _drop_small(seeds, settings.min_seed)
-    labels = watershed(-inside, seeds, mask=(cell > settings.edge_threshold) | (seeds > 0), connectivity=_EIGHT)
-    return relabel_sequential(_drop_small(labels, settings.min_area))[0].astype(np.int32)
-
-
-def _drop_small(labels: NDArray[np.integer], area: float) -> NDArray[np.integer]:
-    """Turn labels with fewer than `area` pixels into background."""
-    keep = np.bincount(labels.ravel()) >= area
+    mask = (cell > settings.edge_threshold) | (seeds > 0)
+    labels = watershed(-inside, _drop_fragments(seeds, mask, settings.min_seed), mask=mask, connectivity=_EIGHT)
+    keep = np.bincount(labels.ravel()) >= settings.min_area
     keep[0] = False
-    return np.where(keep[labels], labels, 0)
+    return relabel_sequential(np.where(keep[labels], labels, 0))[0].astype(np.int32)
+
+
+def _drop_fragments(seeds: NDArray[np.integer], mask: NDArray[np.bool_], share: float) -> NDArray[np.integer]:
+    """Drop seeds that are small beside the largest one of their clump (connected piece of the mask).
+
+    The measure is relative, so it fits small cells and large ones in one image: a cell alone in its clump stays.
+    """
+    clumps, n = ndi.label(mask, _EIGHT)
+    areas = np.bincount(seeds.ravel())
+    clump_of = np.zeros(areas.size, int)
+    clump_of[seeds.ravel()] = clumps.ravel()
+    largest = np.zeros(n + 1)
+    np.maximum.at(largest, clump_of[1:], areas[1:])
+    keep = areas >= share * largest[clump_of]
+    keep[0] = False
+    return np.where(keep[seeds], seeds, 0)
 
 
 def label_planes(probabilities: NDArray[np.floating], settings: CountingSettings | None = None) -> NDArray[np.int32]:

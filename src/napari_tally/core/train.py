@@ -38,7 +38,7 @@ _AVERAGE = 0.98
 """Decay of the running average of the weights, a step."""
 _HOLD_OUT_UNTIL = 0.75
 """Share of the budget after which the thresholds are fitted and the held-out plane joins the training: nothing drawn is wasted."""
-_FREEZE_FROM = 0.5
+_FREEZE_FROM = 0.25
 """Share of the budget after which batch normalisation keeps its statistics, so that the weights adapt to what prediction uses:
 those of a single patch differ much from the running ones (AP 0.71 instead of 0.65 in docs/benchmarks.md)."""
 _PATIENCE_WITH_NAN = 3

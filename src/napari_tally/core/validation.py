@@ -24,10 +24,9 @@ from napari_tally.core.samples import Plane, class_map
 from napari_tally.core.unet import UNet
 from napari_tally.settings import CountingSettings
 
-_SEEDS = (0.8, 0.7, 0.6, 0.5, 0.9)
-_SMALLEST = (0.0, 0.05, 0.1, 0.15)
-"""Smallest seed, as a share of the median area of a cell."""
-_CLEARLY = 0.05
+_SEEDS = (0.7, 0.6, 0.8, 0.5)
+_SMALLEST = (0.15, 0.05, 0.3)
+_CLEARLY = 0.1
 _LARGEST = 512
 """Largest side in pixels of a plane to judge by: the user can stop only between two."""
 _FEW = 5
@@ -148,7 +147,7 @@ def fit_counting(
     """Choose the seeds that fit the drawn cells best; `counting` stays unless others are clearly better.
 
     A few images do not decide between thresholds that are nearly as good, so those given stay unless
-    the average precision (mean over IoU 0.5 to 0.8) rises by more than 0.05.
+    the average precision (mean over IoU 0.5 to 0.8) rises by more than 0.1.
 
     Parameters
     ----------
@@ -172,7 +171,7 @@ def fit_counting(
         return counting
     given = replace(counting, min_area=float(np.floor(np.percentile(areas, 1) / 2)))
     choices = [given]
-    choices += [replace(given, seed_threshold=t, min_seed=float(round(f * np.median(areas)))) for t in _SEEDS for f in _SMALLEST]
+    choices += [replace(given, seed_threshold=t, min_seed=share) for t in _SEEDS for share in _SMALLEST]
     found = np.zeros((len(choices), len(_IOUS), 3), int)
     for p, plane in enumerate(planes):
         maps = _probabilities(network, [plane])
@@ -224,4 +223,4 @@ def _match(planes: Sequence[Plane], maps: Sequence[NDArray[np.float32]], countin
 
 
 def _in_network_pixels(counting: CountingSettings, scale: float) -> CountingSettings:
-    return replace(counting, min_seed=counting.min_seed * scale**2, min_area=counting.min_area * scale**2)
+    return replace(counting, min_area=counting.min_area * scale**2)

@@ -10,7 +10,7 @@ from napari_tally.core.images import as_image, intensity_window, normalise
 from napari_tally.core.instances import label_planes
 from napari_tally.core.predict import predict, predict_plane
 from napari_tally.core.train import Finished, Step
-from napari_tally.settings import CountingSettings, TilingSettings
+from napari_tally.settings import CountingSettings, PredictionSettings
 
 LABELS = discs((64, 96), *((y, x, 7) for y in (16, 48) for x in range(12, 96, 18)))
 IMAGE = (1000 * (LABELS > 0) + 100).astype(np.uint16)
@@ -18,7 +18,7 @@ IMAGE = (1000 * (LABELS > 0) + 100).astype(np.uint16)
 
 @pytest.fixture(scope="module")
 def model():
-    return nt.train([(IMAGE, LABELS)], steps=2, patch=32, device="cpu")
+    return nt.train([(IMAGE, LABELS)], start=None, steps=2, patch=32, device="cpu")
 
 
 def test_everything_public_is_there():
@@ -49,7 +49,7 @@ def test_labels_have_the_shape_of_the_image(model):
 def test_settings_reach_the_engine(model):
     none = nt.predict(IMAGE, model, counting=CountingSettings(min_area=1e6))
     assert not none.labels.any()
-    tiled = nt.predict(IMAGE, model, tiling=TilingSettings(tile=32))
+    tiled = nt.predict(IMAGE, model, settings=PredictionSettings(tile=32))
     np.testing.assert_allclose(tiled.probabilities, none.probabilities, atol=1e-5)
 
 
@@ -61,7 +61,7 @@ def test_training_leaves_the_model_it_starts_from_as_it_is(model):
     assert (further.network.head.weight != before).any()
     assert isinstance(events[0], Step)
     assert isinstance(events[-1], Finished)
-    assert further.record["before"]["steps"] == model.record["steps"] == 2
+    assert further.record["start"] == model.record["trained"]
 
 
 def test_saved_and_loaded_it_predicts_the_same(model, tmp_path):

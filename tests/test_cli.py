@@ -29,7 +29,7 @@ def discs(shape=(96, 96), centres=((20, 20), (20, 60), (60, 24), (68, 70)), radi
 def model_file(tmp_path_factory) -> Path:
     """A model that was trained a little, on one grey channel."""
     path = tmp_path_factory.mktemp("model") / "discs.safetensors"
-    nt.save_model(nt.train([discs()], steps=20, patch=64), path)
+    nt.save_model(nt.train([discs()], start=None, steps=20, patch=64), path)
     return path
 
 
@@ -89,7 +89,7 @@ def test_train_predict_evaluate_info(tmp_path, folders, capsys):
 
 def test_going_on_from_a_model(tmp_path, folders, model_file):
     assert train(*folders, tmp_path / "on.safetensors", "--start", model_file) == 0
-    assert nt.load_model(tmp_path / "on.safetensors").record["before"]["steps"] == 20
+    assert nt.load_model(tmp_path / "on.safetensors").record["start"] == nt.load_model(model_file).record["trained"]
 
 
 def test_window_command_and_python_agree_to_the_pixel(tmp_path, folders, model_file):
@@ -234,13 +234,14 @@ def test_colour_image_for_a_grey_model(tmp_path, model_file, capsys):
     assert "stain has 3 channels (RGB colour), but this model was trained on images with 1 channel" in one_line(capsys)
 
 
-def test_training_on_other_channels_than_the_start(tmp_path, model_file, capsys):
+def test_training_on_other_channels_than_the_start_adapts_it(tmp_path, model_file, capsys):
     colours = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
     for folder, pixels in (("i", colours), ("l", discs()[1][:40, :40].astype(np.uint8))):
         (tmp_path / folder).mkdir()
         Pillow.fromarray(pixels).save(tmp_path / folder / "a.png")
-    assert train(tmp_path / "i", tmp_path / "l", tmp_path / "m.safetensors", "--start", model_file) == 2
-    assert "takes 1 channel(s) and the images have 3" in one_line(capsys)
+    assert train(tmp_path / "i", tmp_path / "l", tmp_path / "m.safetensors", "--start", model_file) == 0
+    assert "The start model knows 1 channel(s); its first layer is adapted to 3." in capsys.readouterr().out
+    assert run("predict", "--model", tmp_path / "m.safetensors", "--out", tmp_path / "out", tmp_path / "i") == 0
 
 
 def test_labels_of_another_shape(tmp_path, folders, capsys):

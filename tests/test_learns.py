@@ -23,7 +23,9 @@ def wells(seed, side=96, cells=14):
 
 def test_the_loss_falls_and_the_count_is_right():
     losses = []
-    model = nt.train([wells(1), wells(2)], steps=120, patch=64, on_event=lambda e: losses.append(e.loss) if isinstance(e, Step) else None)
+    model = nt.train(
+        [wells(1), wells(2)], start=None, steps=120, patch=64, on_event=lambda e: losses.append(e.loss) if isinstance(e, Step) else None
+    )
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
     for seed in (10, 11, 12):
         image, truth = wells(seed)
@@ -35,5 +37,5 @@ def test_only_what_is_annotated_is_learned():
     """Half of the image is annotated; the cells in the other half are not drawn, and yet they are no background."""
     image, truth = wells(3, side=128, cells=26)
     known = np.where(np.arange(128) < 64, truth, -1)
-    model = nt.train([(image, known)], steps=100, patch=64)
+    model = nt.train([(image, known)], start=None, steps=100, patch=64)
     assert abs(nt.predict(image, model).labels.max() - truth.max()) <= 2

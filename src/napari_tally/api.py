@@ -16,7 +16,7 @@ from napari_tally.core.counting import measure_cells
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import Image, as_image
 from napari_tally.core.instances import label_planes
-from napari_tally.settings import CountingSettings, TilingSettings, TrainingSettings, from_dict
+from napari_tally.settings import CountingSettings, PredictionSettings, TrainingSettings, from_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ class Prediction:
 
 def train(
     pairs: Sequence[tuple[Image | ArrayLike, ArrayLike]],
-    start: "Model | None" = None,
+    start: "Model | str | None" = "auto",
     on_event: Callable[[Any], object] | None = None,
     **settings: Any,
 ) -> "Model":
@@ -53,8 +53,9 @@ def train(
     pairs : sequence of (image, labels)
         Images as arrays or :class:`Image`; labels as int arrays of the same height and width,
         0 = background, -1 = not annotated.
-    start : Model, optional
-        A model to go on from; it stays as it is.
+    start : Model or str or None
+        What to start from: a model (it stays as it is), the name of a shipped one or a file, ``"auto"`` for the shipped one that
+        knows such cells best, None for random weights.
     on_event : callable, optional
         Called with every event of :func:`napari_tally.core.train.train`.
     **settings
@@ -78,6 +79,7 @@ def train(
     """
     from napari_tally.core.plan import new_model, plan_training
     from napari_tally.core.samples import TrainingPair
+    from napari_tally.core.start import choose_start
     from napari_tally.core.train import train as events
 
     chosen = from_dict(TrainingSettings, settings)
@@ -85,8 +87,9 @@ def train(
     for image, labels in pairs:
         picture = _as_image(image)
         annotated.append(TrainingPair(picture, require_labels(np.asarray(labels), picture)))
-    plan = plan_training(annotated, chosen, start)
-    model = start.copy() if start else new_model(plan)
+    begin = choose_start(start, annotated, chosen)
+    plan = plan_training(annotated, chosen, begin)
+    model = new_model(plan, begin)
     run_to_end(events(model, annotated, plan), on_event)
     return model
 
@@ -95,7 +98,7 @@ def predict(
     image: Image | ArrayLike,
     model: "Model",
     counting: CountingSettings | None = None,
-    tiling: TilingSettings | None = None,
+    settings: PredictionSettings | None = None,
 ) -> Prediction:
     """Find the cells of an image.
 
@@ -106,7 +109,7 @@ def predict(
     model : Model
     counting : CountingSettings, optional
         Thresholds; left out, those of the model.
-    tiling : TilingSettings, optional
+    settings : PredictionSettings, optional
 
     Examples
     --------
@@ -119,7 +122,7 @@ def predict(
     from napari_tally.core.predict import predict as events
 
     picture = _as_image(image)
-    probabilities = run_to_end(events(model, picture, tiling))
+    probabilities = run_to_end(events(model, picture, settings))
     return Prediction(probabilities, label_planes(probabilities, counting or model.counting).reshape(picture.shape))
 
 

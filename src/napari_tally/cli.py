@@ -10,18 +10,20 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from napari_tally import __version__
 from napari_tally.core.events import OUT_OF_MEMORY, is_out_of_memory
-from napari_tally.settings import CountingSettings, TilingSettings, TrainingSettings, fields_of, from_dict
+from napari_tally.settings import CountingSettings, NormalisationSettings, PredictionSettings, TrainingSettings, fields_of, from_dict
 
 if TYPE_CHECKING:
     from napari_tally.core.metrics import Evaluation
     from napari_tally.core.model_file import Model
     from napari_tally.core.predict import TileDone
     from napari_tally.core.samples import TrainingPair
+    from napari_tally.core.validation import Comparison
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,19 +77,22 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--images", type=Path, required=True, metavar="DIR", help="the images")
     train.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their label images, matched by stem")
     train.add_argument("--out", type=Path, required=True, metavar="MODEL.safetensors", help="the model file to write")
-    train.add_argument("--start", default="none", metavar="none|FILE|NAME", help="model to start from")
+    text = "model to start from; auto: the one that comes with napari-tally and knows such cells best"
+    train.add_argument("--start", default="auto", metavar="auto|none|FILE|NAME", help=text)
     train.add_argument(
         "--split", action="store_true", help="give every separate object of a label image its own id: for black-and-white masks"
     )
     train.add_argument("--val-images", type=Path, metavar="DIR", help="images to validate on (default: a part is held out)")
     train.add_argument("--val-labels", type=Path, metavar="DIR", help="their label images")
     _add_settings(train, TrainingSettings)
+    kind, meta = fields_of(NormalisationSettings)["statistics"]
+    train.add_argument("--statistics", choices=get_args(kind), default="image", help=meta["tooltip"])
 
     predict = command("predict", _predict, "Find and count the cells of images.")
     predict.add_argument("--model", required=True, metavar="FILE|NAME", help="the model")
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets labels/STEM.tif, counts.csv and cells.csv")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
-    _add_settings(predict, TilingSettings)
+    _add_settings(predict, PredictionSettings)
     _add_settings(predict, CountingSettings, default="that of the model")
 
     evaluate = command("evaluate", _evaluate, "Compare predicted with true label images.")
@@ -108,6 +113,8 @@ def _add_settings(parser: argparse.ArgumentParser, cls: type, default: str | Non
         text = meta["tooltip"].replace("%", "%%") + (f" (default: {default})" if default else "")
         if get_origin(kind) is Literal:
             parser.add_argument(option, choices=get_args(kind), default=chosen, help=text)
+        elif kind is bool:
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=chosen, help=text)
         else:
             parser.add_argument(
                 option, type=kind, default=argparse.SUPPRESS if default else chosen, help=text, metavar=kind.__name__.upper()
@@ -132,30 +139,38 @@ def _train(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.out} is a folder; --out wants a file name such as model.safetensors.")
     pairs = _read_pairs(arguments.images, arguments.labels, arguments.split)
     validation = _read_pairs(arguments.val_images, arguments.val_labels, arguments.split) if arguments.val_images else []
-    from napari_tally.core.model_file import find_model
+    from napari_tally.core.start import choose_start
 
-    start = None if arguments.start == "none" else find_model(arguments.start)
+    start = choose_start(arguments.start, pairs, settings)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     probe = arguments.out.with_name(arguments.out.name + ".part")  # fail now rather than after the training
     probe.touch()
     probe.unlink()
-    _fit(pairs, settings, arguments.out, start, validation)
+    normalisation = replace(start.normalisation if start else NormalisationSettings(), statistics=arguments.statistics)
+    _fit(pairs, settings, arguments.out, start, validation, normalisation)
     print(f"The model is in {arguments.out}.")
 
 
 def _fit(
-    pairs: "list[TrainingPair]", settings: TrainingSettings, out: Path, start: "Model | None" = None, validation: Sequence[Any] = ()
+    pairs: "list[TrainingPair]",
+    settings: TrainingSettings,
+    out: Path,
+    start: "Model | None" = None,
+    validation: Sequence[Any] = (),
+    normalisation: NormalisationSettings | None = None,
 ) -> "Model":
     """Train and save; an interrupt saves what there is."""
     from napari_tally.core.model_file import save_model
     from napari_tally.core.plan import new_model, plan_training
-    from napari_tally.core.train import Finished, Step, Trouble, Validation, train
+    from napari_tally.core.train import Comparison, Finished, Step, Trouble, Validation, train
 
-    plan = plan_training(pairs, settings, start)
+    plan = plan_training(pairs, settings, start, normalisation)
     print(f"Training on {plan.n_images} images with {plan.n_cells} cells, {plan.diameter:.0f} px wide, on the {plan.device_name}.")
+    name = start.record.get("name") or "a trained model" if start else "random weights"
+    print(f"Starts from {name}; takes about {settings.minutes:g} min and {plan.memory / 1e9:.1f} GB.")
     for note in plan.notes:
         print(f"Note: {note}")
-    model = start.copy() if start else new_model(plan)
+    model = new_model(plan, start)
     learned = False
     with _Progress("training") as progress:
         try:
@@ -171,7 +186,11 @@ def _fit(
                         f"Step {event.step}: on held-out cells F1 {held.f1:.2f}, counted {held.predicted_count}, true {held.true_count}",
                         only_terminal=True,
                     )
+                elif isinstance(event, Comparison):
+                    progress.say(_comparison(event))
                 elif isinstance(event, Finished):
+                    if event.start_kept:
+                        progress.say("The start model is kept as it was (--insist keeps the trained one).")
                     progress.say(f"{event.step} steps in {event.seconds:.0f} s.")
         except (KeyboardInterrupt, ValueError, RuntimeError):
             if learned:
@@ -182,29 +201,36 @@ def _fit(
     return model
 
 
+def _comparison(event: "Comparison") -> str:
+    """Lay out the start and the trained model side by side."""
+    lines = [f"{'On cells that neither has seen':36} {'start':>14} {'trained':>14}"]
+    lines += [f"{what:36} {before:>14} {after:>14}" for what, before, after in event.rows()]
+    return "\n".join([*lines, event.verdict])
+
+
 def _predict(arguments: argparse.Namespace) -> int:
     from napari_tally.core.devices import choose_device, describe_device
     from napari_tally.core.model_file import find_model
 
     paths = _expand(arguments.images)
     model = find_model(arguments.model)
-    tiling = _settings(TilingSettings, arguments)
+    settings = _settings(PredictionSettings, arguments)
     counting = _settings(CountingSettings, arguments, model.counting)
-    print(f"Predicting {len(paths)} image{'s' * (len(paths) != 1)} on the {describe_device(choose_device(tiling.device))}.")
+    print(f"Predicting {len(paths)} image{'s' * (len(paths) != 1)} on the {describe_device(choose_device(settings.device))}.")
     (arguments.out / "labels").mkdir(parents=True, exist_ok=True)
-    failed = _predict_files(paths, model, arguments.out, tiling, counting)
+    failed = _predict_files(paths, model, arguments.out, settings, counting)
     return 2 if failed else 0
 
 
-def _predict_files(paths: list[Path], model: "Model", out: Path, tiling: TilingSettings, counting: CountingSettings) -> int:
+def _predict_files(paths: list[Path], model: "Model", out: Path, settings: PredictionSettings, counting: CountingSettings) -> int:
     """Predict files one by one, write labels and tables; a bad file is reported and passed over. Gives how many were bad."""
     import pandas as pd
 
-    from napari_tally.core.counting import measure_cells, summarise, write_table
+    from napari_tally.core.counting import measure_cells, size_remark, summarise, write_table
     from napari_tally.core.events import run_to_end
     from napari_tally.core.images import read_image, write_labels
     from napari_tally.core.instances import label_planes
-    from napari_tally.core.predict import predict
+    from napari_tally.core.predict import expected_diameter, predict
 
     cells, counts, failed = [], [], 0
     try:
@@ -212,8 +238,10 @@ def _predict_files(paths: list[Path], model: "Model", out: Path, tiling: TilingS
             try:
                 image = read_image(path)
                 with _Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
-                    probabilities = run_to_end(predict(model, image, tiling), progress.tile)
+                    probabilities = run_to_end(predict(model, image, settings), progress.tile)
                 labels = label_planes(probabilities, counting).reshape(image.shape)
+                if remark := size_remark(labels, expected_diameter(model, image, settings)):
+                    print(f"Note: {path.name}: {remark}")
             except ValueError as error:
                 if len(paths) == 1:
                     raise
@@ -290,6 +318,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     from napari_tally.core.images import read_labels
     from napari_tally.core.metrics import evaluate
     from napari_tally.core.overlay import contact_sheet
+    from napari_tally.core.start import choose_start
     from napari_tally.demo_data import real_split, simulated_split
 
     began = time.perf_counter()
@@ -297,8 +326,8 @@ def _demo(arguments: argparse.Namespace) -> None:
     settings = from_dict(TrainingSettings, {"minutes": arguments.minutes})
     (out / "labels").mkdir(parents=True, exist_ok=True)
     training, test = real_split(arguments.data) if arguments.data else simulated_split(out / "data")
-    model = _fit(training, settings, out / "model.safetensors")
-    _predict_files([path for path, _ in test], model, out, TilingSettings(), model.counting)
+    model = _fit(training, settings, out / "model.safetensors", choose_start("auto", training, settings))
+    _predict_files([path for path, _ in test], model, out, PredictionSettings(), model.counting)
     triples = [(path.stem, truth, read_labels(out / "labels" / f"{path.stem}.tif")) for path, truth in test]
     result = evaluate(triples)
     contact_sheet([(path, t, p) for (path, _), (_, t, p) in zip(test, triples, strict=True)], out / "overlay.png")

@@ -69,14 +69,14 @@ def real_split(folder: Path) -> Split:
     return [pairs[i][1] for i in sorted(training)], [(path, pair.labels) for i, (path, pair) in enumerate(pairs) if i not in training]
 
 
-def spread(pairs: list[TrainingPair], n: int) -> list[int]:
+def spread(pairs: list[TrainingPair], n: int, seed: int = 0) -> list[int]:
     """Give the indices of `n` pairs that stand for all."""
     features = []
     for pair in pairs:
         channels = np.median(pair.image.planes.astype(float), axis=(0, 2, 3))
         features.append((channels.mean(), np.ptp(channels), np.log(cell_diameter([pair]))))
     points = whiten(np.array(features) + 1e-9 * np.arange(len(pairs))[:, None])
-    centres, group = kmeans2(points, n, seed=0, minit="++")
+    centres, group = kmeans2(points, n, seed=seed, minit="++")
     distance = np.linalg.norm(points - centres[group], axis=1)
     nearest = [min(np.flatnonzero(group == g), key=lambda i: distance[i]) for g in np.unique(group)]
     rest = [i for i in range(len(pairs)) if i not in nearest]  # a group may have come out empty

@@ -61,6 +61,14 @@ PAPER_NETWORK = NetworkSettings(classes=2, depth=4, base_width=64, padding="vali
 class NormalisationSettings:
     """How intensities are brought to one scale. See :func:`napari_tally.core.images.intensity_window`."""
 
+    statistics: Annotated[
+        Literal["image", "experiment"],
+        {
+            "label": "Brightness",
+            "tooltip": "'image': every image is judged by its own range of intensities, so exposure may vary. 'experiment': all by the "
+            "range of the training images, so a dim image stays dim; for images taken with the same settings.",
+        },
+    ] = "image"
     low: Annotated[
         float, {"min": 0.0, "max": 50.0, "step": 0.1, "label": "Low (%)", "tooltip": "Percentile of the image that becomes 0."}
     ] = 1.0
@@ -152,6 +160,20 @@ class TrainingSettings:
             "tooltip": "The largest learning rate of the schedule. 0 = by preset.",
         },
     ] = 0.0
+    compile: Annotated[
+        bool,
+        {
+            "label": "Compile",
+            "tooltip": "Translate the network for this processor first: about a minute, then 1.5 times as fast. Needs a C++ compiler.",
+        },
+    ] = False
+    insist: Annotated[
+        bool,
+        {
+            "label": "Keep in any case",
+            "tooltip": "Keep the trained model even if the one it started from does better on the held-out cells.",
+        },
+    ] = False
     border_weight: Annotated[
         float,
         {
@@ -186,9 +208,19 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class TilingSettings:
-    """How an image is cut for prediction. See :mod:`napari_tally.core.tiles`."""
+class PredictionSettings:
+    """How the network is run over an image. See :mod:`napari_tally.core.predict`."""
 
+    diameter: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 10000.0,
+            "step": 1.0,
+            "label": "Cell diameter (px)",
+            "tooltip": "How large the cells of these images are, in pixels. 0 = as large as those that the model was trained on.",
+        },
+    ] = 0.0
     tile: Annotated[
         int,
         {

@@ -8,10 +8,10 @@ import torch
 from pictures import discs
 
 from napari_tally.core.devices import choose_device, describe_device
-from napari_tally.core.images import as_image
+from napari_tally.core.images import as_image, intensity_window
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.samples import TrainingPair
-from napari_tally.settings import PAPER_NETWORK, NetworkSettings, TrainingSettings
+from napari_tally.settings import PAPER_NETWORK, NetworkSettings, NormalisationSettings, TrainingSettings
 
 CELLS = discs((60, 200), *((30, x, 8) for x in range(10, 200, 20)))
 CPU = TrainingSettings(device="cpu")
@@ -74,9 +74,50 @@ def test_a_model_to_start_from_decides():
     start.scale = 0.5
     plan = plan_training([pair()], CPU, start)
     assert (plan.network, plan.scale, plan.colour) == (start.settings, 0.5, True)
+
+
+def test_a_start_of_other_channels_is_adapted_and_sees_grey_as_before():
     grey = new_model(plan_training([pair()], CPU))
-    with pytest.raises(ValueError, match=r"takes 1 channel\(s\) and the images have 3\. Start from another model, or from none"):
-        plan_training([colour()], CPU, grey)
+    plan = plan_training([colour()], CPU, grey)
+    assert "knows 1 channel(s); its first layer is adapted to 3" in plan.notes[-1]
+    adapted = new_model(plan, grey)
+    assert (adapted.settings.channels, adapted.colour, grey.settings.channels) == (3, True, 1)
+    picture = torch.rand(1, 1, 32, 32)
+    torch.testing.assert_close(adapted.network(picture.expand(1, 3, 32, 32)), grey.network(picture), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("known", "scale"), [(16, 1.0), (11, 1.0), (24, 1.0), (32, 2.0), (8, 0.5)])
+def test_images_are_scaled_where_the_start_knows_cells_of_another_size(known, scale):
+    start = replace(new_model(plan_training([pair()], CPU)), diameter=known)
+    plan = plan_training([pair()], CPU, start)
+    assert plan.scale == pytest.approx(scale, rel=0.05)
+    assert plan.diameter == pytest.approx(16, abs=0.5)
+
+
+def test_the_pixel_size_is_that_of_all_images_or_none():
+    def sized(*sizes):
+        return plan_training([replace(pair(), image=replace(pair().image, pixel_size=size)) for size in sizes], CPU).pixel_size
+
+    assert sized((0.5, 0.5), (0.51, 0.51)) == pytest.approx(0.505)
+    assert sized((0.5, 0.5), (1.0, 1.0)) is None
+    assert sized((0.5, 0.5), None) is None
+
+
+def test_images_that_the_start_has_seen_are_known_by_their_pixels():
+    start = new_model(plan_training([pair()], CPU))
+    start.record = {"seen": [pair().image.fingerprint]}
+    renamed = replace(pair(), image=replace(pair().image, name="renamed"))
+    assert plan_training([renamed, colour()], CPU, start).seen == ("renamed",)
+
+
+def test_one_window_for_the_whole_experiment():
+    one, two = (replace(pair(), image=replace(pair().image, planes=pair().image.planes.astype(float) * k)) for k in (100, 300))
+    settings = NormalisationSettings(statistics="experiment")
+    plan = plan_training([one, two], CPU, normalisation=settings)
+    middle = np.mean([intensity_window(p.image, settings) for p in (one, two)], axis=0)
+    np.testing.assert_allclose(plan.window, middle, rtol=1e-6)
+    assert (new_model(plan).window == plan.window).all()
+    assert plan_training([one, two], CPU).window is None
 
 
 def test_nothing_to_learn_from():

@@ -10,7 +10,7 @@ from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image, intensity_window, normalise
 from napari_tally.core.model_file import Model, build_network
 from napari_tally.core.predict import TileDone, predict, predict_plane
-from napari_tally.settings import NetworkSettings, TilingSettings
+from napari_tally.settings import NetworkSettings, PredictionSettings
 
 
 def a_network(**kwargs):
@@ -65,7 +65,7 @@ def test_the_default_network_too(rng):
 
 def test_news_of_every_tile():
     news = []
-    probabilities = run_to_end(predict(a_model(), as_image(np.ones((2, 20, 40), np.uint8)), TilingSettings(tile=16)), news.append)
+    probabilities = run_to_end(predict(a_model(), as_image(np.ones((2, 20, 40), np.uint8)), PredictionSettings(tile=16)), news.append)
     assert news == [TileDone(done, 2 * 2 * 3) for done in range(1, 13)]
     assert probabilities.shape == (2, 3, 20, 40)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
@@ -112,7 +112,7 @@ def test_a_model_for_other_channels():
 
 def test_walking_away_leaves_the_model_as_it_was(rng):
     model = a_model()
-    tiles = predict(model, as_image(rng.random((64, 64))), TilingSettings(tile=16))
+    tiles = predict(model, as_image(rng.random((64, 64))), PredictionSettings(tile=16))
     next(tiles)
     assert not torch.is_inference_mode_enabled()
     tiles.close()

@@ -1,5 +1,6 @@
 """Training: events, repeatable to the bit, never a NaN that goes on, and a model that is whole at every moment."""
 
+import json
 import math
 from dataclasses import replace
 from itertools import count, islice
@@ -17,7 +18,7 @@ from napari_tally.core.model_file import Model, build_network, load_model, save_
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.predict import predict
 from napari_tally.core.samples import TrainingPair
-from napari_tally.core.train import Finished, Preview, Step, Trouble, Validation, train
+from napari_tally.core.train import Comparison, Finished, Preview, Step, Trouble, Validation, train
 from napari_tally.core.validation import Fitting
 from napari_tally.settings import PAPER_NETWORK, AugmentationSettings, NetworkSettings, TrainingSettings, to_dict
 
@@ -76,7 +77,7 @@ def test_events_tell_the_story(pairs):
     assert steps[0].step == 1
     assert all(0 < event.fraction <= 1 and event.seconds_left >= 0 and math.isfinite(event.loss) for event in steps)
     validations = [event for event in events if isinstance(event, Validation)]
-    assert [event.step for event in validations] == sorted({event.step for event in validations})
+    assert [event.step for event in validations] == sorted(event.step for event in validations)
     assert max(event.step for event in validations) <= 0.75 * 12 + 1  # then nothing is left that could judge
     assert isinstance(events[-1], Finished)
     assert (events[-1].step, events[-1].validation) == (12, validations[-1])
@@ -85,15 +86,16 @@ def test_events_tell_the_story(pairs):
 def test_the_record_says_how_the_model_came_about(pairs, tmp_path):
     model, events = trained(pairs)
     record = model.record
-    assert (record["steps"], record["images"], record["cells"], record["before"]) == (6, ["wells"], 21, None)
+    assert (record["steps"], record["images"], record["cells"], record["start"]) == (6, ["wells"], 21, "random weights")
     assert record["training"]["patch"] == 32
     assert record["augmentation"] == to_dict(AugmentationSettings())
     assert model.diameter == pytest.approx(14, abs=1)
     save_model(model, tmp_path / "a.safetensors")
-    assert load_model(tmp_path / "a.safetensors").record == record
+    assert load_model(tmp_path / "a.safetensors").record == json.loads(json.dumps(record))
     plan = plan_training(pairs, TrainingSettings(steps=1, patch=32), model)
     run_to_end(train(model, pairs, plan))
-    assert model.record["before"] == record
+    assert model.record["start"] == record["trained"]
+    assert model.record["seen"] == record["seen"] == [pairs[0].image.fingerprint]
 
 
 def test_whoever_walks_away_keeps_a_whole_model(pairs):
@@ -171,6 +173,120 @@ def test_news_come_at_most_ten_times_a_second(pairs, monkeypatch):
     model, plan = planned(pairs, steps=60)
     events = list(train(model, pairs, plan))
     assert sum(isinstance(event, Step) for event in events) <= 2 + 10 * events[-1].seconds
+
+
+# --- starting from a trained model: two folds, and did it help? ------------------------------------
+
+
+@pytest.fixture
+def start(pairs):
+    """A model that has learned other images of such cells."""
+    other = [TrainingPair(as_image((LABELS.T > 0) * 1000 + np.random.default_rng(5).normal(100, 20, LABELS.T.shape)), LABELS.T.copy())]
+    model, plan = planned(other, steps=60, learning_rate=1e-2)
+    run_to_end(train(model, other, plan))
+    return model
+
+
+def tuned(start, pairs, **wishes):
+    plan = plan_training(pairs, TrainingSettings(**{"steps": 20, "patch": 32, "device": "cpu", **wishes}), start)
+    model = new_model(plan, start)
+    return model, list(train(model, pairs, plan))
+
+
+def test_the_start_and_the_trained_model_are_compared_on_the_same_cells(pairs, start):
+    model, events = tuned(start, pairs)
+    (comparison,) = (event for event in events if isinstance(event, Comparison))
+    assert comparison.before.true_count == comparison.after.true_count > 14  # of 21: both halves, less those on the cut and the guard
+    assert events[-1].comparison == comparison
+    assert model.record["comparison"]["after"]["true_count"] == comparison.after.true_count
+    assert comparison.step == 12  # both folds are through
+    assert events[-1].step == (12 if events[-1].start_kept else 20)
+
+
+@pytest.mark.parametrize("insist", [False, True])
+def test_a_model_that_training_made_worse_is_given_back_as_it_was(pairs, start, monkeypatch, insist):
+    monkeypatch.setattr(Comparison, "helped", False)
+    before = state(start)
+    model, events = tuned(start, pairs, learning_rate=0.5, insist=insist)
+    assert events[-1].start_kept is not insist
+    assert equal(state(model), before) is not insist
+    assert (model.counting == start.counting) or insist
+    assert equal(state(start), before)
+
+
+def test_the_model_after_the_folds_is_the_average_of_both(pairs, start):
+    model, plan = new_model(plan_training(pairs, TrainingSettings(steps=20, patch=32, device="cpu"), start), start), None
+    plan = plan_training(pairs, TrainingSettings(steps=20, patch=32, device="cpu"), start)
+    for event in train(model, pairs, plan):
+        if isinstance(event, Validation | Step):
+            shown = state(model)
+            if event.step == 6:
+                first = shown
+        if isinstance(event, Comparison):
+            break
+    assert first.keys() == shown.keys()
+    assert not equal(first, shown)
+    assert is_finite(model)
+
+
+def test_a_start_that_has_seen_the_images_is_not_judged_by_them(pairs, start):
+    model, events = tuned(start, pairs)
+    again, events = tuned(model, pairs)
+    assert not any(isinstance(event, Comparison | Validation) for event in events)
+    assert events[-1].validation is None
+
+
+def test_user_images_judge_the_start_too(pairs, start):
+    plan = plan_training(pairs, TrainingSettings(steps=5, patch=32, device="cpu"), start)
+    model = new_model(plan, start)
+    *_, last = train(model, pairs, plan, validation=pairs)
+    assert last.comparison.before.true_count == last.comparison.after.true_count == 21
+
+
+def test_a_flat_score_ends_a_phase(pairs, monkeypatch):
+    monkeypatch.setattr(module._Flat, "since", lambda self, step, quality: True)
+    model, plan = planned(pairs, steps=100)
+    *_, last = train(model, pairs, plan)
+    assert last.step < 30
+    assert is_finite(model)
+
+
+def test_flat_means_no_new_best_for_half_of_the_phase():
+    flat = module._Flat(0)
+    assert not any(flat.since(step, step / 1e3) for step in range(0, 3000, 100))  # still getting better
+    assert [step for step in range(3000, 9000, 100) if flat.since(step, 2.9)][0] == 5900
+
+
+# --- memory ----------------------------------------------------------------------------------------
+
+
+def test_too_little_memory_halves_the_batch_then_the_patch(pairs, monkeypatch):
+    real = module.weighted_cross_entropy
+
+    def loss(logits, classes, weights):
+        if logits.numel() > 3 * 16 * 16:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+        return real(logits, classes, weights)
+
+    monkeypatch.setattr(module, "weighted_cross_entropy", loss)
+    model, plan = planned(pairs, batch=2, steps=20)
+    events = list(train(model, pairs, plan))
+    assert [event.message for event in events if isinstance(event, Trouble)] == [
+        f"The memory is not enough. Training goes on with 1 patch(es) of {side} px a step." for side in (32, 16)
+    ]
+    assert events[-1].step == 20
+    assert is_finite(model)
+
+
+def test_far_too_little_memory_ends_with_a_sentence(pairs, monkeypatch):
+    def loss(*tensors):
+        raise MemoryError
+
+    monkeypatch.setattr(module, "weighted_cross_entropy", loss)
+    model, plan = planned(pairs, steps=20)
+    with pytest.raises(MemoryError, match="even with the smallest patches"):
+        list(train(model, pairs, plan))
+    assert is_finite(model)
 
 
 # --- what is not a number --------------------------------------------------------------------------

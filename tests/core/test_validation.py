@@ -11,7 +11,18 @@ from napari_tally.core.annotations import NOT_ANNOTATED
 from napari_tally.core.events import run_to_end
 from napari_tally.core.samples import Plane
 from napari_tally.core.unet import UNet
-from napari_tally.core.validation import Score, fit_counting, hold_out, labels_of, score, to_judge_by
+from napari_tally.core.validation import (
+    Comparison,
+    Score,
+    fit_counting,
+    hold_out,
+    judge,
+    labels_of,
+    plan_phases,
+    score,
+    to_judge_by,
+    two_folds,
+)
 from napari_tally.settings import CountingSettings
 
 ANY_SIZE = CountingSettings(min_area=0)
@@ -112,7 +123,7 @@ def mirror():
 
 def scored(network, found, truth):
     shown = replace(plane(truth), picture=(found > 0)[None].astype(np.float32))
-    return score(network, [shown], ANY_SIZE)
+    return score([judge(network, [shown])], [ANY_SIZE])
 
 
 def test_score_by_hand(mirror):
@@ -126,7 +137,8 @@ def test_score_by_hand(mirror):
 
 def test_what_lies_where_nothing_is_annotated_does_not_count(mirror):
     truth = picture("11..??????\n11..??????")
-    assert scored(mirror, picture("11...22.33\n11...22.33"), truth) == Score(scored(mirror, truth * (truth > 0), truth).loss, 1, 1, 1)
+    loss = scored(mirror, truth * (truth > 0), truth).loss
+    assert scored(mirror, picture("11...22.33\n11...22.33"), truth) == Score(loss, 1, (1,) * 4, 1, 1)
     mostly_outside = scored(mirror, picture("11.2222222\n11.2222222"), truth)
     assert (mostly_outside.f1, mostly_outside.predicted_count) == (1, 1)
 
@@ -157,21 +169,23 @@ def grid(rows, speck=False):
 def test_thresholds_are_fitted_to_what_is_held_out(mirror, scale):
     truth, found = grid(2), grid(2, speck=True)
     shown = replace(plane(truth), picture=(found > 0)[None].astype(np.float32))
-    assert score(mirror, [shown], ANY_SIZE, scale).predicted_count == 24
-    better = run_to_end(fit_counting(mirror, [shown], ANY_SIZE, scale))
+    judged = judge(mirror, [shown], scale)
+    assert score([judged], [ANY_SIZE]).predicted_count == 24
+    better, of_others = run_to_end(fit_counting([judged], ANY_SIZE))
+    assert of_others == ANY_SIZE  # there is no other fold
     assert better.min_area == int(9 / scale**2 / 2)  # in image pixels
-    after = score(mirror, [shown], better, scale)
+    after = score([judged], [better])
     assert (after.f1, after.predicted_count) == (1, 12)
     np.testing.assert_array_equal(labels_of(mirror, shown, better, scale), truth)
 
 
 def test_a_few_cells_change_no_threshold(mirror):
-    assert run_to_end(fit_counting(mirror, [plane(grid(1))], ANY_SIZE)) == ANY_SIZE
+    assert run_to_end(fit_counting([judge(mirror, [plane(grid(1))])], ANY_SIZE))[0] == ANY_SIZE
 
 
 def test_thresholds_nearly_as_good_do_not_replace_those_given(mirror):
     given = replace(ANY_SIZE, seed_threshold=0.33)
-    assert run_to_end(fit_counting(mirror, [plane(grid(2))], given)).seed_threshold == 0.33
+    assert run_to_end(fit_counting([judge(mirror, [plane(grid(2))])], given))[0].seed_threshold == 0.33
 
 
 def test_large_planes_are_judged_by_their_annotated_middle():
@@ -181,3 +195,85 @@ def test_large_planes_are_judged_by_their_annotated_middle():
     assert small.labels.shape == small.picture.shape[1:] == small.border.shape == (50, 512)
     assert (small.labels == 0).all()
     assert len(to_judge_by([many(n) for n in range(2, 30)])) == 5
+
+
+# --- two folds, and whether training helped --------------------------------------------------------
+
+
+def named(n, name):
+    return replace(many(n), image=name, name=name)
+
+
+def test_four_images_make_two_folds_with_as_many_cells():
+    planes = [named(n, str(n)) for n in (9, 8, 5, 3)]
+    a, b = two_folds(planes, 10)
+    assert ([plane.name for plane in a], [plane.name for plane in b]) == (["9", "3"], ["8", "5"])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_of_few_images_each_is_halved_behind_a_guard_band(n):
+    planes = [named(20, str(i)) for i in range(n)]
+    for whole, left, right in zip(planes, *two_folds(planes, guard=10), strict=True):
+        np.testing.assert_array_equal(np.flatnonzero(left.labels[0] >= 0), np.arange(90))
+        np.testing.assert_array_equal(np.flatnonzero(right.labels[0] >= 0), np.arange(100, 200))
+        assert cells(left) | cells(right) < cells(whole)
+        assert not cells(left) & cells(right)
+
+
+def test_too_few_cells_for_two_folds():
+    assert two_folds([many(5)], 10) == ([], [])
+
+
+def names(some):
+    return sorted(plane.name for plane in some)
+
+
+def test_from_a_trained_model_every_image_judges_and_every_image_is_learned():
+    planes = [named(n, str(n)) for n in (9, 8, 5, 3)]
+    one, two, last = plan_phases(planes, 10, from_trained=True)
+    assert (names(one.training), names(one.held_out)) == (names(two.held_out), names(two.training)) == (["3", "9"], ["5", "8"])
+    assert (names(last.training), last.held_out, last.begin, last.end) == (["3", "5", "8", "9"], [], "average", 1.0)
+
+
+def test_images_that_the_start_has_seen_do_not_judge():
+    planes = [named(n, str(n)) for n in (9, 8, 5, 3, 7)]
+    one, two, last = plan_phases(planes, 10, from_trained=True, seen=["7"])
+    assert "7" not in names(one.held_out) + names(two.held_out)
+    assert "7" in names(one.training)
+    assert "7" in names(two.training)
+    (everything,) = plan_phases(planes, 10, from_trained=True, seen=[plane.name for plane in planes])
+    assert (len(everything.training), everything.held_out) == (5, [])
+
+
+def test_from_nothing_one_image_is_held_out_for_three_quarters_of_the_time():
+    planes = [named(n, str(n)) for n in (9, 8, 5)]
+    one, last = plan_phases(planes, 10, from_trained=False)
+    assert (names(one.training), names(one.held_out), one.end) == (["5", "9"], ["8"], 0.75)
+    assert (names(last.training), last.begin) == (["5", "8", "9"], "go on")
+
+
+def test_each_fold_gets_the_thresholds_that_fit_the_other(mirror):
+    def fold(speck):
+        truth, found = grid(2), grid(2, speck=speck)
+        return judge(mirror, [replace(plane(truth), picture=(found > 0)[None].astype(np.float32))])
+
+    large = judge(mirror, [plane(np.kron(grid(2), np.ones((3, 3), np.int32)))])  # cells of 81 px
+    both, for_specks, for_large = run_to_end(fit_counting([fold(speck=True), large], ANY_SIZE))
+    assert (both.min_area, for_specks.min_area, for_large.min_area) == (4, 40, 4)
+
+
+def a_score(ap, count=10):
+    return Score(0.1, ap, (ap,) * 4, 10, count)
+
+
+@pytest.mark.parametrize(("before", "after", "helped"), [(0.5, 0.6, True), (0.5, 0.5, True), (0.6, 0.5, False)])
+def test_did_it_help(before, after, helped):
+    comparison = Comparison(7, a_score(before), a_score(after, 8))
+    assert comparison.helped is helped
+    assert ("Training helped" in comparison.verdict) is helped
+    assert "10 held-out cells" in comparison.verdict
+    assert comparison.rows()[:3] == [
+        ("Agreement (F1 at IoU 0.5)", f"{before:.2f}", f"{after:.2f}"),
+        ("Average precision (IoU 0.5 to 0.8)", f"{before:.2f}", f"{after:.2f}"),
+        ("Counted, of 10 drawn", "10 (+0%)", "8 (-20%)"),
+    ]

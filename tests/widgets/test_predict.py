@@ -127,7 +127,7 @@ def test_the_same_pixels_as_the_python_api_with_the_thresholds_of_the_form(model
     image = model.add_image(discs())
     widget.counting["seed_threshold"].value = 0.97
     widget.counting["min_area"].value = 60
-    widget.tiling["tile"].value = 32
+    widget.how["tile"].value = 32
     count()
     wanted = nt.predict(image_from_layer(image), bright_is_cell(), CountingSettings(seed_threshold=0.97, edge_threshold=0.4, min_area=60))
     np.testing.assert_array_equal(layers_of(model, "prediction", image)[0].data, wanted.labels)
@@ -192,7 +192,7 @@ def test_what_cannot_be_used_is_said_in_one_sentence(model, widget, click, qtbot
 
 def test_cancel_stops_between_two_tiles_and_leaves_no_trace(model, widget, click, qtbot):
     model.add_image(np.zeros((2000, 2000), np.uint8))
-    widget.tiling["tile"].value = 16
+    widget.how["tile"].value = 16
     click(widget.run_button)
     assert not widget.run_button.isEnabled()
     qtbot.waitUntil(lambda: "tile" in widget.bar.format())

@@ -143,10 +143,14 @@ def test_the_same_model_as_from_python(viewer, widget, qtbot, click):
 
 def test_training_goes_on_from_the_current_model(viewer, widget, qtbot, click):
     choose(widget, steps=2)
-    for _ in range(2):
-        click(widget.start_button)
-        wait_for_the_end(widget, qtbot)
-    assert session(viewer).model.record["before"]["steps"] == 2
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    before = session(viewer).model
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    assert "has learned 1 of these images already" in widget.message.text()
+    assert widget.quality.text().startswith("No cells were held out to judge by")
+    assert session(viewer).model.record["start"] == before.record["trained"]
 
 
 def fails(model, *args, **kwargs):
@@ -232,7 +236,7 @@ def test_the_preview_lies_on_the_image(make_widget, qtbot, click, monkeypatch):
     assert preview.data.shape[0] < labels.shape[0]
     assert_same_corners(preview, image)
     assert [pair[1].name for pair in widget.pairs.pairs] == ["labels"]  # a preview is nothing to learn from
-    assert "shrunk" in widget.message.text()
+    assert "sees the images at 38% of their size" in widget.message.text()
     click(widget.weights_button)
     wait_for_the_end(widget, qtbot)
     assert_same_corners(viewer.layers["large border weights"], image)

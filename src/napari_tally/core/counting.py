@@ -9,6 +9,10 @@ from skimage.measure import regionprops_table
 
 from napari_tally.core.images import Image
 
+_OTHER_SIZE = 2.0
+"""Factor by which cells differ from those in training before it is worth a word."""
+_FEW_CELLS = 5
+
 
 def measure_cells(labels: NDArray[np.integer], image: Image) -> pd.DataFrame:
     """Measure every cell.
@@ -97,3 +101,26 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
     partial = path.with_name(path.name + ".part")
     table.to_csv(partial, index=False, float_format="%.6g")
     partial.replace(path)
+
+
+def size_remark(labels: NDArray[np.integer], expected: float) -> str:
+    """Say so where the cells that were found are much larger or smaller than those that the model knows; "" where all is well.
+
+    Parameters
+    ----------
+    labels : (..., Y, X) int
+        What was found, 0 = background.
+    expected : float
+        Diameter in pixels that the model expects, from :func:`napari_tally.core.predict.expected_diameter`; NaN if unknown.
+    """
+    areas = np.bincount(labels[labels > 0])
+    areas = areas[areas > 0]
+    if areas.size < _FEW_CELLS or not expected > 0:
+        return ""
+    found = float(np.sqrt(4 / np.pi * np.median(areas)))
+    if 1 / _OTHER_SIZE <= found / expected <= _OTHER_SIZE:
+        return ""
+    return (
+        f"The cells found are about {found:.0f} px across, but at this magnification the model expects about {expected:.0f} px. "
+        "If they look wrong, state the cell diameter, or annotate an image like this one and train on."
+    )

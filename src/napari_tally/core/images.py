@@ -10,10 +10,11 @@ Whatever the file or array looks like, it becomes an :class:`Image` of planes::
 and `Image.leading` remembers (T, Z, ...) so that labels come back in the shape of the image.
 """
 
+import hashlib
 import logging
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ class Image:
     def channels(self) -> int:
         """Number of channels."""
         return int(self.planes.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells images apart, whatever they are called: 16 hexadecimal digits that depend on the pixels alone."""
+        return hashlib.sha256(np.ascontiguousarray(self.planes).data).hexdigest()[:16]
 
 
 def as_image(
@@ -273,6 +279,24 @@ def match_by_stem(first: str | Path, second: str | Path) -> list[tuple[Path, Pat
             "Name image and labels alike, for example a.tif and a.tif."
         )
     return [(a[stem], b[stem]) for stem in a]
+
+
+def experiment_window(images: Sequence[Image], settings: NormalisationSettings) -> NDArray[np.float32]:
+    """Measure one window for all images of an experiment: the medians of the windows of each.
+
+    Parameters
+    ----------
+    images : sequence of Image
+        At least one. Grey images among colour images count for every channel.
+    settings : NormalisationSettings
+
+    Returns
+    -------
+    (C, 2) float32
+    """
+    channels = max(image.channels for image in images)
+    windows = [np.broadcast_to(intensity_window(image, settings), (channels, 2)) for image in images]
+    return np.median(windows, axis=0).astype(np.float32)
 
 
 def intensity_window(image: Image, settings: NormalisationSettings) -> NDArray[np.float32]:

@@ -30,14 +30,64 @@ def iou_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> ND
     ValueError
         If the shapes differ.
     """
+    overlap = _overlap(truth, predicted)
+    union = overlap.sum(1, keepdims=True) + overlap.sum(0, keepdims=True) - overlap
+    return (overlap / np.maximum(union, 1))[1:, 1:]
+
+
+def _overlap(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Count the pixels that each true and each predicted cell share; row and column 0 are the background."""
     if truth.shape != predicted.shape:
         raise ValueError(f"The truth has the shape {truth.shape} and the prediction {predicted.shape}; they must be equal.")
-    t_ids, t = np.unique(np.maximum(truth, 0), return_inverse=True)
-    p_ids, p = np.unique(np.maximum(predicted, 0), return_inverse=True)
-    t, p = t.ravel(), p.ravel()
-    overlap = coo_array((np.ones(t.size), (t, p)), shape=(t_ids.size, p_ids.size)).toarray()
-    union = overlap.sum(1, keepdims=True) + overlap.sum(0, keepdims=True) - overlap
-    return (overlap / np.maximum(union, 1))[int(t_ids[0] == 0) :, int(p_ids[0] == 0) :]
+    (t_ids, t), (p_ids, p) = (np.unique(np.append(np.maximum(ids, 0), 0), return_inverse=True) for ids in (truth, predicted))
+    weight = np.append(np.ones(truth.size), 0)  # the last pixel is made up, so that there is a background
+    return coo_array((weight, (t.ravel(), p.ravel())), shape=(t_ids.size, p_ids.size)).toarray()
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """What is wrong with predicted cells, in the words of whoever corrects them.
+
+    Attributes
+    ----------
+    splits : int
+        True cells that lie broken into pieces: more than half of two or more predicted cells lie in one.
+    merges : int
+        Predicted cells that lie over more than half of two or more true cells.
+    misses : int
+        True cells of which predicted cells cover less than half.
+    """
+
+    splits: int = 0
+    merges: int = 0
+    misses: int = 0
+
+    def __add__(self, other: "Mistakes") -> "Mistakes":
+        """Give both together."""
+        return Mistakes(self.splits + other.splits, self.merges + other.merges, self.misses + other.misses)
+
+
+def mistakes(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> Mistakes:
+    """Count splits, merges and misses.
+
+    Parameters
+    ----------
+    truth, predicted : int arrays of one shape
+        0 or less = no cell.
+
+    Examples
+    --------
+    >>> mistakes(np.array([1, 1, 1, 1, 0, 2, 2, 3, 3, 0, 4]), np.array([1, 1, 2, 2, 0, 3, 3, 3, 3, 0, 0]))
+    Mistakes(splits=1, merges=1, misses=1)
+    """
+    overlap = _overlap(truth, predicted)
+    of_true, of_predicted = overlap.sum(1, keepdims=True)[1:], overlap.sum(0, keepdims=True)[:, 1:]
+    overlap = overlap[1:, 1:]
+    return Mistakes(
+        splits=int(((overlap > of_predicted / 2).sum(1) > 1).sum()),
+        merges=int(((overlap > of_true / 2).sum(0) > 1).sum()),
+        misses=int((overlap.sum(1) < of_true[:, 0] / 2).sum()),
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -39,7 +41,11 @@ class Model:
         Network pixels per image pixel; images are resampled by it before the network.
     diameter : float
         Median diameter of the training cells in image pixels; NaN if unknown.
+    pixel_size : float or None
+        Side of a pixel of the training images in micrometres, where known and the same for all.
     normalisation : NormalisationSettings
+    window : (C, 2) float32 array, or None
+        Intensities that become 0 and 1, where the statistics are those of the whole experiment.
     counting : CountingSettings
         Thresholds that fit this model.
     record : dict
@@ -51,6 +57,8 @@ class Model:
     colour: bool = False
     scale: float = 1.0
     diameter: float = float("nan")
+    pixel_size: float | None = None
+    window: NDArray[np.float32] | None = None
     normalisation: NormalisationSettings = field(default_factory=NormalisationSettings)
     counting: CountingSettings = field(default_factory=CountingSettings)
     record: dict[str, Any] = field(default_factory=dict)
@@ -90,6 +98,8 @@ def save_model(model: Model, path: str | Path) -> None:
         "colour": model.colour,
         "scale": model.scale,
         "diameter": None if model.diameter != model.diameter else model.diameter,
+        "pixel_size": model.pixel_size,
+        "window": None if model.window is None else model.window.tolist(),
         "normalisation": to_dict(model.normalisation),
         "counting": to_dict(model.counting),
         "record": model.record,
@@ -137,6 +147,8 @@ def load_model(path: str | Path) -> Model:
         colour=header["colour"],
         scale=header["scale"],
         diameter=float("nan") if header["diameter"] is None else header["diameter"],
+        pixel_size=header["pixel_size"],
+        window=header["window"],
         normalisation=header["normalisation"],
         counting=header["counting"],
         record=header["record"],
@@ -164,6 +176,15 @@ def find_model(name: str | Path) -> Model:
     return load_model(name)
 
 
+def _parse_window(value: Any, channels: int) -> NDArray[np.float32] | None:
+    if value is None:
+        return None
+    window = np.array(value, np.float32)
+    if window.shape != (channels, 2) or not np.isfinite(window).all() or not (window[:, 1] > window[:, 0]).all():
+        raise ValueError(f"an intensity window of {value}")
+    return window
+
+
 def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """Check the JSON header field by field."""
     if _KEY not in metadata:
@@ -180,8 +201,11 @@ def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         header["scale"], header["colour"] = float(header["scale"]), bool(header["colour"])
         if not 0.01 <= header["scale"] <= 100:
             raise ValueError(f"a scale of {header['scale']}")
-        if header["diameter"] is not None:
-            header["diameter"] = float(header["diameter"])
+        for name in ("diameter", "pixel_size"):
+            header[name] = None if header.get(name) is None else float(header[name])
+        header["window"] = _parse_window(header.get("window"), header["network"].channels)
+        if header["normalisation"].statistics == "experiment" and header["window"] is None:
+            raise ValueError("no intensity window of the experiment")
         if not isinstance(header["record"], dict):
             raise ValueError("no record")
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from napari_tally.core.devices import choose_device, describe_device
-from napari_tally.core.images import require_same_channels
+from napari_tally.core.estimate import training_memory
+from napari_tally.core.images import Image, experiment_window, require_same_channels
 from napari_tally.core.model_file import Model, build_network
 from napari_tally.core.samples import TrainingPair, cell_diameter
 from napari_tally.core.unet import UNet
-from napari_tally.settings import PAPER_NETWORK, NetworkSettings, TrainingSettings
+from napari_tally.settings import PAPER_NETWORK, NetworkSettings, NormalisationSettings, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class TrainingPlan:
         Device for torch.
     device_name : str
         Device for people.
+    pixel_size : float or None
+        Side of a pixel in micrometres, where all images say so and agree.
+    seen : tuple of str
+        Names of images that the start model was trained on: they cannot judge it.
+    memory : float
+        Estimated memory that training takes, in bytes.
+    normalisation : NormalisationSettings
+    window : (C, 2) float32 array, or None
+        Intensities that become 0 and 1, where the statistics are those of the experiment.
     notes : tuple of str
         What the user should know before he starts, in plain words.
     """
@@ -47,10 +58,20 @@ class TrainingPlan:
     settings: TrainingSettings
     device: str
     device_name: str
+    pixel_size: float | None = None
+    seen: tuple[str, ...] = ()
+    memory: float = 0.0
+    normalisation: NormalisationSettings = NormalisationSettings()
+    window: NDArray[np.float32] | None = None
     notes: tuple[str, ...] = ()
 
 
-def plan_training(pairs: Sequence[TrainingPair], settings: TrainingSettings, start: Model | None = None) -> TrainingPlan:
+def plan_training(
+    pairs: Sequence[TrainingPair],
+    settings: TrainingSettings,
+    start: Model | None = None,
+    normalisation: NormalisationSettings | None = None,
+) -> TrainingPlan:
     """Resolve the wishes of the user and the data into one plan.
 
     Parameters
@@ -59,7 +80,9 @@ def plan_training(pairs: Sequence[TrainingPair], settings: TrainingSettings, sta
     settings : TrainingSettings
         0 for patch, batch and learning rate means "by preset".
     start : Model, optional
-        The model to go on from; it fixes the network, the channels and the scale.
+        The model to go on from; it fixes the network. The scale follows the cells where they are of another size.
+    normalisation : NormalisationSettings, optional
+        Left out: that of the start.
 
     Raises
     ------
@@ -80,25 +103,33 @@ def plan_training(pairs: Sequence[TrainingPair], settings: TrainingSettings, sta
         notes.append(f"Only {n_cells} cells are drawn; from about 50 on the model becomes dependable.")
     paper = settings.preset == "paper"
     if start is not None:
-        if start.settings.channels != channels and not (start.colour and channels == 1):
-            raise ValueError(
-                f"The model to start from takes {start.settings.channels} channel(s) and the images have {channels}. "
-                "Start from another model, or from none."
-            )
-        network, scale, colour = start.settings, start.scale, start.colour
+        fits = start.settings.channels == channels or (start.colour and channels == 1)
+        if not fits:
+            notes.append(f"The start model knows {start.settings.channels} channel(s); its first layer is adapted to {channels}.")
+        network = start.settings if fits else replace(start.settings, channels=channels)
+        scale, colour = _scale_for(start, diameter), start.colour if fits else colour
     else:
         network = replace(PAPER_NETWORK if paper else NetworkSettings(), channels=channels)
         scale = 1.0 if paper else _working_scale(diameter)
+    images = [pair.image for pair in pairs]
+    known = set(start.record.get("seen", ())) if start else set()
+    seen = tuple(image.name for image in images if known and image.fingerprint in known)
+    if seen:
+        notes.append(
+            f"The start model has learned {len(seen)} of these images already, so they cannot judge it. "
+            "For numbers that hold, train from a model that has not seen them."
+        )
     device = choose_device(settings.device)
     chosen = replace(
         settings,
         patch=settings.patch or (572 if paper else 160),
         batch=settings.batch or 1,
-        learning_rate=settings.learning_rate or (1e-4 if paper else 2e-3),
+        learning_rate=settings.learning_rate or (1e-4 if paper else 1e-3 if start and start.record else 2e-3),
         class_balance=1.0 if paper else settings.class_balance,
     )
     meta = build_meta_network(network)
     size = meta.input_size(max(chosen.patch, 2 * meta.step), of_output=False)  # batch normalisation wants more than one pixel
+    normalisation = normalisation or (start.normalisation if start else NormalisationSettings())
     return TrainingPlan(
         network=network,
         colour=colour,
@@ -109,6 +140,11 @@ def plan_training(pairs: Sequence[TrainingPair], settings: TrainingSettings, sta
         settings=replace(chosen, patch=size),
         device=device.type,
         device_name=describe_device(device),
+        pixel_size=_shared_pixel_size(images),
+        seen=seen,
+        memory=training_memory(network, size, chosen.batch, sum(pair.labels.size for pair in pairs) * scale**2),
+        normalisation=normalisation,
+        window=experiment_window(images, normalisation) if normalisation.statistics == "experiment" else None,
         notes=tuple(notes),
     )
 
@@ -118,16 +154,52 @@ def _working_scale(diameter: float) -> float:
     return max(0.02, 24 / diameter) if diameter > 30 else 1.0
 
 
+def _scale_for(start: Model, diameter: float) -> float:
+    """Keep the scale of the start where the cells are about as large as those it knows; else bring them to that size."""
+    known = start.diameter * start.scale  # in network pixels
+    if not (known > 0 and diameter > 0) or 0.65 <= diameter * start.scale / known <= 1.6:
+        return start.scale
+    return float(np.clip(known / diameter, 0.02, 8))
+
+
+def _shared_pixel_size(images: Sequence[Image]) -> float | None:
+    """Give the side of a pixel in micrometres, if all images say so and agree within 5 percent."""
+    sizes = [float(np.sqrt(np.prod(image.pixel_size))) for image in images if image.pixel_size]
+    same = len(sizes) == len(images) and np.ptp(sizes) <= 0.05 * np.median(sizes)
+    return float(np.median(sizes)) if same else None
+
+
 def build_meta_network(settings: NetworkSettings) -> UNet:
     """Build a network without memory, to ask for sizes."""
     with torch.device("meta"):
         return build_network(settings)
 
 
-def new_model(plan: TrainingPlan) -> Model:
-    """Build a model with random weights; the seed of the plan decides which."""
+def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
+    """Build the model to train: a copy of `start`, its first layer adapted to the channels, or random weights.
+
+    The seed of the plan decides which random weights.
+    """
+    if start is not None:
+        model = start.copy()
+        if plan.network != start.settings:
+            model.settings, model.colour = plan.network, plan.colour
+            model.network = _with_channels(start, plan.network)
+        return replace(model, normalisation=plan.normalisation, window=plan.window)
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(plan.settings.seed)
     network = build_network(plan.network)
     torch.random.set_rng_state(generator_state)
-    return Model(network.eval(), plan.network, plan.colour, plan.scale, plan.diameter)
+    return Model(network.eval(), plan.network, plan.colour, plan.scale, plan.diameter, normalisation=plan.normalisation, window=plan.window)
+
+
+def _with_channels(start: Model, settings: NetworkSettings) -> UNet:
+    """Give the network for another number of channels: each gets the mean of the old ones, so that grey gives the same."""
+    generator_state = torch.random.get_rng_state()
+    network = build_network(settings)
+    torch.random.set_rng_state(generator_state)
+    weights = start.network.state_dict()
+    first = weights["down.0.0.weight"]  # (base, old channels, 3, 3)
+    mean = first.mean(1, keepdim=True) * first.shape[1] / settings.channels
+    network.load_state_dict(weights | {"down.0.0.weight": mean.repeat(1, settings.channels, 1, 1)})
+    return network.eval()

@@ -17,7 +17,7 @@ from napari_tally.core.model_file import Model
 from napari_tally.core.samples import scaled_shape
 from napari_tally.core.tiles import plan_tiles, read_mirrored
 from napari_tally.core.unet import UNet
-from napari_tally.settings import TilingSettings
+from napari_tally.settings import PredictionSettings
 
 _STRIDE = {"cpu": 512}
 """Default stride in pixels (elsewhere 1024): large, so that the halo costs little; small, to cancel within a second."""
@@ -31,7 +31,7 @@ class TileDone:
     total: int
 
 
-def predict(model: Model, image: Image, tiling: TilingSettings | None = None) -> Generator[TileDone, None, NDArray[np.float32]]:
+def predict(model: Model, image: Image, settings: PredictionSettings | None = None) -> Generator[TileDone, None, NDArray[np.float32]]:
     """Compute the probability maps of an image, tile by tile.
 
     Parameters
@@ -39,8 +39,8 @@ def predict(model: Model, image: Image, tiling: TilingSettings | None = None) ->
     model : Model
         Its network must not be trained meanwhile.
     image : Image
-    tiling : TilingSettings, optional
-        Tile size and device. The tile size does not change the result.
+    settings : PredictionSettings, optional
+        Cell diameter, tile size and device. The tile size does not change the result.
 
     Yields
     ------
@@ -61,23 +61,45 @@ def predict(model: Model, image: Image, tiling: TilingSettings | None = None) ->
     ----------
     Ronneberger et al., MICCAI 2015, figure 2 (overlap-tile, missing context mirrored).
     """
-    tiling = tiling or TilingSettings()
+    settings = settings or PredictionSettings()
     require_channels(model, image)
-    device = choose_device(tiling.device)
+    device = choose_device(settings.device)
     network = model.network.to(device).eval()
-    window = intensity_window(image, model.normalisation)
-    shape = scaled_shape(image.shape, model.scale)
+    window = intensity_window(image, model.normalisation) if model.window is None else model.window[: image.channels]
+    shape = scaled_shape(image.shape, working_scale(model, image, settings))
     result = np.empty((len(image.planes), model.settings.classes, *image.planes.shape[2:]), np.float32)
     try:
         for p, plane in enumerate(image.planes):
             picture = rescale(normalise(plane, window), shape)  # (C, y, x) in network pixels
             if len(picture) < model.settings.channels:
                 picture = np.repeat(picture, model.settings.channels, axis=0)  # grey into a colour model
-            probabilities = yield from _counted(predict_plane(network, picture, tiling.tile), p, len(image.planes))
+            probabilities = yield from _counted(predict_plane(network, picture, settings.tile), p, len(image.planes))
             result[p] = rescale(probabilities, plane.shape[1:])
     finally:
         model.network.to("cpu")
     return result
+
+
+def working_scale(model: Model, image: Image, settings: PredictionSettings | None = None) -> float:
+    """Give the network pixels per pixel of this image.
+
+    The cell diameter that the user states decides; else the pixel sizes of the image and of the training
+    images, where both are known; else the image is taken as the training images were.
+    """
+    if settings and settings.diameter and model.diameter > 0:
+        return model.scale * model.diameter / settings.diameter
+    if image.pixel_size and model.pixel_size:
+        ratio = float(np.sqrt(np.prod(image.pixel_size))) / model.pixel_size
+        if 0.95 <= ratio <= 1.05:
+            return model.scale  # rounded metadata must not move pixels
+        if 0.1 <= ratio <= 10:  # beyond that, somebody's metadata are wrong
+            return model.scale * ratio
+    return model.scale
+
+
+def expected_diameter(model: Model, image: Image, settings: PredictionSettings | None = None) -> float:
+    """Give the diameter in pixels of this image that the model expects cells to have; NaN where it does not know."""
+    return model.diameter * model.scale / working_scale(model, image, settings)
 
 
 def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) -> Generator[TileDone, None, NDArray[np.float32]]:

@@ -80,6 +80,7 @@ def prepare_planes(
     normalisation: NormalisationSettings,
     border_weight: float,
     border_width: float,
+    window: NDArray[np.float32] | None = None,
 ) -> list[Plane]:
     """Normalise and scale the annotated planes and compute their border weights.
 
@@ -93,6 +94,8 @@ def prepare_planes(
     normalisation : NormalisationSettings
     border_weight, border_width : float
         w0 and sigma of the weight map, in network pixels.
+    window : (C, 2) float32, optional
+        Intensities that become 0 and 1; left out, each image has its own.
 
     Returns
     -------
@@ -102,16 +105,16 @@ def prepare_planes(
     """
     planes = []
     for pair in pairs:
-        window = intensity_window(pair.image, normalisation)
+        own = intensity_window(pair.image, normalisation) if window is None else window[: pair.image.channels]
         stack = pair.labels.reshape(-1, *pair.labels.shape[-2:])
         for i, (plane, labels) in enumerate(zip(pair.image.planes, stack, strict=True)):
             known = labels != NOT_ANNOTATED
             if not known.any() or (len(stack) > 1 and known.all() and not (labels > 0).any()):
                 continue
             shape = scaled_shape(labels.shape, scale)
-            picture = rescale(normalise(plane, window), shape)
+            picture = rescale(normalise(plane, own), shape)
             picture = np.broadcast_to(picture, (channels, *shape)) if len(picture) == 1 else picture
-            small = _nearest(_sequential(labels), shape)
+            small = rescale_labels(_sequential(labels), shape)
             planes.append(
                 Plane(
                     pair.image.name,
@@ -230,7 +233,7 @@ def _sequential(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     return (inverse.reshape(labels.shape) - int((ids <= 0).sum()) + 1).astype(np.int32) * (labels > 0) - (labels < 0)
 
 
-def _nearest(labels: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.int32]:
-    """Resample a label image to `shape` from the nearest pixel."""
+def rescale_labels(labels: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.int32]:
+    """Resample a label image (Y, X) to `shape`, each pixel from the nearest one."""
     rows, columns = (np.minimum(((np.arange(n) + 0.5) * m / n).astype(int), m - 1) for n, m in zip(shape, labels.shape, strict=True))
     return labels[rows[:, None], columns[None, :]]

@@ -2,45 +2,64 @@
 
 ::
 
-    plan_training(pairs, settings)  ->  TrainingPlan      pure; what will be done, and what is odd
-    new_model(plan)                 ->  Model             random weights
-    train(model, pairs, settings)   ->  Step, Validation, Preview, Step, ..., Trouble?, Finished
+    choose_start(wish, pairs)             ->  Model or None     what to start from
+    plan_training(pairs, settings, start) ->  TrainingPlan      pure; what will be done, and what is odd
+    new_model(plan, start)                ->  Model             a copy of the start, or random weights
+    train(model, pairs, plan)             ->  Step, Validation, Preview, ..., Trouble?, Comparison?, Finished
 
-After any event the caller may walk away, or wait as long as he likes: `model.network` always holds
-the last finished step (the running average of the weights, which is what predicts best).
+What is held out when is drawn in :mod:`napari_tally.core.validation`. After any event the caller may walk away, or
+wait as long as he likes: `model.network` always holds the last finished step (the running average of the weights,
+which is what predicts best).
 """
 
 import math
 import platform
 import time
 from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 import napari_tally
+from napari_tally.core.devices import bf16_pays
+from napari_tally.core.events import is_out_of_memory
 from napari_tally.core.losses import weighted_cross_entropy
 from napari_tally.core.model_file import Model
 from napari_tally.core.plan import TrainingPlan, build_meta_network
 from napari_tally.core.predict import require_channels
 from napari_tally.core.samples import PatchSampler, TrainingPair, prepare_planes
 from napari_tally.core.unet import UNet
-from napari_tally.core.validation import Fitting, Score, fit_counting, hold_out, labels_of, score, to_judge_by
+from napari_tally.core.validation import (
+    HOLD_OUT_UNTIL,
+    Comparison,
+    Fitting,
+    Judged,
+    Phase,
+    Score,
+    fit_counting,
+    judge,
+    labels_of,
+    plan_phases,
+    score,
+    to_judge_by,
+)
 from napari_tally.settings import AugmentationSettings, TrainingSettings, to_dict
 
 _AVERAGE = 0.98
 """Decay of the running average of the weights, a step."""
-_HOLD_OUT_UNTIL = 0.75
-"""Share of the budget after which the thresholds are fitted and the held-out plane joins the training: nothing drawn is wasted."""
 _FREEZE_FROM = 0.25
 """Share of the budget after which batch normalisation keeps its statistics, so that the weights adapt to what prediction uses:
-those of a single patch differ much from the running ones (AP 0.71 instead of 0.65 in docs/benchmarks.md)."""
+those of a single patch differ much from the running ones (AP 0.71 instead of 0.65 in docs/benchmarks.md). A trained model
+keeps those that it has."""
+_STEADY_BATCH = 4
+"""From this batch on, the statistics of a batch are near the running ones, and are kept only from three quarters of the budget on."""
 _PATIENCE_WITH_NAN = 3
 _PREVIEW_PIXELS = 2e6
 
@@ -74,7 +93,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Trouble:
-    """News: the loss was no longer a number at this step; the last good state is back and training goes on more gently."""
+    """News: the loss was no longer a number, or the memory did not suffice; what is done about it."""
 
     step: int
     message: str
@@ -82,14 +101,16 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Finished:
-    """News: the budget is used. The last validation, if there was one."""
+    """News: the end. The last validation and the comparison with the start, if there were any; whether the start was kept."""
 
     step: int
     seconds: float
     validation: Validation | None
+    comparison: Comparison | None = None
+    start_kept: bool = False
 
 
-Event = Step | Validation | Preview | Fitting | Trouble | Finished
+Event = Step | Validation | Preview | Fitting | Trouble | Comparison | Finished
 
 
 def train(
@@ -102,19 +123,20 @@ def train(
 ) -> Generator[Event, None, None]:
     """Train `model` in place.
 
+    A trained model is compared with itself before: both on the same held-out cells. Where training made it worse, the
+    model is given back as it was, unless the settings insist.
+
     Parameters
     ----------
     model : Model
-        From :func:`new_model`, or a trained one to go on from. It belongs to the caller and holds the
-        last finished step after every event.
+        From :func:`new_model`. It belongs to the caller and holds the last finished step after every event.
     pairs : sequence of TrainingPair
         What to learn from.
     plan : TrainingPlan
         From :func:`plan_training` of the same pairs.
     augmentation : AugmentationSettings, optional
     validation : sequence of TrainingPair, optional
-        Images to validate on. Left out: a part of `pairs` is held out for the first three quarters
-        of the budget, see :mod:`napari_tally.core.validation`.
+        Images to validate on. Left out: parts of `pairs` are held out, see :mod:`napari_tally.core.validation`.
     preview_seconds : float
         Seconds between :class:`Preview` events; 0 = none. They would hold up the training where the first plane has more
         than 2 million pixels: none there.
@@ -128,117 +150,262 @@ def train(
     ------
     ValueError
         If the loss is not a number again and again.
+    MemoryError
+        If the memory does not suffice even for one small patch.
 
     References
     ----------
-    Ronneberger et al., MICCAI 2015, section 3. I. Loshchilov, F. Hutter, ICLR 2019 (AdamW).
+    Ronneberger et al., MICCAI 2015, section 3. I. Loshchilov, F. Hutter, ICLR 2019 (AdamW). M. Wortsman et al., ICML 2022
+    (averages of models that were tuned from one start).
     """
     s = plan.settings
-    device = torch.device(plan.device)
-    prepare = lambda some: prepare_planes(  # noqa: E731
-        some, model.settings.channels, model.scale, model.normalisation, s.border_weight, s.border_width
-    )
-    planes = prepare(pairs)
-    meta = build_meta_network(model.settings)
+    augmentation = augmentation or AugmentationSettings()
+    start = model.copy() if model.record else None
+    model.scale, model.diameter, model.pixel_size = plan.scale, plan.diameter, plan.pixel_size
     for pair in validation:
         require_channels(model, pair.image)
-    training, held_out = (planes, prepare(validation)) if validation else hold_out(planes, meta.margin)
-    held_out = to_judge_by(held_out)
-    augmentation = augmentation or AugmentationSettings()
-    sampler = PatchSampler(training, model.settings.classes, s.class_balance, augmentation)
-    rng = np.random.default_rng(s.seed)
+    prepare = lambda some: prepare_planes(  # noqa: E731
+        some, model.settings.channels, model.scale, model.normalisation, s.border_weight, s.border_width, model.window
+    )
+    planes = prepare(pairs)
+    if validation:
+        phases = [Phase(planes, prepare(validation), 1.0)]
+    else:
+        phases = plan_phases(planes, build_meta_network(model.settings).margin, start is not None, plan.seen)
     torch.manual_seed(s.seed)  # dropout
-    network = model.copy().network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's types lack it
-    average = _RunningAverage(network, model.network)
-    optimiser = _optimiser(network, s)
-    good = _snapshot(network, optimiser)
     clock = _Clock(s)
-    gentleness, bad = 1.0, 0
+    learner = _Learner(model, plan, from_trained=start is not None)
+    step, pace = 0, 1.0
     last: Validation | None = None
-    next_validation, everything_from, next_preview, last_news = 0.1, _HOLD_OUT_UNTIL, preview_seconds, 0.0
-    step, before = 0, model.record or None
+    comparison: Comparison | None = None
+    before: list[Judged] = []
+    after: list[Judged] = []
+    learned: list[dict[str, Tensor]] = []  # what each fold has learned
+    next_preview, last_news = preview_seconds, 0.0
 
     def tell(event: Event) -> Generator[Event, None, None]:
         """Hand out an event. Whoever takes it may walk away, so the caller's model is made whole first."""
-        average.store()
-        model.diameter = plan.diameter
-        model.record = {**_provenance(pairs, plan, augmentation, step, clock.active, last), "before": before}
+        model.network.load_state_dict(_mean([*learned, learner.average.network.state_dict()]))
+        model.record = _provenance(pairs, plan, augmentation, step, clock.active, last, comparison, start)
         yield from clock.outside(event)
 
-    while (fraction := clock.fraction(step)) < 1:
-        if fraction >= _FREEZE_FROM:
-            for module in network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        for group in optimiser.param_groups:
-            group["lr"] = s.learning_rate * gentleness * (_schedule(fraction, step) if s.preset == "quick" else 1.0)
-        loss = _step(network, optimiser, sampler, rng, plan, meta, device)
-        step += 1
+    for phase in phases:
+        held_out = to_judge_by(phase.held_out)
+        if start is not None and held_out:
+            before.append(judge(start.network, held_out, model.scale))
+        if phase.begin == "average":
+            learner.begin(_mean(learned))
+            learned = []
+        elif learned and start is not None:
+            learner.begin(start.network.state_dict())
+        learner.learn_from(PatchSampler(phase.training, model.settings.classes, s.class_balance, augmentation))
+        if phase.begin != "start":
+            clock.skip((1 - pace) * (phase.end - clock.fraction(step)))
+        began = clock.fraction(step) if phase.begin != "go on" else 0.0  # where its schedule begins
+        schedule_end = 1.0 if phase.begin == "start" and start is None else phase.end
+        flat = _Flat(step)
+        next_validation = began + 0.1 * (phase.end - began)
+        while (fraction := clock.fraction(step)) < phase.end:
+            step += 1
+            trouble, loss = learner.step((fraction - began) / (schedule_end - began), step)
+            if trouble:
+                yield from tell(Trouble(step, trouble))
+                continue
+            if held_out and fraction >= next_validation:
+                at = clock.active
+                judged = judge(learner.average.network, held_out, model.scale)
+                last = Validation(step, score([judged], [model.counting]))
+                next_validation = fraction + max(0.1 * (phase.end - began), 20 * clock.share(clock.active - at))
+                yield from tell(last)
+                if flat.since(step, last.score.quality):
+                    pace = (fraction - began) / (phase.end - began)
+                    clock.skip(phase.end - clock.fraction(step))
+                    break
+            if preview_seconds and clock.active >= next_preview and planes[0].labels.size <= _PREVIEW_PIXELS:
+                at = clock.active
+                found = labels_of(learner.average.network, planes[0], model.counting, model.scale)
+                yield from tell(Preview(step, planes[0].name, found))
+                next_preview = clock.active + max(preview_seconds, 15 * (clock.active - at))
+            if clock.active - last_news >= 0.1 or step == 1:
+                last_news = clock.active
+                yield from tell(Step(step, loss, clock.fraction(step), clock.seconds_left(step)))
+        if held_out:
+            after.append(judge(learner.average.network, held_out, model.scale))
+        if phase is phases[-1] and not validation:
+            continue
+        # What was held out can judge now; from the next phase on it is trained on.
+        if start is None:
+            to_fit = [judge(learner.average.network, to_judge_by(phase.training), model.scale)]  # what is held out stays the judge
+            model.counting = (yield from clock.following(fit_counting(to_fit, model.counting)))[0]
+            last = Validation(step, score(after, [model.counting]))
+            yield from tell(last)
+            continue
+        if len(phases) > 1:
+            learned.append(_copy(learner.average.network.state_dict()))
+        if phase.begin == "start" and len(after) == 2 or validation:
+            model.counting, *fitted = yield from clock.following(fit_counting(after, model.counting))
+            comparison = Comparison(step, score(before, [start.counting] * len(before)), score(after, fitted))
+            last = Validation(step, comparison.after)
+            if not comparison.helped and not s.insist:
+                learned = [start.network.state_dict()]
+                learner.begin(learned[0])
+                model.counting = start.counting
+            yield from tell(comparison)
+            if not comparison.helped and not s.insist:
+                yield from tell(Finished(step, clock.active, last, comparison, start_kept=True))
+                return
+            if validation:
+                learned = []
+    yield from tell(Finished(step, clock.active, last, comparison))
+
+
+class _Learner:
+    """The network in training, its optimiser and the running average of its weights."""
+
+    def __init__(self, model: Model, plan: TrainingPlan, from_trained: bool) -> None:
+        self.plan, self._from_trained = plan, from_trained
+        self._settings = plan.settings
+        self._device = torch.device(plan.device)
+        self._meta = build_meta_network(model.settings)
+        network = model.copy().network
+        self.network = network.to(self._device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's types lack it
+        self._batches: _Batches | None = None
+        self._gentleness, self._bad = 1.0, 0
+        self._bf16 = bf16_pays(self._device)
+        self.begin(network.state_dict())
+        if self._settings.compile:
+            self.network.compile()
+
+    def begin(self, weights: dict[str, Tensor]) -> None:
+        """Take these weights, with a fresh optimiser and average."""
+        self.network.load_state_dict(weights)
+        self._optimiser = _optimiser(self.network, self._settings)
+        self.average = _RunningAverage(self.network)
+        self._steps = 0
+        self._good = _snapshot(self.network, self._optimiser)
+
+    def learn_from(self, sampler: PatchSampler) -> None:
+        """Draw patches from here from now on."""
+        if self._batches:
+            self._batches.sampler = sampler
+        else:
+            self._batches = _Batches(sampler, self._settings)
+
+    def step(self, progress: float, number: int) -> tuple[str, float]:
+        """Draw a batch, go forward and back; give what went wrong ("" = nothing) and the loss.
+
+        `progress` is the share of the schedule that is done, `number` that of the step, for messages.
+        """
+        s = self._settings
+        self._freeze(progress)
+        rate = s.learning_rate * self._gentleness
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate * (_schedule(progress, self._steps) if s.preset == "quick" else 1.0)
+        assert self._batches
+        try:
+            loss = self._learn(self._batches.next())
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return self._shrink(error), math.nan
+        self._steps += 1
         if not math.isfinite(loss):
-            bad += 1
-            if bad > _PATIENCE_WITH_NAN:
+            self._bad += 1
+            if self._bad > _PATIENCE_WITH_NAN:
                 raise ValueError(
-                    f"The loss was not a number {bad} times (last at step {step}). The model keeps its last good state. "
+                    f"The loss was not a number {self._bad} times (last at step {number}). The model keeps its last good state. "
                     "Train with a smaller learning rate, or look for strange values in the images."
                 )
-            _restore(network, optimiser, good)
-            gentleness /= 4
-            yield from tell(Trouble(step, "The loss was not a number. The last good state is back; training goes on more gently."))
-            continue
-        average.update(step)
-        if step % 25 == 0:
-            good, bad = _snapshot(network, optimiser), 0
-        joins = fraction >= everything_from
-        if joins:
-            fitting = fit_counting(average.network, to_judge_by(training), model.counting, model.scale)
-            model.counting = yield from clock.following(fitting)
-        if held_out and (joins or fraction >= next_validation):
-            began = clock.active
-            last = Validation(step, score(average.network, held_out, model.counting, model.scale))
-            next_validation = fraction + max(0.05, 20 * clock.share(clock.active - began))
-            yield from tell(last)
-        if joins:  # what was held out is seen from now on: it can no longer judge
-            sampler, everything_from = PatchSampler(planes, model.settings.classes, s.class_balance, augmentation), math.inf
-            held_out = held_out if validation else []
-        if preview_seconds and clock.active >= next_preview and planes[0].labels.size <= _PREVIEW_PIXELS:
-            began = clock.active
-            yield from tell(Preview(step, planes[0].name, labels_of(average.network, planes[0], model.counting, model.scale)))
-            next_preview = clock.active + max(preview_seconds, 15 * (clock.active - began))
-        if clock.active - last_news >= 0.1 or step == 1:
-            last_news = clock.active
-            yield from tell(Step(step, loss, clock.fraction(step), clock.seconds_left(step)))
-    if held_out:
-        last = Validation(step, score(average.network, held_out, model.counting, model.scale))
-        yield from tell(last)
-    yield from tell(Finished(step, clock.active, last))
+            _restore(self.network, self._optimiser, self._good)
+            self._gentleness /= 4
+            return "The loss was not a number. The last good state is back; training goes on more gently.", loss
+        self.average.update(self._steps)
+        if self._steps % 25 == 0:
+            self._good, self._bad = _snapshot(self.network, self._optimiser), 0
+        return "", loss
+
+    def _learn(self, batch: Sequence[Tensor]) -> float:
+        pictures, classes, weights = (part.to(self._device) for part in batch)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            logits = self.network(pictures.contiguous(memory_format=torch.channels_last))  # (N, classes, Y', X')
+        crop = (pictures.shape[-1] - logits.shape[-1]) // 2  # "valid": the answer is asked for in the middle only
+        inner = slice(crop, pictures.shape[-1] - crop)
+        loss = weighted_cross_entropy(logits, classes[:, inner, inner], weights[:, inner, inner])
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        value = float(loss.detach())
+        if math.isfinite(value):
+            slope = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            if not slope.isfinite():  # the step would make the weights NaN
+                return math.nan
+            self._optimiser.step()
+        return value
+
+    def _shrink(self, error: BaseException) -> str:
+        """Go on with less memory: half the batch, or smaller patches."""
+        s, meta = self._settings, self._meta
+        self._optimiser.zero_grad(set_to_none=True)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        smaller = meta.input_size(max(s.patch // 2, 2 * meta.step), of_output=False)
+        if s.batch > 1:
+            self._settings = replace(s, batch=s.batch // 2)
+        elif smaller < s.patch:
+            self._settings = replace(s, patch=smaller)
+        else:
+            raise MemoryError("The memory is not enough for training, even with the smallest patches.") from error
+        assert self._batches
+        self._batches.change(self._settings)
+        return f"The memory is not enough. Training goes on with {self._settings.batch} patch(es) of {self._settings.patch} px a step."
+
+    def _freeze(self, progress: float) -> None:
+        freeze_from = 0.0 if self._from_trained else _FREEZE_FROM if self._settings.batch < _STEADY_BATCH else HOLD_OUT_UNTIL
+        if progress >= freeze_from:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
 
 
-def _step(
-    network: UNet,
-    optimiser: torch.optim.Optimizer,
-    sampler: PatchSampler,
-    rng: np.random.Generator,
-    plan: TrainingPlan,
-    meta: UNet,
-    device: torch.device,
-) -> float:
-    """Draw a batch, go forward and back; give the loss."""
-    s = plan.settings
-    drawn = [sampler.draw(rng, s.patch) for _ in range(s.batch)]
-    pictures, classes, weights = (torch.stack(parts).to(device) for parts in zip(*drawn, strict=True))
-    logits = network(pictures.contiguous(memory_format=torch.channels_last))  # (N, classes, Y', X')
-    crop = (s.patch - logits.shape[-1]) // 2  # "valid": the answer is asked for in the middle only
-    inner = slice(crop, s.patch - crop)
-    loss = weighted_cross_entropy(logits, classes[:, inner, inner], weights[:, inner, inner])
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    value = float(loss.detach())
-    if math.isfinite(value):
-        slope = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        if not slope.isfinite():  # the step would make the weights NaN
-            return math.nan
-        optimiser.step()
-    return value
+class _Flat:
+    """Says when the held-out score has been flat: no new best for half of the phase, and for a few hundred steps."""
+
+    def __init__(self, step: int) -> None:
+        self._began = self._best_at = step
+        self._best = -1.0
+
+    def since(self, step: int, quality: float) -> bool:
+        """Take the score of a step; give whether it is time to stop."""
+        if quality > self._best + 0.005:
+            self._best, self._best_at = quality, step
+        return step - self._best_at > max(400, (step - self._began) / 2)
+
+
+class _Batches:
+    """Draws the next batch in a thread of its own while the network learns from this one.
+
+    Only that thread draws, one batch after the other, so a seed gives the same batches every time.
+    """
+
+    def __init__(self, sampler: PatchSampler, settings: TrainingSettings) -> None:
+        self.sampler, self._settings = sampler, settings
+        self._rng = np.random.default_rng(settings.seed)
+        self._pool = ThreadPoolExecutor(1, "patches")
+        self._coming: Future[list[Tensor]] = self._pool.submit(self._draw)
+
+    def next(self) -> list[Tensor]:
+        """Give pictures (N, C, Y, X), classes (N, Y, X) and weights (N, Y, X)."""
+        batch = self._coming.result()
+        self._coming = self._pool.submit(self._draw)
+        return batch
+
+    def change(self, settings: TrainingSettings) -> None:
+        """Draw batches of another size from now on; the one that is drawn already is thrown away."""
+        self._settings = settings
+        self.next()
+
+    def _draw(self) -> list[Tensor]:
+        drawn = [self.sampler.draw(self._rng, self._settings.patch) for _ in range(self._settings.batch)]
+        return [torch.stack(parts) for parts in zip(*drawn, strict=True)]
 
 
 def _optimiser(network: UNet, s: TrainingSettings) -> torch.optim.Optimizer:
@@ -253,10 +420,10 @@ def _schedule(fraction: float, step: int) -> float:
 
 
 class _RunningAverage:
-    """Exponential running average of the weights, kept on the device and stored into the caller's network."""
+    """Exponential running average of the weights, kept on the device."""
 
-    def __init__(self, network: UNet, target: UNet) -> None:
-        self._source, self._target = network, target
+    def __init__(self, network: UNet) -> None:
+        self._source = network
         self.network = deepcopy(network).eval()
 
     def update(self, step: int) -> None:
@@ -266,9 +433,6 @@ class _RunningAverage:
             floats = [name for name, tensor in theirs.items() if tensor.is_floating_point()]
             torch._foreach_lerp_([ours[name] for name in floats], [theirs[name] for name in floats], 1 - decay)
 
-    def store(self) -> None:
-        self._target.load_state_dict(self.network.state_dict())
-
 
 class _Clock:
     """How much of the budget is used. Time in which the caller keeps us waiting is left out."""
@@ -276,7 +440,11 @@ class _Clock:
     def __init__(self, settings: TrainingSettings) -> None:
         self._settings = settings
         self._began = time.perf_counter()
-        self._waited = 0.0
+        self._waited = self._skipped = 0.0
+
+    def skip(self, share: float) -> None:
+        """Give up a share of the budget."""
+        self._skipped += share
 
     def outside(self, event: Event) -> Generator[Event, None, None]:
         """Hand out an event and stop the clock until the caller comes back."""
@@ -304,13 +472,12 @@ class _Clock:
 
     def fraction(self, step: int) -> float:
         """Give the used share of the budget, 0 to 1."""
-        return min(1.0, step / self._settings.steps if self._settings.steps else self.share(self.active))
+        return min(1.0, self._skipped + (step / self._settings.steps if self._settings.steps else self.share(self.active)))
 
     def seconds_left(self, step: int) -> float:
         """Estimate the seconds to the end."""
-        if self._settings.steps:
-            return self.active / max(1, step) * (self._settings.steps - step)
-        return max(0.0, 60 * self._settings.minutes - self.active)
+        left = 1 - self.fraction(step)
+        return left * (self.active / max(1, step) * self._settings.steps if self._settings.steps else 60 * self._settings.minutes)
 
 
 def _snapshot(network: UNet, optimiser: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -322,6 +489,21 @@ def _restore(network: UNet, optimiser: torch.optim.Optimizer, good: tuple[dict[s
     optimiser.load_state_dict(deepcopy(good[1]))
 
 
+def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+
+
+def _mean(models: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Average the weights of models; whole numbers are those of the last."""
+    first, last = models[0], models[-1]
+    if len(models) == 1:
+        return first
+    return {
+        name: torch.stack([model[name].cpu() for model in models]).mean(0) if tensor.is_floating_point() else last[name]
+        for name, tensor in first.items()
+    }
+
+
 def _provenance(
     pairs: Sequence[TrainingPair],
     plan: TrainingPlan,
@@ -329,17 +511,24 @@ def _provenance(
     steps: int,
     seconds: float,
     last: Validation | None,
+    comparison: Comparison | None,
+    start: Model | None,
 ) -> dict[str, Any]:
     """Say how the model came about, as JSON values."""
+    before = start.record if start else {}
     return {
         "trained": datetime.now(UTC).isoformat(timespec="seconds"),
+        "start": before.get("name", before.get("trained", "")) or "random weights",
         "images": [pair.image.name for pair in pairs],
+        "seen": sorted({*before.get("seen", []), *(pair.image.fingerprint for pair in pairs)}),
+        "licence": before.get("licence", ""),
         "cells": plan.n_cells,
         "steps": steps,
         "seconds": round(seconds, 1),
         "training": to_dict(plan.settings),
         "augmentation": to_dict(augmentation),
         "validation": to_dict(last.score) if last else None,
+        "comparison": to_dict(comparison) if comparison else None,
         "device": plan.device_name,
         "versions": {"napari-tally": napari_tally.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }

@@ -44,6 +44,7 @@ class Planned:
     """News: what will be done."""
 
     plan: "TrainingPlan"
+    start: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Run:
     sources: list[Source]
     settings: TrainingSettings
     augmentation: AugmentationSettings
+    normalisation: NormalisationSettings
     start: "Model | str | None"
     anyway: bool
     preview_seconds: float
@@ -71,17 +73,18 @@ class Run:
 
     def events(self) -> "Generator[Event | Planned | Shared | None, None, list[tuple[Source, Problem]]]":
         """Check, plan and train; give the problems that kept us from training."""
-        from napari_tally.core.model_file import find_model
         from napari_tally.core.plan import new_model, plan_training
+        from napari_tally.core.start import choose_start
         from napari_tally.core.train import Step, train
 
         pairs, problems = yield from self._pairs()
         if any(problem.stops for _, problem in problems) or (problems and not self.anyway):
             return problems
-        start = find_model(self.start) if isinstance(self.start, str) else self.start
-        plan = plan_training(pairs, self.settings, start)
-        yield Planned(plan)
-        self.model = start.copy() if start else new_model(plan)
+        start = choose_start(self.start, pairs, self.settings)
+        yield None
+        plan = plan_training(pairs, self.settings, start, self.normalisation)
+        yield Planned(plan, start.record.get("name", "") if start else "")
+        self.model = new_model(plan, start)
         shared = time.monotonic()
         for event in train(self.model, pairs, plan, self.augmentation, preview_seconds=self.preview_seconds):
             if isinstance(event, Step):
@@ -94,18 +97,17 @@ class Run:
 
     def weight_maps(self) -> "Generator[None, None, list[tuple[str, NDArray[np.float32]]]]":
         """Compute the border weights that training would use; give (name, map in network pixels) of each plane."""
-        from napari_tally.core.model_file import find_model
         from napari_tally.core.plan import plan_training
         from napari_tally.core.samples import prepare_planes
+        from napari_tally.core.start import choose_start
 
         pairs, problems = yield from self._pairs()
         for _, problem in problems:
             if problem.stops:
                 raise ValueError(problem.message)
-        plan = plan_training(pairs, self.settings, find_model(self.start) if isinstance(self.start, str) else self.start)
+        plan = plan_training(pairs, self.settings, choose_start(self.start, pairs, self.settings), self.normalisation)
         s = plan.settings
-        normalisation = NormalisationSettings()
-        planes = prepare_planes(pairs, plan.network.channels, plan.scale, normalisation, s.border_weight, s.border_width)
+        planes = prepare_planes(pairs, plan.network.channels, plan.scale, plan.normalisation, s.border_weight, s.border_width, plan.window)
         return [(plane.name, plane.border) for plane in planes]
 
     def _pairs(self) -> "Generator[None, None, tuple[list[TrainingPair], list[tuple[Source, Problem]]]]":

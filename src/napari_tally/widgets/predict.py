@@ -39,10 +39,10 @@ from qtpy.QtWidgets import (
 )
 
 import napari_tally
-from napari_tally.core.counting import measure_cells, summarise, write_table
+from napari_tally.core.counting import measure_cells, size_remark, summarise, write_table
 from napari_tally.core.images import Image
 from napari_tally.core.instances import label_planes
-from napari_tally.settings import CountingSettings, TilingSettings
+from napari_tally.settings import CountingSettings, PredictionSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layers import LayerCombo, Role, belong, copy_cells, image_from_layer, is_source, layers_of, placement
@@ -75,6 +75,8 @@ class Counted:
     counting : CountingSettings
         The thresholds that gave the rest:
     labels : int32 array of shape `image.shape`
+    expected : float
+        Diameter in pixels that the model expects.
     cells, summary : pandas.DataFrame
         One row a cell, one row a plane; see :mod:`napari_tally.core.counting`.
     """
@@ -85,6 +87,7 @@ class Counted:
     cell: NDArray[np.float32]
     counting: CountingSettings
     labels: NDArray[np.int32]
+    expected: float
     cells: pd.DataFrame
     summary: pd.DataFrame
 
@@ -145,9 +148,9 @@ class PredictWidget(QWidget):
         self.bar.setRange(0, 1000)
         self.bar.hide()
         self.message = note()
-        self.tiling = SettingsForm(TilingSettings)
+        self.how = SettingsForm(PredictionSettings)
         self.expert_button = button("▸ Expert options", "How it is computed; the result stays the same.", self._fold, checkable=True)
-        self.expert_options = group("How to compute", self.tiling.native)
+        self.expert_options = group("How to compute", self.how.native)
 
         self.count_text = note(size=2.4)
         self.details = note()
@@ -246,11 +249,11 @@ class PredictWidget(QWidget):
         return [self.image_choice.layer] if self.image_choice.layer else self.image_choice.layers
 
     def _run(self) -> None:
-        model, layers, counting, tiling = self._session.model, list(self._chosen()), self.counting.value, self.tiling.value
+        model, layers, counting, settings = self._session.model, list(self._chosen()), self.counting.value, self.how.value
         assert model
         say(self.message, "")
         self._began = time.monotonic()
-        self._finding.start(lambda: _find(model, layers, counting, tiling), description="Counting cells")
+        self._finding.start(lambda: _find(model, layers, counting, settings), description="Counting cells")
 
     def _take_event(self, event: Progress | Results) -> None:
         if isinstance(event, Results):
@@ -350,6 +353,8 @@ class PredictWidget(QWidget):
             details.append(f"Cells cover {row['covered_percent']:.1f} % of the image")
         else:
             details.append(f"In {len(shown)} images" if len(shown) > 1 else f"In {len(rows)} planes")
+        remarks = [f"{counted.layer.name}: {size_remark(counted.labels, counted.expected)}" for counted in shown]
+        details += [f"<b>Please look:</b> {escape(remark)}" for remark in remarks if not remark.endswith(": ")]
         say(self.details, "<br>".join(details))
         self._fill_table(rows)
 
@@ -428,10 +433,10 @@ def _load(path: Path) -> "Generator[None, None, tuple[Model, str]]":
 
 
 def _find(
-    model: "Model", layers: Sequence[ImageLayer], counting: CountingSettings, tiling: TilingSettings
+    model: "Model", layers: Sequence[ImageLayer], counting: CountingSettings, settings: PredictionSettings
 ) -> Generator[Progress | Results, None, list[str]]:
     """Predict and count images on the worker thread; give the reasons for those that could not be used, if others could."""
-    from napari_tally.core.predict import predict
+    from napari_tally.core.predict import expected_diameter, predict
 
     counted: list[Counted] = []
     refused: list[str] = []
@@ -440,7 +445,7 @@ def _find(
         yield Progress(n / len(layers), f"{which}reading")
         try:
             image = image_from_layer(layer)
-            tiles = predict(model, image, tiling)
+            tiles = predict(model, image, settings)
             while True:
                 try:
                     tile = next(tiles)
@@ -452,7 +457,7 @@ def _find(
             refused.append(str(error))
             continue
         cell = (1 - probabilities[:, 0]).reshape(image.shape)
-        counted.append(_count(layer, image, probabilities, cell, counting))
+        counted.append(_count(layer, image, probabilities, cell, counting, expected_diameter(model, image, settings)))
         yield Results(tuple(counted))
     if refused and not counted:
         raise ValueError(refused[0])
@@ -463,16 +468,21 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
     """Find the cells anew with other thresholds, on the worker thread."""
     counted: list[Counted] = []
     for old in stale:
-        counted.append(_count(old.layer, old.image, old.probabilities, old.cell, counting))
+        counted.append(_count(old.layer, old.image, old.probabilities, old.cell, counting, old.expected))
         yield Results(tuple(counted))
 
 
 def _count(
-    layer: ImageLayer, image: Image, probabilities: NDArray[np.float32], cell: NDArray[np.float32], counting: CountingSettings
+    layer: ImageLayer,
+    image: Image,
+    probabilities: NDArray[np.float32],
+    cell: NDArray[np.float32],
+    counting: CountingSettings,
+    expected: float,
 ) -> Counted:
     labels = label_planes(probabilities, counting).reshape(image.shape)
     cells = measure_cells(labels, image)
-    return Counted(layer, image, probabilities, cell, counting, labels, cells, summarise(cells, image))
+    return Counted(layer, image, probabilities, cell, counting, labels, expected, cells, summarise(cells, image))
 
 
 def _duration(seconds: float) -> str:

@@ -17,7 +17,8 @@ from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QFormLayout, QMessageBox, QProgressBar, QWidget
 
 import napari_tally
-from napari_tally.settings import AugmentationSettings, TrainingSettings, fields_of
+from napari_tally.core.estimate import training_memory, training_seconds
+from napari_tally.settings import AugmentationSettings, NetworkSettings, NormalisationSettings, TrainingSettings, fields_of
 from napari_tally.widgets._curves import Curves, theme_colours
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
     from napari_tally.core.model_file import Model
     from napari_tally.core.plan import TrainingPlan
     from napari_tally.core.train import Finished, Preview, Step, Validation
+    from napari_tally.core.validation import Comparison
 
 _PREVIEW_SECONDS = 3.0
 _PREVIEW_SIDE = 1024
 """Pixels that a preview has at most along a side: napari takes long to show more."""
 _DRAW_SECONDS = 1.0
 """Seconds between two paintings of the progress: see :meth:`Curves.draw`."""
-_RANDOM, _CURRENT, _FILE = "random", "current", "file"
+_AUTO, _RANDOM, _CURRENT, _FILE = "auto", "none", "current", "file"
 
 
 class TrainWidget(QWidget):
@@ -84,6 +86,8 @@ class TrainWidget(QWidget):
         self.start_button = button("Start", "", self._start)
         self.pause_button = button("Pause", "", self._pause)
         self.stop_button = button("Stop", "End the training now. The model is kept as it is.", self._job.stop)
+        self.estimate = note()
+        self.estimate.setToolTip("Estimated for this computer before anything runs.")
         self.message = note()
         self.split_button = button("Split them", "Give every separate piece its own number. Undo takes it back.", self._split)
         self.anyway_button = button("Train anyway", "The labels are as they should be.", lambda: self._start(anyway=True))
@@ -107,10 +111,11 @@ class TrainWidget(QWidget):
         self.expert = SettingsForm(TrainingSettings, fields=others)
         self.expert["learning_rate"].native.setSpecialValueText("by preset")
         self.augmentation = SettingsForm(AugmentationSettings)
+        self.normalisation = SettingsForm(NormalisationSettings, fields=("statistics",))
         self.weights_button = button("Show weight map", "How much the gaps between cells weigh in training, as a layer.", self._weigh)
         self.expert_button = button("▸ Expert options", "How training works in detail.", self._fold, checkable=True)
         self.expert_options = [
-            group("How to train", self.expert.native, self.weights_button),
+            group("How to train", self.expert.native, self.normalisation.native, self.weights_button),
             group("How the images are varied", self.augmentation.native),
         ]
 
@@ -123,6 +128,7 @@ class TrainWidget(QWidget):
             group(
                 "Training",
                 choices,
+                self.estimate,
                 [self.start_button, self.pause_button, self.stop_button],
                 self.message,
                 [self.split_button, self.anyway_button],
@@ -138,6 +144,8 @@ class TrainWidget(QWidget):
         )
         self._fold()
         self.pairs.changed.connect(self._show_state)
+        self.minutes.changed.connect(self._show_state)
+        self.expert.changed.connect(self._show_state)
         self.start_from.activated.connect(self._choose_start)
         self._session.model_changed.connect(self._offer_starts)
         self._viewer.events.theme.connect(self._follow_theme)
@@ -154,9 +162,12 @@ class TrainWidget(QWidget):
         box.clear()
         if self._session.model is not None:
             box.addItem("The current model", _CURRENT)
-        box.addItem("Nothing: random weights", _RANDOM)
-        for path in sorted((Path(napari_tally.__file__).parent / "weights").glob("*.safetensors")):
+        shipped = sorted((Path(napari_tally.__file__).parent / "weights").glob("*.safetensors"))
+        if shipped:
+            box.addItem("What fits best (recommended)", _AUTO)
+        for path in shipped:
             box.addItem(f"{path.stem} (comes with napari-tally)", path.stem)
+        box.addItem("Nothing: random weights", _RANDOM)
         box.addItem("A model file…", _FILE)
         if self._job.is_active:  # the model in training: what it began with stays shown
             box.setCurrentIndex(box.findData(wish))
@@ -189,6 +200,7 @@ class TrainWidget(QWidget):
             sources,
             replace(self.expert.value, minutes=self.minutes.value.minutes),
             self.augmentation.value,
+            replace(NormalisationSettings(), statistics=self.normalisation.value.statistics),
             {_CURRENT: self._session.model, _RANDOM: None}.get(chosen, chosen),
             anyway,
             _PREVIEW_SECONDS if self.preview.isChecked() else 0.0,
@@ -211,8 +223,18 @@ class TrainWidget(QWidget):
             self._job.pause()
             say(self.status, f"{self.status.text()} · paused")
 
+    def _show_estimate(self) -> None:
+        """Say before Start how long it takes and how much memory."""
+        pixels = sum(float(np.prod(label_shape(layer))) for layer, _ in self.pairs.pairs)
+        patch, batch = self.expert.value.patch or 160, self.expert.value.batch or 1
+        memory = training_memory(replace(NetworkSettings(), channels=3), patch, batch, pixels)
+        seconds = training_seconds(self.minutes.value.minutes, pixels)
+        known = pixels and self.expert.value.preset == "quick" and not self.expert.value.steps
+        say(self.estimate, f"Takes about {_duration(seconds)} and {memory / 1e9:.1f} GB of memory." if known else "")
+
     def _show_state(self, state: object = None) -> None:
         """Buttons that fit the state."""
+        self._show_estimate()
         active, paused, stopping = self._job.is_active, self._job.state == "paused", self._job.state == "stopping"
         free = not active and not self._aside.is_active
         goes_on = self.start_from.currentData() == _CURRENT
@@ -243,7 +265,7 @@ class TrainWidget(QWidget):
     def _show_event(self, event: Any) -> None:
         match type(event).__name__:
             case "Planned":
-                self._show_plan(event.plan)
+                self._show_plan(event.plan, event.start)
             case "Shared":
                 if self._session.model is self._current:  # none was loaded meanwhile
                     self._current = event.model
@@ -256,15 +278,19 @@ class TrainWidget(QWidget):
                 self._show_preview(event)
             case "Trouble":
                 say(self.message, escape(event.message))
+            case "Comparison":
+                self._show_comparison(event)
             case "Finished":
                 self._show_finished(event)
 
-    def _show_plan(self, plan: "TrainingPlan") -> None:
+    def _show_plan(self, plan: "TrainingPlan", start: str) -> None:
         self._plan = plan
         images, cells = _number(plan.n_images, "image"), _number(plan.n_cells, "cell")
         words = [f"Learns from {cells} in {images}, about {plan.diameter:.0f} px across."]
         if plan.scale != 1:
-            words.append(f"The images are shrunk to {plan.scale:.0%} for the network, since the cells are large.")
+            words.append(f"The network sees the images at {plan.scale:.0%} of their size, so that the cells have the size it knows.")
+        if start:
+            words.append(f"Starts from “{start}”.")
         say(self.message, escape(" ".join([*words, *plan.notes])))
         say(self.status, f"{plan.device_name} · getting ready …")
         if self._run and self._run.preview_seconds:  # making a layer takes a moment: now, and not while training runs
@@ -288,12 +314,23 @@ class TrainWidget(QWidget):
         self.curves.add_validation(event.step, s.loss, s.f1)
         say(self.quality, f"On held-out cells: finds {s.predicted_count} where {s.true_count} are drawn; agreement F1 = {s.f1:.2f}.")
 
+    def _show_comparison(self, event: "Comparison") -> None:
+        """Show whether training helped, as a small table."""
+        cells = "".join(
+            f"<tr><td>{escape(what)}</td><td align=right>&nbsp;{before}</td><td align=right>&nbsp;<b>{after}</b></td></tr>"
+            for what, before, after in event.rows()
+        )
+        head = "<tr><td></td><td align=right>&nbsp;start</td><td align=right>&nbsp;<b>trained</b></td></tr>"
+        say(self.quality, f"<b>{escape(event.verdict)}</b><table cellspacing=2>{head}{cells}</table>")
+
     def _show_finished(self, event: "Finished") -> None:
         self.curves.draw()
         self._show_fraction(1)
         say(self.status, f"Done: {_number(event.step, 'step')} in {_duration(event.seconds)}.")
+        if event.start_kept:
+            say(self.message, "The start model is kept, since it does better. “Keep in any case” (expert options) keeps the trained one.")
         if event.validation is None:
-            say(self.quality, "No cells were held out to judge by: too few are drawn. Compare with your own eyes in “3 Predict and count”.")
+            say(self.quality, "No cells were held out to judge by. Compare with your own eyes in “3 Predict and count”.")
 
     def _show_preview(self, event: "Preview") -> None:
         """Lay the labels, which are in network pixels, on the image; a layer that the user deleted stays away."""

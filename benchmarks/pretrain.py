@@ -1,0 +1,121 @@
+"""Train the weights that the package carries.
+
+    python benchmarks/pretrain.py nuclei --data DIR --out src/napari_tally/weights
+    python benchmarks/pretrain.py phase  --data DIR --out src/napari_tally/weights
+
+DIR holds nuclei_pretrain (CC0) and phase_pretrain (MIT), each as SET/images and SET/labels. Nothing else is read.
+`phase` goes on from `nuclei`. The number of steps and the seed are fixed, so a run repeats itself on one machine
+(but for --compile, which rounds differently).
+
+Every image is brought to cells 20 px wide (phase contrast: 24 px) and the augmentation zooms by up to 2, so that the
+network knows cells from 10 to 40 px. Colour images come twice, the second time in grey or with their channels exchanged;
+every sixth grey image comes inverted too, for dark cells on bright ground; and simulated empty images say that noise,
+uneven light and hot pixels are no cells.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage as ndi
+
+from napari_tally.core.annotations import require_labels
+from napari_tally.core.images import Image, match_by_stem, read_image, read_labels, rescale
+from napari_tally.core.model_file import Model, load_model, save_model
+from napari_tally.core.plan import new_model, plan_training
+from napari_tally.core.samples import TrainingPair, cell_diameter, rescale_labels, scaled_shape
+from napari_tally.core.train import Step, Validation, train
+from napari_tally.settings import AugmentationSettings, TrainingSettings
+
+DIAMETER = {"nuclei": 20.0, "phase": 24.0}
+STEPS = {"nuclei": 9000, "phase": 2500}
+LICENCES = {
+    "nuclei": "Weights: BSD-3-Clause. Trained on images of the Data Science Bowl 2018, Broad Bioimage Benchmark Collection BBBC038 (CC0).",
+    "phase": "Weights: BSD-3-Clause. As 'nuclei', then trained on NIH/3T3 images of Usiigaci (Tsai et al. 2019, SoftwareX; MIT).",
+}
+
+
+def main() -> None:
+    """Train one of the shipped models."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=["nuclei", "phase"])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=0, help="0 = as the shipped weights")
+    parser.add_argument("--base-width", type=int, default=16)
+    parser.add_argument("--compile", action="store_true")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(0)
+    pairs = _read(arguments.data / f"{arguments.name}_pretrain", DIAMETER[arguments.name])
+    if arguments.name == "nuclei":
+        pairs += _colour_again(pairs, rng) + _inverted(pairs)
+    pairs += [_empty(rng, i) for i in range(20 if arguments.name == "nuclei" else 2)]
+    settings = TrainingSettings(
+        steps=arguments.steps or STEPS[arguments.name], patch=160, batch=4, learning_rate=2e-3, compile=arguments.compile
+    )
+    start = load_model(arguments.out / "nuclei.safetensors") if arguments.name == "phase" else None
+    plan = replace(plan_training(pairs, settings, start), scale=1.0, diameter=DIAMETER[arguments.name])
+    plan = replace(plan, network=replace(plan.network, base_width=arguments.base_width) if start is None else plan.network)
+    print(f"{plan.n_images} images, {plan.n_cells} cells, {settings.steps} steps of {settings.batch} patches", flush=True)
+    model = start.copy() if start else new_model(plan)
+    model.scale = 1.0
+    _train(model, pairs, plan, arguments.out / f"{arguments.name}.safetensors", LICENCES[arguments.name])
+
+
+def _train(model: Model, pairs: list[TrainingPair], plan: object, out: Path, licence: str) -> None:
+    for event in train(model, pairs, plan, AugmentationSettings(scale=2.0, intensity=0.6)):
+        if isinstance(event, Validation) or (isinstance(event, Step) and event.step % 50 == 0):
+            print(event, flush=True)
+        if isinstance(event, Validation):  # a checkpoint
+            save_model(model, out)
+    names = model.record["images"]
+    model.record |= {"images": [f"{len(names)} images made of the sets that the licence names"], "licence": licence, "before": None}
+    save_model(model, out)
+
+
+def _read(folder: Path, diameter: float) -> list[TrainingPair]:
+    """Read a set, each image scaled so that its median cell has this diameter."""
+    pairs = []
+    for image_path, labels_path in match_by_stem(folder / "images", folder / "labels"):
+        image = read_image(image_path)
+        labels = require_labels(read_labels(labels_path), image)
+        own = cell_diameter([TrainingPair(image, labels)])
+        shape = scaled_shape(labels.shape, float(np.clip(diameter / own, 0.25, 2.0)) if own == own else 1.0)
+        planes = rescale(image.planes[0].astype(np.float32), shape)[None]
+        pairs.append(TrainingPair(Image(planes, image.name, colour=image.colour), rescale_labels(labels, shape)))
+    return pairs
+
+
+def _colour_again(pairs: list[TrainingPair], rng: np.random.Generator) -> list[TrainingPair]:
+    """Give every colour image once more, in grey or with its channels exchanged."""
+    again = []
+    for pair in pairs:
+        if pair.image.colour:
+            planes = pair.image.planes
+            grey = rng.random() < 0.4
+            changed = planes.mean(axis=1, keepdims=True) if grey else planes[:, rng.permutation(3)]
+            again.append(TrainingPair(Image(changed, pair.image.name + " again", colour=not grey), pair.labels))
+    return again
+
+
+def _inverted(pairs: list[TrainingPair]) -> list[TrainingPair]:
+    """Give every sixth grey image once more, inverted."""
+    grey = [pair for pair in pairs if pair.image.channels == 1]
+    return [TrainingPair(Image(255 - pair.image.planes, pair.image.name + " inverted"), pair.labels) for pair in grey[::6]]
+
+
+def _empty(rng: np.random.Generator, i: int, side: int = 256) -> TrainingPair:
+    """Simulate an image without cells: camera noise, uneven light, and in some hot pixels or out-of-focus haze."""
+    y, x = np.mgrid[:side, :side] / side
+    light = 20 * rng.random() * (rng.normal() * y + rng.normal() * x + rng.normal() * (x - 0.5) ** 2)
+    planes = 100 + light + rng.normal(0, rng.uniform(0.5, 5), (side, side))
+    if i % 3 == 1:
+        planes[tuple(rng.integers(0, side, (2, 30)))] += rng.uniform(20, 500)
+    if i % 3 == 2:
+        planes += 40 * ndi.gaussian_filter(rng.normal(0, 25, (side, side)), 25)
+    return TrainingPair(Image(planes.astype(np.float32)[None, None], f"empty {i}"), np.zeros((side, side), np.int32))
+
+
+if __name__ == "__main__":
+    main()

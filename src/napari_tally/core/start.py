@@ -1,0 +1,50 @@
+"""What to start from: of the models that come with the package, the one that knows such cells best."""
+
+from collections.abc import Sequence
+
+from napari_tally.core.annotations import NOT_ANNOTATED
+from napari_tally.core.model_file import Model, find_model, load_model, shipped_models
+from napari_tally.core.plan import new_model, plan_training
+from napari_tally.core.samples import TrainingPair, prepare_planes
+from napari_tally.core.validation import judge, score, to_judge_by
+from napari_tally.settings import TrainingSettings
+
+_PLANES = 3
+
+
+def choose_start(wish: str | Model | None, pairs: Sequence[TrainingPair], settings: TrainingSettings) -> Model | None:
+    """Turn the user's wish into a model to start from.
+
+    Parameters
+    ----------
+    wish : str, Model or None
+        ``"auto"``: the shipped model that finds the drawn cells best (by average precision, then by loss). ``"none"`` or None:
+        random weights. Else the name of a shipped model, or a model file.
+    pairs : sequence of TrainingPair
+    settings : TrainingSettings
+        The preset ``"paper"`` has a network of its own, so ``"auto"`` gives random weights.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model.
+    """
+    if wish is None or isinstance(wish, Model):
+        return wish
+    if wish == "none" or (wish == "auto" and settings.preset == "paper"):
+        return None
+    if wish != "auto":
+        return find_model(wish)
+    models = [load_model(path) for path in shipped_models().values()]
+    drawn = [pair for pair in pairs if (pair.labels > NOT_ANNOTATED).any()]
+    return max(models, key=lambda model: _fit(model, drawn, settings)) if len(models) > 1 and drawn else next(iter(models), None)
+
+
+def _fit(start: Model, pairs: Sequence[TrainingPair], settings: TrainingSettings) -> tuple[float, float]:
+    """Say how well a model finds the drawn cells, at the scale at which it would be trained: higher is better."""
+    plan = plan_training(pairs, settings, start)
+    model = new_model(plan, start)
+    few = [pairs[round(i * (len(pairs) - 1) / max(1, _PLANES - 1))] for i in range(min(_PLANES, len(pairs)))]
+    planes = prepare_planes(few, model.settings.channels, plan.scale, model.normalisation, 0, 1, model.window)
+    found = score([judge(model.network, to_judge_by(planes)[:_PLANES], plan.scale)], [model.counting])
+    return found.quality, -found.loss

@@ -70,7 +70,12 @@ def _train(model: Model, pairs: list[TrainingPair], plan: object, out: Path, lic
         if isinstance(event, Validation):  # a checkpoint
             save_model(model, out)
     names = model.record["images"]
-    model.record |= {"images": [f"{len(names)} images made of the sets that the licence names"], "licence": licence, "before": None}
+    model.record |= {
+        "name": out.stem,
+        "seen": [],
+        "images": [f"{len(names)} images made of the sets that the licence names"],
+        "licence": licence,
+    }
     save_model(model, out)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import discs, picture
 
-from napari_tally.core.counting import measure_cells, summarise, write_table
+from napari_tally.core.counting import measure_cells, size_remark, summarise, write_table
 from napari_tally.core.images import as_image
 
 LABELS = picture("""
@@ -107,3 +107,15 @@ def test_written_whole(tmp_path, image):
     assert [path.name for path in tmp_path.iterdir()] == ["cells.csv"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "cells.csv"), cells, check_dtype=False)
     assert (tmp_path / "cells.csv").read_text().splitlines()[1] == "well A1,0,1,1.5,2,6,6,35,False"
+
+
+@pytest.mark.parametrize(("expected", "says"), [(14, False), (25, False), (30, True), (6, True), (float("nan"), False)])
+def test_cells_of_another_size_than_the_model_knows(expected, says):
+    labels = discs((64, 128), *((y, x, 7) for y in (12, 32, 52) for x in range(10, 128, 18)))
+    remark = size_remark(labels, expected)
+    assert remark.startswith("The cells found are about 14 px across, but at this magnification the model expects about") is says
+    assert (remark == "") is not says
+
+
+def test_a_few_cells_say_nothing_of_their_size():
+    assert size_remark(discs((64, 64), (32, 32, 7)), 100) == ""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from napari_tally.core.images import (
     Image,
     as_image,
+    experiment_window,
     intensity_window,
     list_images,
     match_by_stem,
@@ -22,6 +23,7 @@ from napari_tally.core.images import (
     rescale,
     write_labels,
 )
+from napari_tally.sample_data import simulate_nuclei
 from napari_tally.settings import NormalisationSettings
 
 GREY = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
@@ -331,6 +333,30 @@ def test_hot_pixels_do_not_set_the_window(rng):
     hot = values.copy()
     hot[::37, ::41] = 60000  # 16 of them
     np.testing.assert_allclose(intensity_window(as_image(hot), SETTINGS), intensity_window(as_image(values), SETTINGS), atol=8)
+
+
+def test_a_crop_is_normalised_as_the_slide_it_comes_from():
+    """Where cells are everywhere, the windows differ by at most a tenth of their width, and so do normalised intensities."""
+    slide = as_image(np.tile(simulate_nuclei(seed=3, n=60)[0], (3, 3)))
+    (low, high) = intensity_window(slide, NormalisationSettings())[0]
+    side = slide.shape[0]
+    for y, x in ((0, 0), (side // 4, side // 2), (side // 3, side // 5)):
+        crop = as_image(slide.planes[0, 0, y : y + side // 3, x : x + side // 3])
+        np.testing.assert_allclose(intensity_window(crop, NormalisationSettings())[0], (low, high), atol=0.1 * (high - low))
+
+
+def test_hot_pixels_do_not_move_the_window(rng):
+    picture = simulate_nuclei(seed=3, n=60)[0]
+    window = intensity_window(as_image(picture), NormalisationSettings())
+    hot = picture.copy()
+    hot[tuple(rng.integers(0, picture.shape[0], (2, 20)))] = 65535
+    np.testing.assert_allclose(intensity_window(as_image(hot), NormalisationSettings()), window, atol=0.02 * np.ptp(window))
+
+
+def test_one_window_for_an_experiment_is_the_median_of_all():
+    images = [as_image(np.linspace(0, top, 400).reshape(20, 20), name=str(top)) for top in (100, 200, 900)]
+    settings = NormalisationSettings(noise=0)
+    np.testing.assert_array_equal(experiment_window(images, settings), intensity_window(images[1], settings))
 
 
 def test_noise_is_not_stretched_into_cells(rng):

@@ -5,6 +5,7 @@ import math
 import struct
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,7 @@ def model():
         SMALL,
         scale=0.5,
         diameter=12.5,
+        pixel_size=0.25,
         normalisation=NormalisationSettings(low=2),
         counting=CountingSettings(min_area=3),
         record={"steps": 7, "images": ["Zellkörper"]},
@@ -138,6 +140,14 @@ def test_a_header_that_claims_a_huge_network(path):
     refuses(path, "is wanted")
 
 
+def test_the_window_of_an_experiment_comes_back(path, model):
+    window = np.array([[3.5, 700]], np.float32)
+    save_model(replace(model, window=window, normalisation=NormalisationSettings(statistics="experiment")), path)
+    again = load_model(path)
+    np.testing.assert_array_equal(again.window, window)
+    assert again.normalisation.statistics == "experiment"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -154,6 +164,10 @@ def test_a_header_that_claims_a_huge_network(path):
         ({"scale": math.nan}, "a scale of nan"),
         ({"scale": None}, "is damaged"),
         ({"diameter": "large"}, "is damaged"),
+        ({"pixel_size": "small"}, "is damaged"),
+        ({"window": [[1, 0]]}, "an intensity window of"),
+        ({"window": [[0, 1], [0, 1]]}, "an intensity window of"),
+        ({"normalisation": {"statistics": "experiment"}}, "no intensity window of the experiment"),
         ({"record": []}, "no record"),
     ],
 )

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image, intensity_window, normalise
 from napari_tally.core.model_file import Model, build_network
-from napari_tally.core.predict import TileDone, predict, predict_plane
-from napari_tally.settings import NetworkSettings, PredictionSettings
+from napari_tally.core.predict import TileDone, expected_diameter, predict, predict_plane, working_scale
+from napari_tally.settings import NetworkSettings, NormalisationSettings, PredictionSettings
 
 
 def a_network(**kwargs):
@@ -118,3 +118,43 @@ def test_walking_away_leaves_the_model_as_it_was(rng):
     tiles.close()
     assert next(model.network.parameters()).device.type == "cpu"
     assert all(p.requires_grad for p in model.network.parameters())
+
+
+SIDE = (0.5, 0.5)
+"""Micrometres a pixel."""
+
+
+@pytest.mark.parametrize(
+    ("pixel_size", "trained_with", "diameter", "scale"),
+    [
+        (None, None, 0, 0.7),
+        (SIDE, None, 0, 0.7),
+        (None, 0.5, 0, 0.7),
+        (SIDE, 0.5, 0, 0.7),
+        (SIDE, 0.49, 0, 0.7),  # rounded metadata must not move pixels
+        (SIDE, 0.25, 0, 1.4),  # half the magnification: the cells have half the pixels
+        (SIDE, 1.0, 0, 0.35),
+        (SIDE, 500.0, 0, 0.7),  # that cannot be
+        (SIDE, 0.25, 40, 0.35),  # what the user says comes first
+        (None, None, 10, 1.4),
+    ],
+)
+def test_images_are_brought_to_the_size_that_the_model_knows(pixel_size, trained_with, diameter, scale):
+    model = a_model(scale=0.7)
+    model.diameter, model.pixel_size = 20, trained_with
+    image = as_image(np.zeros((40, 40)), pixel_size=pixel_size)
+    settings = PredictionSettings(diameter=diameter)
+    assert working_scale(model, image, settings) == pytest.approx(scale)
+    assert expected_diameter(model, image, settings) == pytest.approx(20 * 0.7 / scale)
+    assert run_to_end(predict(model, image, settings)).shape == (1, 3, 40, 40)
+
+
+def test_statistics_of_the_experiment_leave_a_dim_image_dim():
+    y, x = np.mgrid[:40, :40]
+    bright = as_image(500 + 500 * np.sin(y / 6) * np.sin(x / 6))
+    dim = as_image(bright.planes[0, 0] / 100)
+    model = a_model(batch_norm=False)
+    assert np.abs(run_to_end(predict(model, bright)) - run_to_end(predict(model, dim))).max() < 1e-4
+    model.normalisation, model.window = NormalisationSettings(statistics="experiment"), intensity_window(bright, model.normalisation)
+    black = run_to_end(predict(model, as_image(np.full((40, 40), model.window[0, 0]))))
+    assert np.abs(run_to_end(predict(model, dim)) - black).max() < 0.02 < np.abs(run_to_end(predict(model, bright)) - black).max()

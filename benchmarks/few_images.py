@@ -24,14 +24,12 @@ from typing import Any
 
 import numpy as np
 
+import napari_tally as nt
 from napari_tally.core.annotations import require_labels
-from napari_tally.core.events import run_to_end
 from napari_tally.core.images import match_by_stem, read_image, read_labels
-from napari_tally.core.instances import label_planes
 from napari_tally.core.metrics import evaluate
 from napari_tally.core.model_file import Model
 from napari_tally.core.plan import new_model, plan_training
-from napari_tally.core.predict import predict
 from napari_tally.core.samples import TrainingPair
 from napari_tally.core.start import choose_start
 from napari_tally.core.train import Finished, train
@@ -102,7 +100,7 @@ def _run(name: str, pairs: list[TrainingPair], k: int, start: str, minutes: floa
 def measure(model: Model, test: list[TrainingPair]) -> dict[str, float]:
     """Predict the test images; give the columns of the table and the seconds a megapixel."""
     began = time.perf_counter()
-    found = [label_planes(run_to_end(predict(model, pair.image)), model.counting).reshape(pair.image.shape) for pair in test]
+    found = [nt.predict(pair.image, model).labels for pair in test]
     seconds = time.perf_counter() - began
     result = evaluate((pair.image.name, pair.labels, labels) for pair, labels in zip(test, found, strict=True))
     values = [*(m.ap for m in result.matchings), result.matchings[0].f1, result.bias]

@@ -87,6 +87,29 @@ def test_train_predict_evaluate_info(tmp_path, folders, capsys):
     assert "2 steps" in capsys.readouterr().out
 
 
+def test_the_start_and_the_trained_model_stand_side_by_side(tmp_path, capsys):
+    folders = tmp_path / "images", tmp_path / "labels"
+    for folder in folders:
+        folder.mkdir()
+    for seed in range(4):
+        for folder, pixels in zip(folders, nt.simulate_nuclei(seed=seed, n=12), strict=True):
+            tifffile.imwrite(folder / f"{seed}.tif", pixels.astype(np.uint16))
+    assert train(*folders, tmp_path / "m.safetensors", "--steps", 10, "--patch", 64, "--start", "nuclei") == 0
+    out = capsys.readouterr().out
+    assert "Starts from nuclei; takes about" in out
+    table = out[out.index("On cells that neither has seen") :].splitlines()
+    assert [line[:36].strip() for line in table[1:7]] == [
+        "Agreement (F1 at IoU 0.5)",
+        "Average precision (IoU 0.5 to 0.8)",
+        "Counted, of 48 drawn",
+        "Cells broken into pieces",
+        "Cells merged with others",
+        "Cells missed",
+    ]
+    assert "48 held-out cells" in table[7]
+    assert nt.load_model(tmp_path / "m.safetensors").record["start"] == "nuclei"
+
+
 def test_going_on_from_a_model(tmp_path, folders, model_file):
     assert train(*folders, tmp_path / "on.safetensors", "--start", model_file) == 0
     assert nt.load_model(tmp_path / "on.safetensors").record["start"] == nt.load_model(model_file).record["trained"]
@@ -137,7 +160,9 @@ def test_validation_images_of_other_channels(tmp_path, folders, capsys):
     ):
         (tmp_path / folder).mkdir()
         Pillow.fromarray(pixels).save(tmp_path / folder / "v.png")
-    assert train(*folders, tmp_path / "m.safetensors", "--val-images", tmp_path / "i", "--val-labels", tmp_path / "l") == 2
+    assert (
+        train(*folders, tmp_path / "m.safetensors", "--val-images", tmp_path / "i", "--val-labels", tmp_path / "l", "--start", "none") == 2
+    )
     assert "v has 3 channels (RGB colour), but this model was trained on images with 1 channel" in one_line(capsys)
 
 

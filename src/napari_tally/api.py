@@ -120,10 +120,12 @@ def predict(
     True
     """
     from napari_tally.core.predict import predict as events
+    from napari_tally.core.predict import zoom
 
     picture = _as_image(image)
     probabilities = run_to_end(events(model, picture, settings))
-    return Prediction(probabilities, label_planes(probabilities, counting or model.counting).reshape(picture.shape))
+    labels = label_planes(probabilities, counting or model.counting, zoom(model, picture, settings))
+    return Prediction(probabilities, labels.reshape(picture.shape))
 
 
 def count(labels: ArrayLike, image: Image | ArrayLike) -> "pd.DataFrame":

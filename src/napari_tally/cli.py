@@ -230,7 +230,7 @@ def _predict_files(paths: list[Path], model: "Model", out: Path, settings: Predi
     from napari_tally.core.events import run_to_end
     from napari_tally.core.images import read_image, write_labels
     from napari_tally.core.instances import label_planes
-    from napari_tally.core.predict import expected_diameter, predict
+    from napari_tally.core.predict import predict, zoom
 
     cells, counts, failed = [], [], 0
     try:
@@ -239,8 +239,9 @@ def _predict_files(paths: list[Path], model: "Model", out: Path, settings: Predi
                 image = read_image(path)
                 with _Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
                     probabilities = run_to_end(predict(model, image, settings), progress.tile)
-                labels = label_planes(probabilities, counting).reshape(image.shape)
-                if remark := size_remark(labels, expected_diameter(model, image, settings)):
+                larger = zoom(model, image, settings)
+                labels = label_planes(probabilities, counting, larger).reshape(image.shape)
+                if remark := size_remark(labels, model.diameter * larger):
                     print(f"Note: {path.name}: {remark}")
             except ValueError as error:
                 if len(paths) == 1:

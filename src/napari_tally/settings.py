@@ -247,9 +247,29 @@ class CountingSettings:
             "max": 0.99,
             "step": 0.01,
             "label": "Seed threshold",
-            "tooltip": "A cell starts where the probability of 'cell' is above this. Higher: fewer merged and fewer faint cells.",
+            "tooltip": "A cell starts where the probability of 'cell' is above this. Higher: fewer faint cells.",
         },
-    ] = 0.7
+    ] = 0.4
+    valley: Annotated[
+        float,
+        {
+            "min": 0.01,
+            "max": 0.95,
+            "step": 0.05,
+            "label": "Valley between cells",
+            "tooltip": "Two cells are two if the probability falls by this much between them. Higher: more cells merged, fewer broken.",
+        },
+    ] = 0.25
+    smoothing: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 50.0,
+            "step": 0.5,
+            "label": "Smoothing (px)",
+            "tooltip": "Smooths the probability before cells are told apart (standard deviation). Higher: fewer cells broken into pieces.",
+        },
+    ] = 1.5
     edge_threshold: Annotated[
         float,
         {
@@ -260,17 +280,6 @@ class CountingSettings:
             "tooltip": "A cell reaches out to where the probability falls below this. Lower: larger cells.",
         },
     ] = 0.55
-    min_seed: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 1.0,
-            "step": 0.05,
-            "label": "Smallest seed (share)",
-            "tooltip": "In a clump of touching cells, a seed smaller than this share of the largest one starts no cell; "
-            "its neighbours take the place. Higher: fewer cells broken into pieces.",
-        },
-    ] = 0.15
     min_area: Annotated[
         float,
         {"min": 0.0, "max": 1e6, "step": 1.0, "label": "Smallest cell (px)", "tooltip": "Cells with fewer pixels are dropped."},

@@ -1,5 +1,7 @@
 """From probabilities to cells, drawn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from napari_tally.core.metrics import iou_matrix
 from napari_tally.core.samples import class_map
 from napari_tally.settings import CountingSettings
 
-ANY_SIZE = CountingSettings(min_area=0)
+ANY_SIZE = CountingSettings(min_area=0, smoothing=0)
 
 
 def probabilities(drawing):
@@ -57,21 +59,42 @@ def test_cells_that_touch_at_a_corner_are_two():
 
 def test_seeds_and_edges():
     """A seed above 0.8 grows out to 0.55; what never reaches 0.8 is no cell."""
-    settings = CountingSettings(seed_threshold=0.8, edge_threshold=0.55, min_area=0)
+    settings = CountingSettings(seed_threshold=0.8, edge_threshold=0.55, min_area=0, smoothing=0)
     found = find_instances(probabilities("..5679765..777.."), settings)
     np.testing.assert_array_equal(found, picture("...11111........"))
 
 
 def test_small_cells_are_dropped_and_the_others_renumbered():
     drawing = probabilities("99..99..9\n99..99..9\n....99...")
-    assert [find_instances(drawing, CountingSettings(min_area=a)).max() for a in (0, 2, 3, 4, 5, 6, 7)] == [3, 3, 2, 2, 1, 1, 0]
-    np.testing.assert_array_equal(find_instances(drawing, CountingSettings(min_area=5)), picture("....11...\n....11...\n....11..."))
+    found = {area: find_instances(drawing, replace(ANY_SIZE, min_area=area)) for area in (0, 2, 3, 4, 5, 6, 7)}
+    assert [labels.max() for labels in found.values()] == [3, 3, 2, 2, 1, 1, 0]
+    np.testing.assert_array_equal(found[5], picture("....11...\n....11...\n....11..."))
 
 
-def test_seeds_small_beside_others_leave_their_place_and_small_cells_alone_stay():
-    drawing = probabilities("999679..9")
-    np.testing.assert_array_equal(find_instances(drawing, ANY_SIZE), picture("111122..3"))
-    np.testing.assert_array_equal(find_instances(drawing, CountingSettings(min_area=0, min_seed=0.5)), picture("111111..2"))
+@pytest.mark.parametrize(("valley", "cells"), [(0.05, 6), (0.15, 4), (0.25, 3), (0.35, 2)])
+def test_two_cells_are_two_where_the_valley_between_them_is_deep(valley, cells):
+    """Valleys of 0.1, 0.2, 0.3 and 0.1 between equal hills, and a hill by itself."""
+    settings = CountingSettings(min_area=0, smoothing=0, valley=valley, edge_threshold=0.4)
+    found = find_instances(probabilities("989796989..7"), settings)
+    assert found.max() == cells
+    assert (found[0] > 0).tolist() == [c != "." for c in "989796989..7"]
+
+
+def test_smoothing_closes_gaps_inside_a_cell():
+    drawing = probabilities("\n".join(["99999999999", "99959999999", "99999995999", "99999999999"]))
+    assert find_instances(drawing, replace(ANY_SIZE, smoothing=1.0)).max() == 1
+
+
+def test_lengths_grow_with_the_zoom():
+    drawing = from_labels(discs((60, 60), (20, 20, 8), (40, 40, 3)))
+    large = np.kron(drawing, np.ones((3, 3), np.float32))
+    settings = CountingSettings(min_area=50)
+    assert find_instances(drawing, settings).max() == find_instances(large, settings, zoom=3).max() == 1
+    assert find_instances(large, settings).max() == 2
+
+
+def test_a_network_that_says_nan_finds_nothing():
+    assert not find_instances(np.full((3, 20, 20), np.nan, np.float32))[:, 1:].any()
 
 
 def test_nothing_there():
@@ -113,7 +136,7 @@ def test_any_probabilities_give_whole_cells(seed, seeds, edge, smallest):
     rng = np.random.default_rng(seed)
     noise = ndi.gaussian_filter(rng.normal(size=(3, 40, 40)), (0, 2, 2)) * 8
     p = np.exp(noise) / np.exp(noise).sum(axis=0)
-    found = find_instances(p, CountingSettings(seed_threshold=seeds, edge_threshold=edge, min_area=smallest))
+    found = find_instances(p, CountingSettings(seed_threshold=seeds, edge_threshold=edge, min_area=smallest, smoothing=0))
     n = int(found.max())
     areas = np.bincount(found.ravel(), minlength=n + 1)[1:]
     assert (areas >= max(1, smallest)).all()

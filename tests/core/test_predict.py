@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image, intensity_window, normalise
 from napari_tally.core.model_file import Model, build_network
-from napari_tally.core.predict import TileDone, expected_diameter, predict, predict_plane, working_scale
+from napari_tally.core.predict import TileDone, predict, predict_plane, working_scale, zoom
 from napari_tally.settings import NetworkSettings, NormalisationSettings, PredictionSettings
 
 
@@ -145,7 +145,7 @@ def test_images_are_brought_to_the_size_that_the_model_knows(pixel_size, trained
     image = as_image(np.zeros((40, 40)), pixel_size=pixel_size)
     settings = PredictionSettings(diameter=diameter)
     assert working_scale(model, image, settings) == pytest.approx(scale)
-    assert expected_diameter(model, image, settings) == pytest.approx(20 * 0.7 / scale)
+    assert zoom(model, image, settings) == pytest.approx(0.7 / scale)
     assert run_to_end(predict(model, image, settings)).shape == (1, 3, 40, 40)
 
 

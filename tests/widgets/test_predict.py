@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -82,8 +83,9 @@ def test_by_mouse_from_a_model_file_to_the_numbers(make_napari_viewer, qtbot, cl
     widget = PredictWidget(viewer)
     viewer.window.add_dock_widget(widget)
     assert not widget.run_button.isEnabled()
-    assert widget.message.text().startswith("Train a model first")
-    click(widget.load_button)
+    assert widget.message.text().startswith("Train a model (2 Train)")
+    *_, file = widget.load_button.menu().actions()
+    file.trigger()
     dialog = widget.findChild(QFileDialog)
     dialog.setDirectory(str(tmp_path))
     dialog.selectFile("bright.safetensors")
@@ -111,16 +113,39 @@ def test_by_mouse_from_a_model_file_to_the_numbers(make_napari_viewer, qtbot, cl
 
 
 def test_models_that_come_with_the_package_are_offered(model, qtbot, tmp_path, monkeypatch):
-    nt.save_model(bright_is_cell(), tmp_path / "nuclei.safetensors")
-    monkeypatch.setattr("napari_tally.widgets.predict.WEIGHTS", tmp_path)
     widget = PredictWidget(model)
     qtbot.addWidget(widget)
-    shipped, file = widget.load_button.menu().actions()
-    assert shipped.text() == "nuclei (comes with napari-tally)"
-    shipped.trigger()
+    nuclei, phase, file = widget.load_button.menu().actions()
+    assert nuclei.text() == "nuclei (comes with napari-tally)"
+    nuclei.trigger()
     qtbot.waitUntil(lambda: session(model).model_name == "nuclei")
     file.trigger()
     assert widget.findChild(QFileDialog).isVisible()
+
+
+def test_two_clicks_count_nuclei_without_any_training(model, qtbot, click):
+    picture, truth = nt.simulate_nuclei(seed=7, n=30)
+    empty = np.random.default_rng(0).normal(300, 10, picture.shape).astype(np.uint16)
+    model.add_image(picture, name="nuclei")
+    model.add_image(empty, name="empty well")
+    widget = PredictWidget(model)
+    qtbot.addWidget(widget)
+    widget.load_button.menu().actions()[0].trigger()
+    qtbot.waitUntil(lambda: session(model).model_name == "nuclei")
+    widget.image_choice.setCurrentIndex(widget.image_choice.findText("All images"))
+    click(widget.run_button)
+    qtbot.waitUntil(lambda: widget.run_button.isEnabled() and "empty well labels" in model.layers, timeout=60_000)
+    assert abs(int(model.layers["nuclei labels"].data.max()) - truth.max()) <= 0.15 * truth.max()
+    assert model.layers["empty well labels"].data.max() == 0
+    assert "Please look" not in widget.details.text()
+
+
+def test_cells_much_larger_than_the_model_knows_are_remarked(model, widget, count):
+    session(model).put(replace(bright_is_cell(), diameter=3.0), "small cells")
+    model.add_image(discs(), name="well")
+    count()
+    assert "Please look:" in widget.details.text()
+    assert "but at this magnification the model expects about 3 px" in widget.details.text()
 
 
 def test_the_same_pixels_as_the_python_api_with_the_thresholds_of_the_form(model, widget, count):

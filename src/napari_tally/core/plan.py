@@ -13,7 +13,7 @@ from napari_tally.core.images import Image, experiment_window, require_same_chan
 from napari_tally.core.model_file import Model, build_network
 from napari_tally.core.samples import TrainingPair, cell_diameter
 from napari_tally.core.unet import UNet
-from napari_tally.settings import PAPER_NETWORK, NetworkSettings, NormalisationSettings, TrainingSettings
+from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -185,12 +185,16 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
         if plan.network != start.settings:
             model.settings, model.colour = plan.network, plan.colour
             model.network = _with_channels(start, plan.network)
-        return replace(model, normalisation=plan.normalisation, window=plan.window)
+        larger = start.scale / plan.scale
+        counting = replace(start.counting, smoothing=start.counting.smoothing * larger, min_area=start.counting.min_area * larger**2)
+        return replace(model, normalisation=plan.normalisation, window=plan.window, counting=counting)
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(plan.settings.seed)
     network = build_network(plan.network)
     torch.random.set_rng_state(generator_state)
-    return Model(network.eval(), plan.network, plan.colour, plan.scale, plan.diameter, normalisation=plan.normalisation, window=plan.window)
+    counting = replace(CountingSettings(), smoothing=CountingSettings().smoothing / plan.scale)
+    shape = plan.network, plan.colour, plan.scale, plan.diameter
+    return Model(network.eval(), *shape, normalisation=plan.normalisation, window=plan.window, counting=counting)
 
 
 def _with_channels(start: Model, settings: NetworkSettings) -> UNet:

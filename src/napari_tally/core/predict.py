@@ -97,9 +97,9 @@ def working_scale(model: Model, image: Image, settings: PredictionSettings | Non
     return model.scale
 
 
-def expected_diameter(model: Model, image: Image, settings: PredictionSettings | None = None) -> float:
-    """Give the diameter in pixels of this image that the model expects cells to have; NaN where it does not know."""
-    return model.diameter * model.scale / working_scale(model, image, settings)
+def zoom(model: Model, image: Image, settings: PredictionSettings | None = None) -> float:
+    """Give how many times larger cells are taken to be in this image, in pixels, than in those of the training."""
+    return model.scale / working_scale(model, image, settings)
 
 
 def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) -> Generator[TileDone, None, NDArray[np.float32]]:

@@ -160,7 +160,7 @@ def train(
     """
     s = plan.settings
     augmentation = augmentation or AugmentationSettings()
-    start = model.copy() if model.record else None
+    start, given = model.copy() if model.record else None, model.counting
     model.scale, model.diameter, model.pixel_size = plan.scale, plan.diameter, plan.pixel_size
     for pair in validation:
         require_channels(model, pair.image)
@@ -244,12 +244,12 @@ def train(
             learned.append(_copy(learner.average.network.state_dict()))
         if phase.begin == "start" and len(after) == 2 or validation:
             model.counting, *fitted = yield from clock.following(fit_counting(after, model.counting))
-            comparison = Comparison(step, score(before, [start.counting] * len(before)), score(after, fitted))
+            comparison = Comparison(step, score(before, [given] * len(before)), score(after, fitted))
             last = Validation(step, comparison.after)
             if not comparison.helped and not s.insist:
                 learned = [start.network.state_dict()]
                 learner.begin(learned[0])
-                model.counting = start.counting
+                model.counting = given
             yield from tell(comparison)
             if not comparison.helped and not s.insist:
                 yield from tell(Finished(step, clock.active, last, comparison, start_kept=True))

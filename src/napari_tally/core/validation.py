@@ -41,9 +41,11 @@ _FOLD = 0.3
 """Share of the budget that each of two folds gets."""
 _FEWEST = 3
 """Cells that each side must have."""
-_SEEDS = (0.7, 0.6, 0.8, 0.5)
-_SMALLEST = (0.15, 0.05, 0.3)
-_CLEARLY = 0.1
+_VALLEYS = (0.1, 0.25, 0.4)
+_SMOOTHINGS = (1.0, 1.5, 2.0, 3.0)
+"""In network pixels."""
+_EDGES = (0.4, 0.5, 0.6)
+_CLEARLY = 0.03
 _LARGEST = 512
 """Largest side in pixels of a plane to judge by: the user can stop only between two."""
 _FEW = 5
@@ -292,6 +294,8 @@ class Comparison:
     def verdict(self) -> str:
         """Say it in a sentence."""
         cells = f"{self.after.true_count} held-out cells"
+        if self.after.quality == self.before.quality:
+            return f"Training changed nothing, on {cells}."
         return f"Training helped, on {cells}." if self.helped else f"Training made it worse, on {cells}."
 
 
@@ -315,11 +319,10 @@ class Judged:
 
     def found(self, counting: CountingSettings) -> tuple[NDArray[np.int64], Mistakes]:
         """Give TP, FP, FN at each IoU (n, 3), and the mistakes, with these thresholds."""
-        counting = _in_network_pixels(counting, self.scale)
         sums, wrong = np.zeros((len(_IOUS), 3), int), Mistakes()
         for plane, probabilities in zip(self.planes, self.maps, strict=True):
             known = plane.labels != NOT_ANNOTATED
-            labels = find_instances(probabilities, counting)
+            labels = find_instances(probabilities, counting, self.scale)
             inside = np.bincount(labels[known], minlength=labels.max() + 1) * 2 > np.bincount(labels.ravel())
             inside[0] = False
             truth, predicted = np.maximum(plane.labels, 0), np.where(inside[labels] & known, labels, 0)
@@ -375,11 +378,7 @@ def _average_precision(sums: NDArray[np.integer]) -> NDArray[np.float64]:
 
 def labels_of(network: UNet, plane: Plane, counting: CountingSettings, scale: float = 1.0) -> NDArray[np.int32]:
     """Give the label image that the network finds on a plane, in network pixels."""
-    return find_instances(judge(network, [plane]).maps[0], _in_network_pixels(counting, scale))
-
-
-def _in_network_pixels(counting: CountingSettings, scale: float) -> CountingSettings:
-    return replace(counting, min_area=counting.min_area * scale**2)
+    return find_instances(judge(network, [plane]).maps[0], counting, scale)
 
 
 # ------------------------------------------------------------------ thresholds
@@ -394,17 +393,17 @@ class Fitting:
 
 
 def fit_counting(judged: Sequence[Judged], counting: CountingSettings) -> Generator[Fitting, None, list[CountingSettings]]:
-    """Choose the seeds that fit the drawn cells best; `counting` stays unless others are clearly better.
+    """Choose the thresholds that fit the drawn cells best; those of `counting` stay unless others are clearly better.
 
     A few images do not decide between thresholds that are nearly as good, so those given stay unless
-    the average precision (mean over IoU 0.5 to 0.8) rises by more than 0.1.
+    the average precision (mean over IoU 0.5 to 0.8) rises by more than 0.03.
 
     Parameters
     ----------
     judged : sequence of Judged
         One for each fold.
     counting : CountingSettings
-        Areas in image pixels.
+        Lengths and areas in image pixels.
 
     Yields
     ------
@@ -415,30 +414,45 @@ def fit_counting(judged: Sequence[Judged], counting: CountingSettings) -> Genera
     -------
     list of CountingSettings
         First those that fit all folds together; then, for each fold, those that fit the others: they have not seen the cells
-        that they are to be judged by (with a single fold, `counting`). With another seed threshold and smallest seed, if that
-        is clearly better, and the smallest cell at half the area of the smallest drawn cells (1st percentile); `counting` where
+        that they are to be judged by (with a single fold, `counting`). With another valley, smoothing and edge, if that is
+        clearly better, and the smallest cell at half the area of the smallest drawn cells (1st percentile); `counting` where
         fewer than 10 cells are drawn.
     """
-    choices = [counting, *(replace(counting, seed_threshold=t, min_seed=share) for t in _SEEDS for share in _SMALLEST)]
+    scale = judged[0].scale
     areas = [_areas(fold) for fold in judged]
-    found = np.zeros((len(judged), len(choices), len(_IOUS), 3), int)
-    for f, fold in enumerate(judged):
-        smallest = _smallest(np.concatenate(areas), counting)
-        for c, choice in enumerate(choices):
-            found[f, c] = fold.found(replace(choice, min_area=smallest))[0]
-            yield Fitting(f * len(choices) + c + 1, len(judged) * len(choices))
+    enough = counting if sum(map(len, areas)) < 10 else replace(counting, min_area=_smallest(np.concatenate(areas)))
+    seeds = [enough, *(replace(enough, valley=v, smoothing=round(s / scale, 2)) for v in _VALLEYS for s in _SMOOTHINGS)]
+    total = len(judged) * (len(seeds) + len(judged) * len(_EDGES))
+    found: dict[tuple[int, CountingSettings], NDArray[np.int64]] = {}
 
-    def best(folds: list[int]) -> CountingSettings:
-        own = np.concatenate([areas[f] for f in folds]) if folds else np.empty(0)
-        if own.size < 10:
-            return counting
-        quality = _average_precision(found[folds].sum(0)).mean(-1)  # (choices,)
+    def best(folds: list[int], choices: list[CountingSettings]) -> CountingSettings:
+        """Give the first choice, or one that is clearly better on these folds."""
+        quality = [_average_precision(sum((found[f, choice] for f in folds), np.zeros((len(_IOUS), 3), int))).mean() for choice in choices]
         winner = int(np.argmax(quality))
-        chosen = choices[winner] if quality[winner] > quality[0] + _CLEARLY else counting
-        return replace(chosen, min_area=_smallest(own, counting))
+        return choices[winner if quality[winner] > quality[0] + _CLEARLY else 0]
+
+    def measure(f: int, choice: CountingSettings) -> Fitting:
+        if (f, choice) not in found:
+            found[f, choice] = judged[f].found(choice)[0]
+        return Fitting(min(total, len(found)), total)
 
     everything = list(range(len(judged)))
-    return [best(everything), *(best([f for f in everything if f != held]) for held in everything)]
+    for f in everything:
+        for choice in seeds:
+            yield measure(f, choice)
+    result = []
+    for folds in (everything, *([f for f in everything if f != held] for held in everything)):
+        own = np.concatenate([areas[f] for f in folds]) if folds else np.empty(0)
+        if own.size < 10:
+            result.append(counting)
+            continue
+        chosen = best(folds, seeds)
+        edges = [chosen, *(replace(chosen, edge_threshold=e) for e in _EDGES)]
+        for f in folds:
+            for choice in edges:
+                yield measure(f, choice)
+        result.append(replace(best(folds, edges), min_area=_smallest(own)))
+    return result
 
 
 def _areas(judged: Judged) -> NDArray[np.float64]:
@@ -447,5 +461,5 @@ def _areas(judged: Judged) -> NDArray[np.float64]:
     return areas[areas > 0]
 
 
-def _smallest(areas: NDArray[np.float64], counting: CountingSettings) -> float:
-    return float(np.floor(np.percentile(areas, 1) / 2)) if areas.size >= 10 else counting.min_area
+def _smallest(areas: NDArray[np.float64]) -> float:
+    return float(np.floor(np.percentile(areas, 1) / 2))

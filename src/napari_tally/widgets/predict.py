@@ -75,8 +75,10 @@ class Counted:
     counting : CountingSettings
         The thresholds that gave the rest:
     labels : int32 array of shape `image.shape`
-    expected : float
-        Diameter in pixels that the model expects.
+    zoom : float
+        How many times larger cells are taken to be here, in pixels, than in the training images.
+    diameter : float
+        Median diameter of the training cells in pixels.
     cells, summary : pandas.DataFrame
         One row a cell, one row a plane; see :mod:`napari_tally.core.counting`.
     """
@@ -87,7 +89,8 @@ class Counted:
     cell: NDArray[np.float32]
     counting: CountingSettings
     labels: NDArray[np.int32]
-    expected: float
+    zoom: float
+    diameter: float
     cells: pd.DataFrame
     summary: pd.DataFrame
 
@@ -197,19 +200,15 @@ class PredictWidget(QWidget):
         name = self._session.model_name
         self.model_text.setText(self.fontMetrics().elidedText(name, Qt.TextElideMode.ElideMiddle, 180) if model else "none yet")
         self.model_text.setToolTip(name or "Train a model (2 Train), or load one.")
-        say(self.message, "" if model else "Train a model first (2 Train), or load one from a file.")
+        say(self.message, "" if model else "Train a model (2 Train), or load one: some come with napari-tally.")
         if model and model.counting != self._offered:  # else the user's own thresholds stay: in training a copy comes every few seconds
             self._offered = self.counting.value = model.counting
         self._enable()
 
     def _offer_models(self) -> None:
         """Hang the models that come with the package under the button."""
-        shipped = sorted(WEIGHTS.glob("*.safetensors"))
-        if not shipped:
-            self.load_button.clicked.connect(self._ask_for_model)
-            return
         menu = QMenu(self)
-        for path in shipped:
+        for path in sorted(WEIGHTS.glob("*.safetensors")):
             menu.addAction(f"{path.stem} (comes with napari-tally)").setData(str(path))
         menu.addAction("A model file…")
         menu.triggered.connect(self._load_offered)
@@ -353,7 +352,7 @@ class PredictWidget(QWidget):
             details.append(f"Cells cover {row['covered_percent']:.1f} % of the image")
         else:
             details.append(f"In {len(shown)} images" if len(shown) > 1 else f"In {len(rows)} planes")
-        remarks = [f"{counted.layer.name}: {size_remark(counted.labels, counted.expected)}" for counted in shown]
+        remarks = [f"{counted.layer.name}: {size_remark(counted.labels, counted.diameter * counted.zoom)}" for counted in shown]
         details += [f"<b>Please look:</b> {escape(remark)}" for remark in remarks if not remark.endswith(": ")]
         say(self.details, "<br>".join(details))
         self._fill_table(rows)
@@ -436,7 +435,7 @@ def _find(
     model: "Model", layers: Sequence[ImageLayer], counting: CountingSettings, settings: PredictionSettings
 ) -> Generator[Progress | Results, None, list[str]]:
     """Predict and count images on the worker thread; give the reasons for those that could not be used, if others could."""
-    from napari_tally.core.predict import expected_diameter, predict
+    from napari_tally.core.predict import predict, zoom
 
     counted: list[Counted] = []
     refused: list[str] = []
@@ -457,7 +456,7 @@ def _find(
             refused.append(str(error))
             continue
         cell = (1 - probabilities[:, 0]).reshape(image.shape)
-        counted.append(_count(layer, image, probabilities, cell, counting, expected_diameter(model, image, settings)))
+        counted.append(_count(layer, image, probabilities, cell, counting, zoom(model, image, settings), model.diameter))
         yield Results(tuple(counted))
     if refused and not counted:
         raise ValueError(refused[0])
@@ -468,7 +467,7 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
     """Find the cells anew with other thresholds, on the worker thread."""
     counted: list[Counted] = []
     for old in stale:
-        counted.append(_count(old.layer, old.image, old.probabilities, old.cell, counting, old.expected))
+        counted.append(_count(old.layer, old.image, old.probabilities, old.cell, counting, old.zoom, old.diameter))
         yield Results(tuple(counted))
 
 
@@ -478,11 +477,12 @@ def _count(
     probabilities: NDArray[np.float32],
     cell: NDArray[np.float32],
     counting: CountingSettings,
-    expected: float,
+    zoom: float,
+    diameter: float,
 ) -> Counted:
-    labels = label_planes(probabilities, counting).reshape(image.shape)
+    labels = label_planes(probabilities, counting, zoom).reshape(image.shape)
     cells = measure_cells(labels, image)
-    return Counted(layer, image, probabilities, cell, counting, labels, expected, cells, summarise(cells, image))
+    return Counted(layer, image, probabilities, cell, counting, labels, zoom, diameter, cells, summarise(cells, image))
 
 
 def _duration(seconds: float) -> str:

@@ -26,7 +26,7 @@ from napari_tally.core.model_file import Model, load_model, save_model
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.samples import TrainingPair, cell_diameter, rescale_labels, scaled_shape
 from napari_tally.core.train import Step, Validation, train
-from napari_tally.settings import AugmentationSettings, TrainingSettings
+from napari_tally.settings import AugmentationSettings, CountingSettings, TrainingSettings
 
 DIAMETER = {"nuclei": 20.0, "phase": 24.0}
 STEPS = {"nuclei": 9000, "phase": 2500}
@@ -76,6 +76,8 @@ def _train(model: Model, pairs: list[TrainingPair], plan: object, out: Path, lic
         "images": [f"{len(names)} images made of the sets that the licence names"],
         "licence": licence,
     }
+    model.counting = CountingSettings()  # not those that fit a few of its own training images
+    model.any_size = True
     save_model(model, out)
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image as Pillow
 
 import napari_tally as nt
 from napari_tally.cli import main
+from napari_tally.core.model_file import find_model
 
 
 def discs(shape=(96, 96), centres=((20, 20), (20, 60), (60, 24), (68, 70)), radius=9):
@@ -115,10 +117,13 @@ def test_going_on_from_a_model(tmp_path, folders, model_file):
     assert nt.load_model(tmp_path / "on.safetensors").record["start"] == nt.load_model(model_file).record["trained"]
 
 
-def test_window_command_and_python_agree_to_the_pixel(tmp_path, folders, model_file):
+@pytest.mark.parametrize("shipped", [False, True])
+def test_window_command_and_python_agree_to_the_pixel(tmp_path, folders, model_file, shipped):
     """The window's side of this is in tests/widgets/test_predict.py, against the same API."""
-    assert run("predict", "--model", model_file, "--out", tmp_path / "out", "--tile", 32, folders[0] / "a.tif") == 0
-    by_api = nt.predict(nt.read_image(folders[0] / "a.tif"), nt.load_model(model_file)).labels
+    model = "nuclei" if shipped else model_file
+    assert run("predict", "--model", model, "--out", tmp_path / "out", "--tile", 32, "--seed-threshold", 0.2, folders[0] / "a.tif") == 0
+    loaded = find_model(model)
+    by_api = nt.predict(nt.read_image(folders[0] / "a.tif"), loaded, replace(loaded.counting, seed_threshold=0.2)).labels
     assert np.array_equal(tifffile.imread(tmp_path / "out" / "labels" / "a.tif"), by_api)
     assert by_api.max() > 0
 

@@ -5,39 +5,22 @@ line, to the pixel.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from napari_tally.core.annotations import require_labels
 from napari_tally.core.counting import measure_cells
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import Image, as_image
-from napari_tally.core.instances import label_planes
 from napari_tally.settings import CountingSettings, PredictionSettings, TrainingSettings, from_dict
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from napari_tally.core.find import Prediction
     from napari_tally.core.model_file import Model
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a model finds in an image.
-
-    Attributes
-    ----------
-    probabilities : (P, classes, Y, X) float32
-        Class 0 = background, 1 = inside of a cell, 2 (if any) = rim of a cell.
-    labels : int32 array of the shape of the image (without channels)
-        0 = background, cells are numbered from 1.
-    """
-
-    probabilities: NDArray[np.float32]
-    labels: NDArray[np.int32]
 
 
 def train(
@@ -99,7 +82,7 @@ def predict(
     model: "Model",
     counting: CountingSettings | None = None,
     settings: PredictionSettings | None = None,
-) -> Prediction:
+) -> "Prediction":
     """Find the cells of an image.
 
     Parameters
@@ -119,13 +102,9 @@ def predict(
     >>> nt.predict(image, model).labels.shape == truth.shape
     True
     """
-    from napari_tally.core.predict import predict as events
-    from napari_tally.core.predict import zoom
+    from napari_tally.core.find import find_cells
 
-    picture = _as_image(image)
-    probabilities = run_to_end(events(model, picture, settings))
-    labels = label_planes(probabilities, counting or model.counting, zoom(model, picture, settings))
-    return Prediction(probabilities, labels.reshape(picture.shape))
+    return run_to_end(find_cells(model, _as_image(image), settings, counting))
 
 
 def count(labels: ArrayLike, image: Image | ArrayLike) -> "pd.DataFrame":

@@ -228,9 +228,8 @@ def _predict_files(paths: list[Path], model: "Model", out: Path, settings: Predi
 
     from napari_tally.core.counting import measure_cells, size_remark, summarise, write_table
     from napari_tally.core.events import run_to_end
+    from napari_tally.core.find import find_cells
     from napari_tally.core.images import read_image, write_labels
-    from napari_tally.core.instances import label_planes
-    from napari_tally.core.predict import predict, zoom
 
     cells, counts, failed = [], [], 0
     try:
@@ -238,10 +237,8 @@ def _predict_files(paths: list[Path], model: "Model", out: Path, settings: Predi
             try:
                 image = read_image(path)
                 with _Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
-                    probabilities = run_to_end(predict(model, image, settings), progress.tile)
-                larger = zoom(model, image, settings)
-                labels = label_planes(probabilities, counting, larger).reshape(image.shape)
-                if remark := size_remark(labels, model.diameter * larger):
+                    found = run_to_end(find_cells(model, image, settings, counting), progress.tile)
+                if remark := size_remark(found.labels, model.diameter * found.zoom):
                     print(f"Note: {path.name}: {remark}")
             except ValueError as error:
                 if len(paths) == 1:
@@ -249,8 +246,8 @@ def _predict_files(paths: list[Path], model: "Model", out: Path, settings: Predi
                 print(f"napari-tally: passed over: {error}", file=sys.stderr)
                 failed += 1
                 continue
-            write_labels(out / "labels" / f"{path.stem}.tif", labels, image.pixel_size)
-            cells.append(measure_cells(labels, image))
+            write_labels(out / "labels" / f"{path.stem}.tif", found.labels, image.pixel_size)
+            cells.append(measure_cells(found.labels, image))
             counts.append(summarise(cells[-1], image))
     finally:  # what is counted is kept, whatever happens to the next image
         if counts:
@@ -410,7 +407,7 @@ class _Progress:
 
     def tile(self, news: "TileDone") -> None:
         """Show tiles done and the time left."""
-        left = (time.perf_counter() - self._began) * (news.total - news.done) / news.done
+        left = (time.perf_counter() - self._began) * (news.total - news.done) / max(1, news.done)
         self.show(news.done / news.total, f"tile {news.done} of {news.total}, {left:.0f} s left")
 
 

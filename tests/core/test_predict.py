@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_tally.core.events import run_to_end
+from napari_tally.core.find import find_cells
 from napari_tally.core.images import as_image, intensity_window, normalise
 from napari_tally.core.model_file import Model, build_network
-from napari_tally.core.predict import TileDone, predict, predict_plane, working_scale, zoom
+from napari_tally.core.predict import TileDone, predict, predict_plane, working_scale
 from napari_tally.settings import NetworkSettings, NormalisationSettings, PredictionSettings
 
 
@@ -145,8 +146,7 @@ def test_images_are_brought_to_the_size_that_the_model_knows(pixel_size, trained
     image = as_image(np.zeros((40, 40)), pixel_size=pixel_size)
     settings = PredictionSettings(diameter=diameter)
     assert working_scale(model, image, settings) == pytest.approx(scale)
-    assert zoom(model, image, settings) == pytest.approx(0.7 / scale)
-    assert run_to_end(predict(model, image, settings)).shape == (1, 3, 40, 40)
+    assert run_to_end(find_cells(model, image, settings)).zoom == pytest.approx(0.7 / scale)
 
 
 def test_statistics_of_the_experiment_leave_a_dim_image_dim():

@@ -162,14 +162,14 @@ def test_the_same_pixels_as_the_python_api_with_the_thresholds_of_the_form(model
 def test_another_threshold_counts_anew_without_the_network(model, widget, qtbot, count):
     image = model.add_image(discs())
     count()
-    kept = next(iter(widget._results.values())).probabilities
+    kept = next(iter(widget._results.values())).found.probabilities
     layers = list(model.layers)
     widget.counting["seed_threshold"].value = 0.7
     qtbot.waitUntil(lambda: widget._deciding.is_active)
     for threshold in (0.98, 0.99):  # while it is still busy with another: the latest wins
         widget.counting["seed_threshold"].value = threshold
     qtbot.waitUntil(lambda: next(iter(widget._results.values())).counting.seed_threshold == 0.99)
-    assert next(iter(widget._results.values())).probabilities is kept
+    assert next(iter(widget._results.values())).found.probabilities is kept
     wanted = nt.predict(image_from_layer(image), bright_is_cell(), CountingSettings(seed_threshold=0.99, edge_threshold=0.4)).labels
     np.testing.assert_array_equal(layers_of(model, "prediction", image)[0].data, wanted)
     assert widget.count_text.text() == f"{wanted.max()} cells"

@@ -41,6 +41,8 @@ class Model:
         Network pixels per image pixel; images are resampled by it before the network.
     diameter : float
         Median diameter of the training cells in image pixels; NaN if unknown.
+    any_size : bool
+        Not bound to images of one magnification: it estimates how large the cells of an image are. True of the shipped models.
     pixel_size : float or None
         Side of a pixel of the training images in micrometres, where known and the same for all.
     normalisation : NormalisationSettings
@@ -57,6 +59,7 @@ class Model:
     colour: bool = False
     scale: float = 1.0
     diameter: float = float("nan")
+    any_size: bool = False
     pixel_size: float | None = None
     window: NDArray[np.float32] | None = None
     normalisation: NormalisationSettings = field(default_factory=NormalisationSettings)
@@ -98,6 +101,7 @@ def save_model(model: Model, path: str | Path) -> None:
         "colour": model.colour,
         "scale": model.scale,
         "diameter": None if model.diameter != model.diameter else model.diameter,
+        "any_size": model.any_size,
         "pixel_size": model.pixel_size,
         "window": None if model.window is None else model.window.tolist(),
         "normalisation": to_dict(model.normalisation),
@@ -147,6 +151,7 @@ def load_model(path: str | Path) -> Model:
         colour=header["colour"],
         scale=header["scale"],
         diameter=float("nan") if header["diameter"] is None else header["diameter"],
+        any_size=header["any_size"],
         pixel_size=header["pixel_size"],
         window=header["window"],
         normalisation=header["normalisation"],
@@ -203,6 +208,7 @@ def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
             raise ValueError(f"a scale of {header['scale']}")
         for name in ("diameter", "pixel_size"):
             header[name] = None if header.get(name) is None else float(header[name])
+        header["any_size"] = bool(header.get("any_size", False))
         header["window"] = _parse_window(header.get("window"), header["network"].channels)
         if header["normalisation"].statistics == "experiment" and header["window"] is None:
             raise ValueError("no intensity window of the experiment")

@@ -187,7 +187,7 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
             model.network = _with_channels(start, plan.network)
         larger = start.scale / plan.scale
         counting = replace(start.counting, smoothing=start.counting.smoothing * larger, min_area=start.counting.min_area * larger**2)
-        return replace(model, normalisation=plan.normalisation, window=plan.window, counting=counting)
+        return replace(model, any_size=False, normalisation=plan.normalisation, window=plan.window, counting=counting)
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(plan.settings.seed)
     network = build_network(plan.network)

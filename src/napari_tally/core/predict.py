@@ -97,11 +97,6 @@ def working_scale(model: Model, image: Image, settings: PredictionSettings | Non
     return model.scale
 
 
-def zoom(model: Model, image: Image, settings: PredictionSettings | None = None) -> float:
-    """Give how many times larger cells are taken to be in this image, in pixels, than in those of the training."""
-    return model.scale / working_scale(model, image, settings)
-
-
 def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) -> Generator[TileDone, None, NDArray[np.float32]]:
     """Run the network over one normalised plane in network pixels, by overlap-tile.
 

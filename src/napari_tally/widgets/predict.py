@@ -11,7 +11,7 @@ Both steps run on a worker thread. The probabilities are kept as long as their i
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,7 @@ from napari_tally.widgets._session import session, unwrap
 if TYPE_CHECKING:
     import napari
 
+    from napari_tally.core.find import Prediction
     from napari_tally.core.model_file import Model
 
 WEIGHTS = Path(napari_tally.__file__).parent / "weights"
@@ -69,14 +70,10 @@ class Counted:
     layer : napari.layers.Image
     image : Image
         What the layer held.
-    probabilities : (P, classes, Y, X) float32
-    cell : float32 array of shape `image.shape`
-        Probability of a cell.
+    found : Prediction
+        Probabilities and labels.
     counting : CountingSettings
-        The thresholds that gave the rest:
-    labels : int32 array of shape `image.shape`
-    zoom : float
-        How many times larger cells are taken to be here, in pixels, than in the training images.
+        The thresholds that gave the labels.
     diameter : float
         Median diameter of the training cells in pixels.
     cells, summary : pandas.DataFrame
@@ -85,11 +82,8 @@ class Counted:
 
     layer: ImageLayer
     image: Image
-    probabilities: NDArray[np.float32]
-    cell: NDArray[np.float32]
+    found: "Prediction"
     counting: CountingSettings
-    labels: NDArray[np.int32]
-    zoom: float
     diameter: float
     cells: pd.DataFrame
     summary: pd.DataFrame
@@ -260,7 +254,7 @@ class PredictWidget(QWidget):
                 known = self._results.get(counted.layer.unique_id)
                 if counted is not known and counted.layer in self._viewer.layers:
                     self._results[counted.layer.unique_id] = counted
-                    self._lay(counted, new=known is None or known.probabilities is not counted.probabilities)
+                    self._lay(counted, new=known is None or known.found.probabilities is not counted.found.probabilities)
             self._show()
             return
         self.bar.setValue(round(1000 * event.fraction))
@@ -273,8 +267,9 @@ class PredictWidget(QWidget):
         image, active = counted.layer, self._viewer.layers.selection.active
         if new:
             look = {"colormap": "magma", "contrast_limits": (0, 1), "visible": False, "opacity": 0.7}
-            self._put("probability", counted.cell, ImageLayer, image, name=f"{image.name} probability", **look)
-        labels = self._put("prediction", counted.labels, Labels, image, name=f"{image.name} labels")
+            cell = (1 - counted.found.probabilities[:, 0]).reshape(counted.image.shape)
+            self._put("probability", cell, ImageLayer, image, name=f"{image.name} probability", **look)
+        labels = self._put("prediction", counted.found.labels, Labels, image, name=f"{image.name} labels")
         labels.visible = labels.visible or new
         features = counted.cells.drop(columns="image").rename(columns={"label": "index"})
         labels.features = features.dropna(axis="columns", how="all")
@@ -352,7 +347,7 @@ class PredictWidget(QWidget):
             details.append(f"Cells cover {row['covered_percent']:.1f} % of the image")
         else:
             details.append(f"In {len(shown)} images" if len(shown) > 1 else f"In {len(rows)} planes")
-        remarks = [f"{counted.layer.name}: {size_remark(counted.labels, counted.diameter * counted.zoom)}" for counted in shown]
+        remarks = [f"{counted.layer.name}: {size_remark(counted.found.labels, counted.diameter * counted.found.zoom)}" for counted in shown]
         details += [f"<b>Please look:</b> {escape(remark)}" for remark in remarks if not remark.endswith(": ")]
         say(self.details, "<br>".join(details))
         self._fill_table(rows)
@@ -382,7 +377,7 @@ class PredictWidget(QWidget):
         try:
             for counted in self._shown():
                 labels = layers_of(self._viewer, "prediction", counted.layer)  # gone, if the user has deleted it
-                copy_cells(self._viewer, counted.layer, labels[-1] if labels else Labels(counted.labels))
+                copy_cells(self._viewer, counted.layer, labels[-1] if labels else Labels(counted.found.labels))
         except ValueError as error:
             say(self.message, escape(str(error)))
 
@@ -435,7 +430,7 @@ def _find(
     model: "Model", layers: Sequence[ImageLayer], counting: CountingSettings, settings: PredictionSettings
 ) -> Generator[Progress | Results, None, list[str]]:
     """Predict and count images on the worker thread; give the reasons for those that could not be used, if others could."""
-    from napari_tally.core.predict import predict, zoom
+    from napari_tally.core.find import find_cells
 
     counted: list[Counted] = []
     refused: list[str] = []
@@ -444,19 +439,18 @@ def _find(
         yield Progress(n / len(layers), f"{which}reading")
         try:
             image = image_from_layer(layer)
-            tiles = predict(model, image, settings)
+            tiles = find_cells(model, image, settings, counting)
             while True:
                 try:
                     tile = next(tiles)
                 except StopIteration as end:
-                    probabilities = end.value
+                    found = end.value
                     break
                 yield Progress((n + tile.done / tile.total) / len(layers), f"{which}tile {tile.done} of {tile.total}")
         except ValueError as error:
             refused.append(str(error))
             continue
-        cell = (1 - probabilities[:, 0]).reshape(image.shape)
-        counted.append(_count(layer, image, probabilities, cell, counting, zoom(model, image, settings), model.diameter))
+        counted.append(_count(layer, image, found, counting, model.diameter))
         yield Results(tuple(counted))
     if refused and not counted:
         raise ValueError(refused[0])
@@ -467,22 +461,14 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
     """Find the cells anew with other thresholds, on the worker thread."""
     counted: list[Counted] = []
     for old in stale:
-        counted.append(_count(old.layer, old.image, old.probabilities, old.cell, counting, old.zoom, old.diameter))
+        labels = label_planes(old.found.probabilities, counting, old.found.zoom).reshape(old.image.shape)
+        counted.append(_count(old.layer, old.image, replace(old.found, labels=labels), counting, old.diameter))
         yield Results(tuple(counted))
 
 
-def _count(
-    layer: ImageLayer,
-    image: Image,
-    probabilities: NDArray[np.float32],
-    cell: NDArray[np.float32],
-    counting: CountingSettings,
-    zoom: float,
-    diameter: float,
-) -> Counted:
-    labels = label_planes(probabilities, counting, zoom).reshape(image.shape)
-    cells = measure_cells(labels, image)
-    return Counted(layer, image, probabilities, cell, counting, labels, zoom, diameter, cells, summarise(cells, image))
+def _count(layer: ImageLayer, image: Image, found: "Prediction", counting: CountingSettings, diameter: float) -> Counted:
+    cells = measure_cells(found.labels, image)
+    return Counted(layer, image, found, counting, diameter, cells, summarise(cells, image))
 
 
 def _duration(seconds: float) -> str:

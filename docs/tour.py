@@ -68,6 +68,8 @@ def tour(viewer: Viewer, shoot: Shoot, minutes: float = 1.0, patience: float = 6
     hands.settle()
     shoot("train")
     hands.wait(lambda: train.start_button.isVisible(), 60 * minutes + patience)
+    hands.settle()
+    shoot("helped")
     for layer in list(viewer.layers):
         if layer.name.endswith("preview"):
             viewer.layers.remove(layer)

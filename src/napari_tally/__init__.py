@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Model": "core.model_file",
+    "find_model": "core.model_file",
     "load_model": "core.model_file",
     "save_model": "core.model_file",
     "read_image": "core.images",

@@ -376,3 +376,49 @@ def test_curves_cost_the_same_after_hours(qtbot):
     assert losses[-1] < 0.01
     curves.clear_curves()
     assert curves._curves["f1"].getData()[0] is None
+
+
+@pytest.fixture
+def crowd():
+    """Enough cells for two folds."""
+    viewer = ViewerModel()
+    picture, labels = nt.simulate_nuclei(seed=1, n=40)
+    viewer.add_image(picture, name="crowd")
+    viewer.add_labels(labels, name="drawn")
+    return viewer
+
+
+def test_did_it_help_stands_in_the_window(crowd, make_widget, qtbot, click):
+    widget = make_widget(crowd, steps=10)
+    widget.start_from.setCurrentIndex(widget.start_from.findData("nuclei"))
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    rows = widget.quality.text()
+    assert all(word in rows for word in ("start", "trained", "Agreement F1", "Cells broken", "Cells merged", "Cells missed"))
+    assert "held-out cells" in rows
+    assert "Starts from “nuclei”" in widget.message.text() or "The start model is kept" in widget.message.text()
+    comparison = session(crowd).model.record["comparison"]
+    assert comparison["before"]["true_count"] == comparison["after"]["true_count"] >= 6
+
+
+@pytest.mark.parametrize("insist", [False, True])
+def test_a_start_that_does_better_is_kept_unless_the_user_insists(crowd, make_widget, qtbot, click, insist):
+    widget = make_widget(crowd, steps=10, learning_rate=0.9, insist=insist)  # so large that it can only spoil
+    widget.start_from.setCurrentIndex(widget.start_from.findData("nuclei"))
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    assert "Training made it worse" in widget.quality.text()
+    assert ("The start model is kept" in widget.message.text()) is not insist
+    assert ("kept" in session(crowd).model_name) is not insist
+    shipped = nt.find_model("nuclei").network.state_dict()
+    here = session(crowd).model.network.state_dict()
+    assert all(torch.equal(here[name], shipped[name]) for name in here) is not insist
+
+
+def test_time_and_memory_are_said_before_start(viewer, widget):
+    choose(widget, steps=0)
+    widget.minutes["minutes"].value = 3
+    assert widget.estimate.text().startswith("Takes about 3 min 3 s and 0.")
+    assert widget.estimate.text().endswith("GB of memory.")
+    choose(widget, steps=5)
+    assert widget.estimate.text() == ""

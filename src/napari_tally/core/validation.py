@@ -278,14 +278,14 @@ class Comparison:
         return self.after.quality >= self.before.quality
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Give what a table shows: (what, before, after)."""
-        count = f"Counted, of {self.after.true_count} drawn"
+        """Give what a table shows: (what, before, after). F1 at IoU 0.5, average precision as the mean over IoU 0.5 to 0.8."""
+        count = f"Counted, of {self.after.true_count}"
         measures: list[tuple[str, Callable[[Score], str]]] = [
-            ("Agreement (F1 at IoU 0.5)", lambda s: f"{s.f1:.2f}"),
-            ("Average precision (IoU 0.5 to 0.8)", lambda s: f"{s.quality:.2f}"),
+            ("Agreement F1", lambda s: f"{s.f1:.2f}"),
+            ("Average precision", lambda s: f"{s.quality:.2f}"),
             (count, lambda s: f"{s.predicted_count} ({s.bias:+.0%})"),
-            ("Cells broken into pieces", lambda s: str(s.mistakes.splits)),
-            ("Cells merged with others", lambda s: str(s.mistakes.merges)),
+            ("Cells broken", lambda s: str(s.mistakes.splits)),
+            ("Cells merged", lambda s: str(s.mistakes.merges)),
             ("Cells missed", lambda s: str(s.mistakes.misses)),
         ]
         return [(what, say(self.before), say(self.after)) for what, say in measures]

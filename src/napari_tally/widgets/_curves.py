@@ -36,6 +36,7 @@ class Curves(pg.GraphicsLayoutWidget):
             plot.hideButtons()
             plot.setMouseEnabled(False, False)
             plot.setLabel("left", name)
+            plot.getAxis("left").enableAutoSIPrefix(False)  # 0.4, not 400 (x0.001)
             plot.getAxis("left").setWidth(48)  # both plots begin at the same place
             for side in ("left", "bottom"):
                 plot.getAxis(side).setStyle(maxTickLevel=0)

@@ -58,7 +58,7 @@ class Shared:
 class Run:
     """One training, from the layers to the model.
 
-    `model` and `steps` are read by the window when the job has ended, however it ended.
+    `model`, `steps` and `start_kept` are read by the window when the job has ended, however it ended.
     """
 
     sources: list[Source]
@@ -70,6 +70,7 @@ class Run:
     preview_seconds: float
     model: "Model | None" = None
     steps: int = 0
+    start_kept: bool = False
 
     def events(self) -> "Generator[Event | Planned | Shared | None, None, list[tuple[Source, Problem]]]":
         """Check, plan and train; give the problems that kept us from training."""

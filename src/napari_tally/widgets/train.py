@@ -321,13 +321,15 @@ class TrainWidget(QWidget):
             for what, before, after in event.rows()
         )
         head = "<tr><td></td><td align=right>&nbsp;start</td><td align=right>&nbsp;<b>trained</b></td></tr>"
+        self.quality.setToolTip("F1: of cells found with at least half of their area. Average precision: also how true the outlines are.")
         say(self.quality, f"<b>{escape(event.verdict)}</b><table cellspacing=2>{head}{cells}</table>")
 
     def _show_finished(self, event: "Finished") -> None:
         self.curves.draw()
         self._show_fraction(1)
         say(self.status, f"Done: {_number(event.step, 'step')} in {_duration(event.seconds)}.")
-        if event.start_kept:
+        if event.start_kept and self._run:
+            self._run.start_kept = True
             say(self.message, "The start model is kept, since it does better. “Keep in any case” (expert options) keeps the trained one.")
         if event.validation is None:
             say(self.quality, "No cells were held out to judge by. Compare with your own eyes in “3 Predict and count”.")
@@ -389,7 +391,8 @@ class TrainWidget(QWidget):
         """Keep what was learned."""
         run, self._run = self._run, None
         if run and run.model and run.steps:
-            self._session.put(run.model, f"trained for {_number(run.steps, 'step')}, not saved", saved=False)
+            name = "the start, kept as it was" if run.start_kept else f"trained for {_number(run.steps, 'step')}, not saved"
+            self._session.put(run.model, name, saved=False)
         if error or self._job.state == "stopped":
             kept = "The model is kept as it was then." if run and run.steps else "Nothing was learned yet."
             say(self.status, f"{'Stopped' if error is None else 'Failed'} after {_number(run.steps if run else 0, 'step')}. {kept}")

@@ -32,7 +32,11 @@ def a_model(scale=1.0, colour=False, **kwargs):
 def whole_image(network, picture):
     """The definition: mirror the image on all sides, run the network once, cut out the middle."""
     pad = -(-network.margin // network.step) * network.step  # a multiple of the step keeps the grid of the poolings
-    sides = [network.input_size(pad + n + network.margin, of_output=False) for n in picture.shape[1:]]
+    if network.padding == "same":
+        pad = min(pad, 32)
+        sides = [pad + -(-n // network.step) * network.step + pad for n in picture.shape[1:]]
+    else:
+        sides = [network.input_size(pad + n + network.margin, of_output=False) for n in picture.shape[1:]]
     borders = [(pad, side - pad - n) for side, n in zip(sides, picture.shape[1:], strict=True)]
     mirrored = np.pad(picture, [(0, 0), *borders], mode="reflect")
     with torch.inference_mode():

@@ -23,6 +23,18 @@ def test_every_pixel_is_written_by_exactly_one_tile(height, width, down, right, 
     assert (written == 1).all()
 
 
+@given(sides, st.integers(1, 40), st.integers(0, 4), st.integers(0, 4))
+def test_no_tile_reads_farther_beyond_the_image_than_its_border(height, stride, halo, border):
+    step = 4
+    stride, halo, border = stride * step, halo * step, border * step
+    side = stride + 2 * halo
+    for tile in plan_tiles((height, 8), (stride, stride), halo, (side, side), border, step):
+        (first, stop), write = tile.read[0], tile.write[0]
+        assert first == max(write.start - halo, -border)
+        assert stop == min(write.start + stride + halo, -(-height // step) * step + border)
+        assert first % step == stop % step == 0
+
+
 @given(sides, sides, st.integers(0, 200), st.integers(0, 200))
 def test_mirrored_like_numpy(height, width, above, left):
     plane = np.arange(2 * height * width).reshape(2, height, width)

@@ -21,6 +21,8 @@ from napari_tally.settings import PredictionSettings
 
 _STRIDE = {"cpu": 512}
 """Default stride in pixels (elsewhere 1024): large, so that the halo costs little; small, to cancel within a second."""
+_BORDER = 32
+"""Mirrored pixels around the image. More cost time and bring nothing: training patches have borders too."""
 
 
 @dataclass(frozen=True)
@@ -111,23 +113,24 @@ def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) 
     Returns
     -------
     (classes, Y, X) float32
-        What the network gives for the whole plane, mirrored beyond its border, whatever the stride.
+        What the network gives for the whole plane with its mirrored border, whatever the stride.
     """
     device = next(network.parameters()).device
-    step = network.step
+    step, lost = network.step, network.lost
     halo = _up_to(network.margin, step)
-    crop = halo - network.lost
+    border = min(halo, _up_to(_BORDER, step)) if network.padding == "same" else None  # "valid" needs all that it eats
     wish = _up_to(stride or _STRIDE.get(device.type, 1024), step)
     height, width = picture.shape[1:]
     strides = min(wish, _up_to(height, step)), min(wish, _up_to(width, step))  # a small image is one tile
-    sides = network.input_size(strides[0] + 2 * crop), network.input_size(strides[1] + 2 * crop)
-    plan = plan_tiles((height, width), strides, halo, sides)
+    sides = network.input_size(strides[0] + 2 * (halo - lost)), network.input_size(strides[1] + 2 * (halo - lost))
+    plan = plan_tiles((height, width), strides, halo, sides, border, step)
     result = np.empty((network.classes, *picture.shape[1:]), np.float32)
     for done, tile in enumerate(plan, start=1):
-        patch = torch.from_numpy(read_mirrored(picture, tile))[None].to(device)  # (1, C, side, side)
-        out = _probabilities(network, patch, crop)[0].cpu().numpy()  # (classes, stride or more, ...)
-        rows, columns = tile.write
-        result[:, rows, columns] = out[:, : rows.stop - rows.start, : columns.stop - columns.start]
+        patch = torch.from_numpy(read_mirrored(picture, tile))[None].to(device)  # (1, C, as the tile reads)
+        rows, columns = (
+            slice(write.start - read[0] - lost, write.stop - read[0] - lost) for write, read in zip(tile.write, tile.read, strict=True)
+        )
+        result[:, *tile.write] = _probabilities(network, patch)[0, :, rows, columns].cpu().numpy()
         yield TileDone(done, len(plan))
     return result
 
@@ -144,12 +147,10 @@ def _counted(
         yield TileDone(plane * news.total + news.done, planes * news.total)
 
 
-def _probabilities(network: UNet, patch: Tensor, crop: int) -> Tensor:
+def _probabilities(network: UNet, patch: Tensor) -> Tensor:
     """Give (N, classes, ...) for (N, C, ...). Inference mode must not stay on across a yield, so it is entered here."""
     with torch.inference_mode():
-        logits = network(patch)
-        logits = logits[:, :, crop : logits.shape[2] - crop, crop : logits.shape[3] - crop]
-        return logits.float().softmax(dim=1)
+        return network(patch).float().softmax(dim=1)
 
 
 def _up_to(n: int, step: int) -> int:

@@ -5,12 +5,12 @@
           halo  stride   halo
         ├─────┼────────┼─────┤            a tile reads stride + 2 halo pixels (mirrored beyond the
               │ written│                  image) and writes the stride in its middle
-    ├─────┼────────┼─────┤
+       ├──┼────────┼─────┤                a tile at the edge reads no more than `border` pixels beyond
           0                       image, tiled from 0 in steps of the stride
 
 The network commutes only with shifts by multiples of its `step` (2^depth), so stride and halo are
 multiples of it; and an output pixel sees at most `margin` pixels to each side, so with
-halo >= margin every pixel that is written is what the network gives on the whole, mirrored image.
+halo >= margin every pixel that is written is what the network gives on the whole image with its mirrored border.
 Each axis is solved by itself; tiles are their product.
 """
 
@@ -38,7 +38,9 @@ class Tile:
     write: tuple[slice, slice]
 
 
-def plan_tiles(shape: tuple[int, int], stride: tuple[int, int], halo: int, side: tuple[int, int]) -> list[Tile]:
+def plan_tiles(
+    shape: tuple[int, int], stride: tuple[int, int], halo: int, side: tuple[int, int], border: int | None = None, step: int = 1
+) -> list[Tile]:
     """Cover an image with tiles; every pixel is written by exactly one.
 
     Parameters
@@ -51,11 +53,18 @@ def plan_tiles(shape: tuple[int, int], stride: tuple[int, int], halo: int, side:
         Pixels a tile reads above and left of what it writes.
     side : (int, int)
         Height and width of what a tile reads; at least stride + 2 * halo.
+    border : int, optional
+        Most pixels that a tile reads beyond the image, a multiple of `step`; left out: as many as the halo asks for.
+    step : int
+        Grid of the network: the image is taken to end on it.
     """
 
     def along(n: int, stride: int, side: int) -> Iterator[tuple[tuple[int, int], slice]]:
         for start in range(0, n, stride):
-            yield (start - halo, start - halo + side), slice(start, min(n, start + stride))
+            first, stop = start - halo, start - halo + side
+            if border is not None:
+                first, stop = max(first, -border), min(stop, -(-n // step) * step + border)
+            yield (first, stop), slice(start, min(n, start + stride))
 
     axes = [along(*axis) for axis in zip(shape, stride, side, strict=True)]
     return [Tile((ry, rx), (wy, wx)) for (ry, wy), (rx, wx) in product(*axes)]

@@ -19,6 +19,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import numpy as np
 import napari_tally as nt
 from napari_tally.core.annotations import require_labels
 from napari_tally.core.images import match_by_stem, read_image, read_labels
-from napari_tally.core.metrics import evaluate
+from napari_tally.core.metrics import Mistakes, evaluate, mistakes
 from napari_tally.core.model_file import Model
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.samples import TrainingPair
@@ -36,7 +37,9 @@ from napari_tally.core.train import Finished, train
 from napari_tally.demo_data import spread
 from napari_tally.settings import AugmentationSettings, TrainingSettings
 
-COLUMNS = ["AP@0.5", "AP@0.6", "AP@0.7", "AP@0.8", "AP@0.9", "F1", "count bias"]
+COLUMNS = ["AP@0.5", "AP@0.6", "AP@0.7", "AP@0.8", "AP@0.9", "F1", "count bias", "splits", "merges"]
+"""Count bias, splits and merges in percent of the true cells."""
+_PERCENT = COLUMNS[6:]
 
 
 def main() -> None:
@@ -52,6 +55,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.0)
     parser.add_argument("--border-weight", type=float, default=10.0)
     parser.add_argument("--elastic-sd", type=float, default=10.0)
+    parser.add_argument("--no-batch-norm", action="store_true", help="only with --starts none")
     parser.add_argument("--json", type=Path, help="also write every run here")
     arguments = parser.parse_args()
     print(f"| set | trained / tested on | start | minutes | steps | {' | '.join(COLUMNS)} | start kept |")
@@ -77,6 +81,8 @@ def _run(name: str, pairs: list[TrainingPair], k: int, start: str, minutes: floa
     settings = TrainingSettings(minutes=minutes or 1.0, steps=arguments.steps, **wish)
     begin = choose_start(start, training, settings)
     plan = plan_training(training, settings, begin)
+    if arguments.no_batch_norm and begin is None:
+        plan = replace(plan, network=replace(plan.network, batch_norm=False))
     model = new_model(plan, begin)
     finished = None
     if minutes:
@@ -103,7 +109,9 @@ def measure(model: Model, test: list[TrainingPair]) -> dict[str, float]:
     found = [nt.predict(pair.image, model).labels for pair in test]
     seconds = time.perf_counter() - began
     result = evaluate((pair.image.name, pair.labels, labels) for pair, labels in zip(test, found, strict=True))
-    values = [*(m.ap for m in result.matchings), result.matchings[0].f1, result.bias]
+    wrong = sum((mistakes(pair.labels, labels) for pair, labels in zip(test, found, strict=True)), Mistakes())
+    true = sum(result.true_counts)
+    values = [*(m.ap for m in result.matchings), result.matchings[0].f1, result.bias, wrong.splits / true, wrong.merges / true]
     return {**dict(zip(COLUMNS, values, strict=True)), "s/MP": seconds / (sum(pair.labels.size for pair in test) / 1e6)}
 
 
@@ -111,8 +119,8 @@ def _row(runs: list[dict[str, Any]]) -> str:
     first = runs[0]
     cells = []
     for column in COLUMNS:
-        values = 100 * np.array([run[column] for run in runs]) if column == "count bias" else np.array([run[column] for run in runs])
-        form, unit = ("{:+.1f}", " %") if column == "count bias" else ("{:.3f}", "")
+        values = np.array([run[column] for run in runs]) * (100 if column in _PERCENT else 1)
+        form, unit = ("{:+.1f}" if column == "count bias" else "{:.1f}", " %") if column in _PERCENT else ("{:.3f}", "")
         spread_text = f" ({form.format(values.min())} to {form.format(values.max())})" if len(runs) > 1 else ""
         cells.append(form.format(values.mean()) + unit + spread_text)
     steps = round(float(np.mean([run["steps"] for run in runs])))

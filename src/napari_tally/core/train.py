@@ -193,10 +193,7 @@ def train(
         held_out = to_judge_by(phase.held_out)
         if start is not None and held_out:
             before.append(judge(start.network, held_out, model.scale))
-        if phase.begin == "average":
-            learner.begin(_mean(learned))
-            learned = []
-        elif learned and start is not None:
+        if learned and start is not None:  # the second fold begins where the first one did
             learner.begin(start.network.state_dict())
         learner.learn_from(PatchSampler(phase.training, model.settings.classes, s.class_balance, augmentation))
         if phase.begin != "start":
@@ -240,22 +237,19 @@ def train(
             last = Validation(step, score(after, [model.counting]))
             yield from tell(last)
             continue
-        if len(phases) > 1:
-            learned.append(_copy(learner.average.network.state_dict()))
-        if phase.begin == "start" and len(after) == 2 or validation:
-            model.counting, *fitted = yield from clock.following(fit_counting(after, model.counting))
-            comparison = Comparison(step, score(before, [given] * len(before)), score(after, fitted))
-            last = Validation(step, comparison.after)
-            if not comparison.helped and not s.insist:
-                learned = [start.network.state_dict()]
-                learner.begin(learned[0])
-                model.counting = given
-            yield from tell(comparison)
-            if not comparison.helped and not s.insist:
-                yield from tell(Finished(step, clock.active, last, comparison, start_kept=True))
-                return
-            if validation:
-                learned = []
+        learned.append(_copy(learner.average.network.state_dict()))
+        if len(learned) < len(phases) - 1:
+            continue  # to the other fold
+        fitting, *fitted = yield from clock.following(fit_counting(after, model.counting))
+        comparison = Comparison(step, score(before, [given] * len(before)), score(after, fitted))
+        last = Validation(step, comparison.after)
+        start_kept = not comparison.helped and not s.insist
+        learner.begin(start.network.state_dict() if start_kept else _mean(learned))
+        learned, model.counting = [], given if start_kept else fitting
+        yield from tell(comparison)
+        if start_kept:
+            yield from tell(Finished(step, clock.active, last, comparison, start_kept))
+            return
     yield from tell(Finished(step, clock.active, last, comparison))
 
 

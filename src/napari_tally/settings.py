@@ -259,7 +259,7 @@ class CountingSettings:
             "label": "Valley between cells",
             "tooltip": "Two cells are two if the probability falls by this much between them. Higher: more cells merged, fewer broken.",
         },
-    ] = 0.25
+    ] = 0.2
     smoothing: Annotated[
         float,
         {

@@ -41,7 +41,7 @@ _FOLD = 0.3
 """Share of the budget that each of two folds gets."""
 _FEWEST = 3
 """Cells that each side must have."""
-_VALLEYS = (0.1, 0.25, 0.4)
+_VALLEYS = (0.1, 0.2, 0.35)
 _SMOOTHINGS = (1.0, 1.5, 2.0, 3.0)
 """In network pixels."""
 _EDGES = (0.4, 0.5, 0.6)

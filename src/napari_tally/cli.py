@@ -294,6 +294,8 @@ def _info(arguments: argparse.Namespace) -> None:
     model = find_model(arguments.model)
     n = model.settings
     record = model.record
+    images = record.get("images", [])
+    made_of = images[0] if record.get("name") and images else f"{len(images)} images"  # a shipped model, or one of the user's
     parameters = sum(p.numel() for p in model.network.parameters())
     rows = {
         "Network": f"U-Net, depth {n.depth}, base width {n.base_width}, padding {n.padding}, {parameters / 1e6:.1f} M parameters",
@@ -301,10 +303,12 @@ def _info(arguments: argparse.Namespace) -> None:
         "Classes": "background, inside of a cell, rim of a cell" if n.classes == 3 else "background, cell",
         "Cell diameter": f"{model.diameter:.0f} px, seen by the network at {model.scale:.2f} of the size",
         "Receptive margin": f"{model.network.margin} px",
-        "Thresholds": f"seed {model.counting.seed_threshold}, edge {model.counting.edge_threshold}, "
+        "Thresholds": f"seed {model.counting.seed_threshold}, valley {model.counting.valley}, edge {model.counting.edge_threshold}, "
         f"smallest {model.counting.min_area:.0f} px",
         "Trained": f"{record.get('trained', 'never')}, {record.get('steps', 0)} steps in {record.get('seconds', 0)} s "
-        f"on {len(record.get('images', []))} images with {record.get('cells', 0)} cells",
+        f"on {made_of} with {record.get('cells', 0)} cells",
+        "Started from": record.get("start", "unknown"),
+        "Licence": record.get("licence") or "that of the images it was trained on",
         "Device": record.get("device", "unknown"),
         "Versions": ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items()) or "unknown",
     }

@@ -83,9 +83,9 @@ def _run(name: str, pairs: list[TrainingPair], k: int, start: str, minutes: floa
     plan = plan_training(training, settings, begin)
     if arguments.no_batch_norm and begin is None:
         plan = replace(plan, network=replace(plan.network, batch_norm=False))
-    model = new_model(plan, begin)
-    finished = None
-    if minutes:
+    model, finished = begin, None
+    if minutes or model is None:
+        model = new_model(plan, begin)
         for event in train(model, training, plan, AugmentationSettings(elastic_sd=arguments.elastic_sd)):
             finished = event
         assert isinstance(finished, Finished)

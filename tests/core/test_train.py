@@ -206,11 +206,12 @@ def test_the_start_and_the_trained_model_are_compared_on_the_same_cells(pairs, s
 @pytest.mark.parametrize("insist", [False, True])
 def test_a_model_that_training_made_worse_is_given_back_as_it_was(pairs, start, monkeypatch, insist):
     monkeypatch.setattr(Comparison, "helped", False)
+    start.counting = replace(start.counting, min_area=0.0)
     before = state(start)
     model, events = tuned(start, pairs, learning_rate=0.5, insist=insist)
     assert events[-1].start_kept is not insist
     assert equal(state(model), before) is not insist
-    assert (model.counting == start.counting) or insist
+    assert model.counting.min_area > 20  # thresholds that fit the drawn cells, also for the start
     assert equal(state(start), before)
 
 

@@ -244,8 +244,10 @@ def train(
         comparison = Comparison(step, score(before, [given] * len(before)), score(after, fitted))
         last = Validation(step, comparison.after)
         start_kept = not comparison.helped and not s.insist
+        if start_kept:  # its thresholds may still be fitted to the drawn cells
+            fitting = (yield from clock.following(fit_counting(before, given)))[0]
         learner.begin(start.network.state_dict() if start_kept else _mean(learned))
-        learned, model.counting = [], given if start_kept else fitting
+        learned, model.counting = [], fitting
         yield from tell(comparison)
         if start_kept:
             yield from tell(Finished(step, clock.active, last, comparison, start_kept))

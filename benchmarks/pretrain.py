@@ -32,7 +32,7 @@ DIAMETER = {"nuclei": 20.0, "phase": 24.0}
 STEPS = {"nuclei": 9000, "phase": 1100}
 LICENCES = {
     "nuclei": "Weights: BSD-3-Clause. Trained on images of the Data Science Bowl 2018, Broad Bioimage Benchmark Collection BBBC038 (CC0).",
-    "phase": "Weights: BSD-3-Clause. As 'nuclei', then trained on NIH/3T3 images of Usiigaci (Tsai et al. 2019, SoftwareX; MIT).",
+    "phase": "Weights: BSD-3-Clause. As 'nuclei' (BBBC038 (CC0)), then trained on NIH/3T3 images of Usiigaci (Tsai et al. 2019; MIT).",
 }
 
 
@@ -55,7 +55,8 @@ def main() -> None:
         steps=arguments.steps or STEPS[arguments.name], patch=160, batch=4, learning_rate=2e-3, compile=arguments.compile
     )
     start = load_model(arguments.out / "nuclei.safetensors") if arguments.name == "phase" else None
-    plan = replace(plan_training(pairs, settings, start), scale=1.0, diameter=DIAMETER[arguments.name])
+    sizes = {"scale": 1.0, "scales": (1.0,) * len(pairs), "any_size": True, "diameter": DIAMETER[arguments.name]}
+    plan = replace(plan_training(pairs, settings, start), **sizes)
     plan = replace(plan, network=replace(plan.network, base_width=arguments.base_width) if start is None else plan.network)
     print(f"{plan.n_images} images, {plan.n_cells} cells, {settings.steps} steps of {settings.batch} patches", flush=True)
     model = new_model(plan, start)

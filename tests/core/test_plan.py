@@ -94,6 +94,19 @@ def test_images_are_scaled_where_the_start_knows_cells_of_another_size(known, sc
     assert plan.diameter == pytest.approx(16, abs=0.5)
 
 
+def test_images_whose_cells_differ_in_size_are_scaled_one_by_one():
+    large = discs((120, 400), *((60, x, 20) for x in range(30, 400, 50)))
+    start = replace(new_model(plan_training([pair()], CPU)), diameter=16.0, any_size=True)
+    plan = plan_training([pair(), pair(large)], CPU, start)
+    assert (plan.any_size, plan.scale, plan.diameter) == (True, 1.0, 16.0)
+    assert plan.scales == pytest.approx((1.0, 16 / 40), rel=0.05)
+    assert "differ in size from image to image" in plan.notes[-1]
+    assert new_model(plan, start).any_size
+    bound = plan_training([pair(), pair(large)], CPU, replace(start, any_size=False))
+    assert (bound.any_size, set(bound.scales)) == (False, {bound.scale})
+    assert not plan_training([pair(), pair()], CPU, start).any_size
+
+
 def test_the_pixel_size_is_that_of_all_images_or_none():
     def sized(*sizes):
         return plan_training([replace(pair(), image=replace(pair().image, pixel_size=size)) for size in sizes], CPU).pixel_size

@@ -15,6 +15,9 @@ from napari_tally.core.samples import TrainingPair, cell_diameter
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
 
+_MUCH_LARGER = 1.8
+"""Ratio of the median diameters of two images from which on each is scaled by itself."""
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -36,6 +39,11 @@ class TrainingPlan:
         Device for torch.
     device_name : str
         Device for people.
+    scales : tuple of float
+        The same for each image. They differ where `any_size`.
+    any_size : bool
+        The cells differ so much in size from image to image that each image is brought to the size that the start knows; at
+        prediction the model estimates it.
     pixel_size : float or None
         Side of a pixel in micrometres, where all images say so and agree.
     seen : tuple of str
@@ -58,6 +66,8 @@ class TrainingPlan:
     settings: TrainingSettings
     device: str
     device_name: str
+    scales: tuple[float, ...] = ()
+    any_size: bool = False
     pixel_size: float | None = None
     seen: tuple[str, ...] = ()
     memory: float = 0.0
@@ -119,6 +129,12 @@ def plan_training(
             f"The start model has learned {len(seen)} of these images already, so they cannot judge it. "
             "For numbers that hold, train from a model that has not seen them."
         )
+    any_size = start is not None and start.any_size and _differ(pairs)
+    scales = [scale] * len(pairs)
+    if start is not None and any_size:
+        scale, diameter = start.scale, start.diameter
+        scales = [own_scale(start, pair) for pair in pairs]
+        notes.append("The cells differ in size from image to image; each image is brought to the size that the network knows.")
     device = choose_device(settings.device)
     chosen = replace(
         settings,
@@ -130,6 +146,7 @@ def plan_training(
     meta = build_meta_network(network)
     size = meta.input_size(max(chosen.patch, 2 * meta.step), of_output=False)  # batch normalisation wants more than one pixel
     normalisation = normalisation or (start.normalisation if start else NormalisationSettings())
+    pixels = sum(pair.labels.size * own**2 for pair, own in zip(pairs, scales, strict=True))
     return TrainingPlan(
         network=network,
         colour=colour,
@@ -140,9 +157,11 @@ def plan_training(
         settings=replace(chosen, patch=size),
         device=device.type,
         device_name=describe_device(device),
-        pixel_size=_shared_pixel_size(images),
+        scales=tuple(scales),
+        any_size=any_size,
+        pixel_size=None if any_size else _shared_pixel_size(images),
         seen=seen,
-        memory=training_memory(network, size, chosen.batch, sum(pair.labels.size for pair in pairs) * scale**2),
+        memory=training_memory(network, size, chosen.batch, pixels),
         normalisation=normalisation,
         window=experiment_window(images, normalisation) if normalisation.statistics == "experiment" else None,
         notes=tuple(notes),
@@ -160,6 +179,17 @@ def _scale_for(start: Model, diameter: float) -> float:
     if not (known > 0 and diameter > 0) or 0.65 <= diameter * start.scale / known <= 1.6:
         return start.scale
     return float(np.clip(known / diameter, 0.02, 8))
+
+
+def own_scale(model: Model, pair: TrainingPair) -> float:
+    """Give the scale that brings the cells drawn in one image to the size that a model knows best; those nearly so stay as they are."""
+    return _scale_for(model, cell_diameter([pair]))
+
+
+def _differ(pairs: Sequence[TrainingPair]) -> bool:
+    """Whether the typical cell of one image is much larger than that of another."""
+    diameters = [d for pair in pairs if (d := cell_diameter([pair])) > 0]
+    return max(diameters) > _MUCH_LARGER * min(diameters)
 
 
 def _shared_pixel_size(images: Sequence[Image]) -> float | None:
@@ -187,7 +217,7 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
             model.network = _with_channels(start, plan.network)
         larger = start.scale / plan.scale
         counting = replace(start.counting, smoothing=start.counting.smoothing * larger, min_area=start.counting.min_area * larger**2)
-        return replace(model, any_size=False, normalisation=plan.normalisation, window=plan.window, counting=counting)
+        return replace(model, any_size=plan.any_size, normalisation=plan.normalisation, window=plan.window, counting=counting)
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(plan.settings.seed)
     network = build_network(plan.network)

@@ -76,7 +76,7 @@ def cell_diameter(pairs: Sequence[TrainingPair]) -> float:
 def prepare_planes(
     pairs: Sequence[TrainingPair],
     channels: int,
-    scale: float,
+    scale: float | Sequence[float],
     normalisation: NormalisationSettings,
     border_weight: float,
     border_width: float,
@@ -89,8 +89,8 @@ def prepare_planes(
     pairs : sequence of TrainingPair
     channels : int
         Channels of the network; grey images are repeated to fill three.
-    scale : float
-        Network pixels per image pixel.
+    scale : float or sequence of float
+        Network pixels per image pixel; one for all, or one for each pair.
     normalisation : NormalisationSettings
     border_weight, border_width : float
         w0 and sigma of the weight map, in network pixels.
@@ -104,14 +104,15 @@ def prepare_planes(
         marked region are left out.
     """
     planes = []
-    for pair in pairs:
+    scales = [scale] * len(pairs) if isinstance(scale, float) else scale
+    for pair, factor in zip(pairs, scales, strict=True):
         own = intensity_window(pair.image, normalisation) if window is None else window[: pair.image.channels]
         stack = pair.labels.reshape(-1, *pair.labels.shape[-2:])
         for i, (plane, labels) in enumerate(zip(pair.image.planes, stack, strict=True)):
             known = labels != NOT_ANNOTATED
             if not known.any() or (len(stack) > 1 and known.all() and not (labels > 0).any()):
                 continue
-            shape = scaled_shape(labels.shape, scale)
+            shape = scaled_shape(labels.shape, factor)
             picture = rescale(normalise(plane, own), shape)
             picture = np.broadcast_to(picture, (channels, *shape)) if len(picture) == 1 else picture
             small = rescale_labels(_sequential(labels), shape)

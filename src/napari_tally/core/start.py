@@ -44,7 +44,8 @@ def _fit(start: Model, pairs: Sequence[TrainingPair], settings: TrainingSettings
     """Say how well a model finds the drawn cells, at the scale at which it would be trained: higher is better."""
     plan = plan_training(pairs, settings, start)
     model = new_model(plan, start)
-    few = [pairs[round(i * (len(pairs) - 1) / max(1, _PLANES - 1))] for i in range(min(_PLANES, len(pairs)))]
-    planes = prepare_planes(few, model.settings.channels, plan.scale, model.normalisation, 0, 1, model.window)
+    few = [round(i * (len(pairs) - 1) / max(1, _PLANES - 1)) for i in range(min(_PLANES, len(pairs)))]
+    some, scales = [pairs[i] for i in few], [plan.scales[i] for i in few]
+    planes = prepare_planes(some, model.settings.channels, scales, model.normalisation, 0, 1, model.window)
     found = score([judge(model.network, to_judge_by(planes)[:_PLANES], plan.scale)], [model.counting])
     return found.quality, -found.loss

@@ -32,9 +32,9 @@ from napari_tally.core.devices import bf16_pays
 from napari_tally.core.events import is_out_of_memory
 from napari_tally.core.losses import weighted_cross_entropy
 from napari_tally.core.model_file import Model
-from napari_tally.core.plan import TrainingPlan, build_meta_network
+from napari_tally.core.plan import TrainingPlan, build_meta_network, own_scale
 from napari_tally.core.predict import require_channels
-from napari_tally.core.samples import PatchSampler, TrainingPair, prepare_planes
+from napari_tally.core.samples import PatchSampler, Plane, TrainingPair, prepare_planes
 from napari_tally.core.unet import UNet
 from napari_tally.core.validation import (
     HOLD_OUT_UNTIL,
@@ -164,12 +164,14 @@ def train(
     model.scale, model.diameter, model.pixel_size = plan.scale, plan.diameter, plan.pixel_size
     for pair in validation:
         require_channels(model, pair.image)
-    prepare = lambda some: prepare_planes(  # noqa: E731
-        some, model.settings.channels, model.scale, model.normalisation, s.border_weight, s.border_width, model.window
-    )
-    planes = prepare(pairs)
+
+    def prepare(some: Sequence[TrainingPair], scales: Sequence[float]) -> list[Plane]:
+        return prepare_planes(some, model.settings.channels, scales, model.normalisation, s.border_weight, s.border_width, model.window)
+
+    planes = prepare(pairs, plan.scales)
     if validation:
-        phases = [Phase(planes, prepare(validation), 1.0)]
+        scales = [own_scale(model, pair) if plan.any_size else plan.scale for pair in validation]
+        phases = [Phase(planes, prepare(validation, scales), 1.0)]
     else:
         phases = plan_phases(planes, build_meta_network(model.settings).margin, start is not None, plan.seen)
     torch.manual_seed(s.seed)  # dropout

@@ -108,7 +108,7 @@ class Run:
                 raise ValueError(problem.message)
         plan = plan_training(pairs, self.settings, choose_start(self.start, pairs, self.settings), self.normalisation)
         s = plan.settings
-        planes = prepare_planes(pairs, plan.network.channels, plan.scale, plan.normalisation, s.border_weight, s.border_width, plan.window)
+        planes = prepare_planes(pairs, plan.network.channels, plan.scales, plan.normalisation, s.border_weight, s.border_width, plan.window)
         return [(plane.name, plane.border) for plane in planes]
 
     def _pairs(self) -> "Generator[None, None, tuple[list[TrainingPair], list[tuple[Source, Problem]]]]":

@@ -295,7 +295,7 @@ class TrainWidget(QWidget):
         say(self.status, f"{plan.device_name} · getting ready …")
         if self._run and self._run.preview_seconds:  # making a layer takes a moment: now, and not while training runs
             source = self._run.sources[0]
-            shape = [max(1, round(n * plan.scale)) for n in label_shape(source.layer)[-2:]]
+            shape = [max(1, round(n * plan.scales[0])) for n in label_shape(source.layer)[-2:]]
             self._lay("preview", self._run, source.name, np.zeros(shape, np.int32))
 
     def _show_step(self, event: "Step") -> None:

@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 from napari_tally.core.devices import choose_device
 from napari_tally.core.images import Image, intensity_window, normalise, rescale
 from napari_tally.core.instances import find_instances, label_planes
-from napari_tally.core.model_file import Model
+from napari_tally.core.model_file import WELL_KNOWN, Model
 from napari_tally.core.predict import TileDone, predict, predict_plane, require_channels, working_scale
 from napari_tally.core.samples import scaled_shape
 from napari_tally.settings import CountingSettings, PredictionSettings
 
 _SIDE = 1024
 """Pixels along a side, at most, of the middle of an image that tells how large its cells are."""
-_WELL_KNOWN = (0.5, 1.6)
-"""Cells so many times as large as those that the model knows best are found as they are."""
 _FEW = 3
 
 
@@ -114,5 +112,5 @@ def estimate_diameter(model: Model, image: Image, settings: PredictionSettings) 
                 sure, diameter = sureness, float(np.sqrt(4 / np.pi * np.median(areas))) / scale
     finally:
         model.network.to("cpu")
-    low, high = _WELL_KNOWN
+    low, high = WELL_KNOWN
     return diameter if not low <= diameter / best <= high else best

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.estimate import training_memory
 from napari_tally.core.images import Image, experiment_window, require_same_channels
-from napari_tally.core.model_file import Model, build_network
+from napari_tally.core.model_file import WELL_KNOWN, Model, build_network
 from napari_tally.core.samples import TrainingPair, cell_diameter
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
@@ -176,7 +176,8 @@ def _working_scale(diameter: float) -> float:
 def _scale_for(start: Model, diameter: float) -> float:
     """Keep the scale of the start where the cells are about as large as those it knows; else bring them to that size."""
     known = start.diameter * start.scale  # in network pixels
-    if not (known > 0 and diameter > 0) or 0.65 <= diameter * start.scale / known <= 1.6:
+    low, high = WELL_KNOWN
+    if not (known > 0 and diameter > 0) or low <= diameter * start.scale / known <= high:
         return start.scale
     return float(np.clip(known / diameter, 0.02, 8))
 

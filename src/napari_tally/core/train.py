@@ -235,19 +235,19 @@ def train(
         # What was held out can judge now; from the next phase on it is trained on.
         if start is None:
             to_fit = [judge(learner.average.network, to_judge_by(phase.training), model.scale)]  # what is held out stays the judge
-            model.counting = (yield from clock.following(fit_counting(to_fit, model.counting)))[0]
+            model.counting = (yield from clock.following(fit_counting(to_fit, model.counting, plan.any_size)))[0]
             last = Validation(step, score(after, [model.counting]))
             yield from tell(last)
             continue
         learned.append(_copy(learner.average.network.state_dict()))
         if len(learned) < len(phases) - 1:
             continue  # to the other fold
-        fitting, *fitted = yield from clock.following(fit_counting(after, model.counting))
+        fitting, *fitted = yield from clock.following(fit_counting(after, model.counting, plan.any_size))
         comparison = Comparison(step, score(before, [given] * len(before)), score(after, fitted))
         last = Validation(step, comparison.after)
         start_kept = not comparison.helped and not s.insist
         if start_kept:  # its thresholds may still be fitted to the drawn cells
-            fitting = (yield from clock.following(fit_counting(before, given)))[0]
+            fitting = (yield from clock.following(fit_counting(before, given, plan.any_size)))[0]
         learner.begin(start.network.state_dict() if start_kept else _mean(learned))
         learned, model.counting = [], fitting
         yield from tell(comparison)

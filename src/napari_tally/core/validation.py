@@ -392,7 +392,9 @@ class Fitting:
     total: int
 
 
-def fit_counting(judged: Sequence[Judged], counting: CountingSettings) -> Generator[Fitting, None, list[CountingSettings]]:
+def fit_counting(
+    judged: Sequence[Judged], counting: CountingSettings, any_size: bool = False
+) -> Generator[Fitting, None, list[CountingSettings]]:
     """Choose the thresholds that fit the drawn cells best; those of `counting` stay unless others are clearly better.
 
     A few images do not decide between thresholds that are nearly as good, so those given stay unless
@@ -404,6 +406,8 @@ def fit_counting(judged: Sequence[Judged], counting: CountingSettings) -> Genera
         One for each fold.
     counting : CountingSettings
         Lengths and areas in image pixels.
+    any_size : bool
+        The size of cells will be estimated at prediction, so the smallest one is not bound to those drawn.
 
     Yields
     ------
@@ -420,7 +424,8 @@ def fit_counting(judged: Sequence[Judged], counting: CountingSettings) -> Genera
     """
     scale = judged[0].scale
     areas = [_areas(fold) for fold in judged]
-    enough = counting if sum(map(len, areas)) < 10 else replace(counting, min_area=_smallest(np.concatenate(areas)))
+    few = sum(map(len, areas)) < 10
+    enough = counting if few or any_size else replace(counting, min_area=_smallest(np.concatenate(areas)))
     seeds = [enough, *(replace(enough, valley=v, smoothing=round(s / scale, 2)) for v in _VALLEYS for s in _SMOOTHINGS)]
     total = len(judged) * (len(seeds) + len(judged) * len(_EDGES))
     found: dict[tuple[int, CountingSettings], NDArray[np.int64]] = {}
@@ -451,7 +456,7 @@ def fit_counting(judged: Sequence[Judged], counting: CountingSettings) -> Genera
         for f in folds:
             for choice in edges:
                 yield measure(f, choice)
-        result.append(replace(best(folds, edges), min_area=_smallest(own)))
+        result.append(best(folds, edges) if any_size else replace(best(folds, edges), min_area=_smallest(own)))
     return result
 
 

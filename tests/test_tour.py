@@ -20,7 +20,7 @@ def test_annotate_train_predict_and_count_with_mouse_and_keyboard(make_napari_vi
     viewer = make_napari_viewer(show=True)
     seen = []
     shown = _tour()(viewer, seen.append, minutes=0.15)
-    assert seen == ["annotate", "region", "train", "count"]
+    assert seen == ["annotate", "region", "train", "helped", "count"]
     image = viewer.layers[0]
     drawn = viewer.layers[f"{image.name} cells"].data
     assert len(np.unique(drawn)) > 10  # the brush has really painted

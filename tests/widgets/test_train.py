@@ -236,7 +236,7 @@ def test_the_preview_lies_on_the_image(make_widget, qtbot, click, monkeypatch):
     assert preview.data.shape[0] < labels.shape[0]
     assert_same_corners(preview, image)
     assert [pair[1].name for pair in widget.pairs.pairs] == ["labels"]  # a preview is nothing to learn from
-    assert "sees the images at 38% of their size" in widget.message.text()
+    assert "of their size, so that the cells have the size it knows" in widget.message.text()
     click(widget.weights_button)
     wait_for_the_end(widget, qtbot)
     assert_same_corners(viewer.layers["large border weights"], image)

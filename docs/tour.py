@@ -64,7 +64,7 @@ def tour(viewer: Viewer, shoot: Shoot, minutes: float = 1.0, patience: float = 6
     train = _open(viewer, "2 Train")
     train.minutes["minutes"].value = minutes
     hands.click(train.start_button)
-    hands.wait(lambda: train.stop_button.isVisible() and train.progress.value() > 500, 60 * minutes + patience)
+    hands.wait(lambda: train.progress.value() > 400, 60 * minutes + patience)  # where the start is kept, it ends early
     hands.settle()
     shoot("train")
     hands.wait(lambda: train.start_button.isVisible(), 60 * minutes + patience)

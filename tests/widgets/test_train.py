@@ -418,7 +418,7 @@ def test_a_start_that_does_better_is_kept_unless_the_user_insists(crowd, make_wi
 def test_time_and_memory_are_said_before_start(viewer, widget):
     choose(widget, steps=0)
     widget.minutes["minutes"].value = 3
-    assert widget.estimate.text().startswith("Takes about 3 min 3 s and 0.")
+    assert widget.estimate.text().startswith("Takes about 3 min 6 s and 0.")
     assert widget.estimate.text().endswith("GB of memory.")
     choose(widget, steps=5)
     assert widget.estimate.text() == ""

@@ -8,7 +8,7 @@ _COPIES = 9
 """Copies of the weights: network, gradient, two moments of AdamW, running average, last good state, models of the folds."""
 _PIXEL = 60
 """Bytes that a pixel of a training plane takes beside its channels: labels, border weights, places to draw from."""
-_BASE = 250e6
+_BASE = 500e6
 """Bytes that the libraries take when they are loaded."""
 
 
@@ -47,5 +47,5 @@ def training_memory(network: NetworkSettings, patch: int, batch: int, pixels: fl
 
 
 def training_seconds(minutes: float, pixels: float) -> float:
-    """Estimate the time from Start to the end: the budget, and before it reading, checking and weighing the borders."""
-    return 60 * minutes + 3 + 1.5e-6 * pixels
+    """Estimate the time from Start to the end: the budget, and beside it reading, choosing a start, weighing borders and judging."""
+    return 60 * minutes + 6 + 4.8e-6 * pixels

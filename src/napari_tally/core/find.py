@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_tally.core.devices import choose_device
-from napari_tally.core.images import Image, intensity_window, normalise, rescale
+from napari_tally.core.images import Image, normalise
 from napari_tally.core.instances import find_instances, label_planes
 from napari_tally.core.model_file import WELL_KNOWN, Model
-from napari_tally.core.predict import TileDone, predict, predict_plane, require_channels, working_scale
+from napari_tally.core.predict import TileDone, predict, predict_plane, require_channels, to_network, window_for, working_scale
 from napari_tally.core.samples import scaled_shape
 from napari_tally.settings import CountingSettings, PredictionSettings
 
@@ -94,16 +94,14 @@ def estimate_diameter(model: Model, image: Image, settings: PredictionSettings) 
     """
     best = model.diameter * model.scale
     network = model.network.to(choose_device(settings.device)).eval()
-    window = intensity_window(image, model.normalisation) if model.window is None else model.window[: image.channels]
+    window = window_for(model, image)
     plane = image.planes[len(image.planes) // 2]
     corner = [max(0, (n - _SIDE) // 2) for n in plane.shape[1:]]
     middle = normalise(plane[:, corner[0] : corner[0] + _SIDE, corner[1] : corner[1] + _SIDE], window)
     sure, diameter = -1.0, best
     try:
         for scale in (1.0, 0.5):
-            picture = rescale(middle, scaled_shape(middle.shape, scale))
-            if len(picture) < model.settings.channels:
-                picture = np.repeat(picture, model.settings.channels, axis=0)
+            picture = to_network(model, middle, scaled_shape(middle.shape, scale))
             probabilities = yield from predict_plane(network, picture, settings.tile)
             labels = find_instances(probabilities, model.counting, model.scale)
             cells = labels > 0

@@ -48,6 +48,8 @@ class TrainingPlan:
         Side of a pixel in micrometres, where all images say so and agree.
     seen : tuple of str
         Names of images that the start model was trained on: they cannot judge it.
+    fingerprints : tuple of str
+        Those of the images, taken once: the record needs them at every event.
     memory : float
         Estimated memory that training takes, in bytes.
     normalisation : NormalisationSettings
@@ -70,6 +72,7 @@ class TrainingPlan:
     any_size: bool = False
     pixel_size: float | None = None
     seen: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...] = ()
     memory: float = 0.0
     normalisation: NormalisationSettings = NormalisationSettings()
     window: NDArray[np.float32] | None = None
@@ -123,7 +126,8 @@ def plan_training(
         scale = 1.0 if paper else _working_scale(diameter)
     images = [pair.image for pair in pairs]
     known = set(start.record.get("seen", ())) if start else set()
-    seen = tuple(image.name for image in images if known and image.fingerprint in known)
+    fingerprints = tuple(image.fingerprint for image in images)
+    seen = tuple(image.name for image, mark in zip(images, fingerprints, strict=True) if mark in known)
     if seen:
         notes.append(
             f"The start model has learned {len(seen)} of these images already, so they cannot judge it. "
@@ -161,6 +165,7 @@ def plan_training(
         any_size=any_size,
         pixel_size=None if any_size else _shared_pixel_size(images),
         seen=seen,
+        fingerprints=fingerprints,
         memory=training_memory(network, size, chosen.batch, pixels),
         normalisation=normalisation,
         window=experiment_window(images, normalisation) if normalisation.statistics == "experiment" else None,

@@ -67,19 +67,28 @@ def predict(model: Model, image: Image, settings: PredictionSettings | None = No
     require_channels(model, image)
     device = choose_device(settings.device)
     network = model.network.to(device).eval()
-    window = intensity_window(image, model.normalisation) if model.window is None else model.window[: image.channels]
+    window = window_for(model, image)
     shape = scaled_shape(image.shape, working_scale(model, image, settings))
     result = np.empty((len(image.planes), model.settings.classes, *image.planes.shape[2:]), np.float32)
     try:
         for p, plane in enumerate(image.planes):
-            picture = rescale(normalise(plane, window), shape)  # (C, y, x) in network pixels
-            if len(picture) < model.settings.channels:
-                picture = np.repeat(picture, model.settings.channels, axis=0)  # grey into a colour model
+            picture = to_network(model, normalise(plane, window), shape)
             probabilities = yield from _counted(predict_plane(network, picture, settings.tile), p, len(image.planes))
             result[p] = rescale(probabilities, plane.shape[1:])
     finally:
         model.network.to("cpu")
     return result
+
+
+def window_for(model: Model, image: Image) -> NDArray[np.float32]:
+    """Give the intensities that become 0 and 1, (C, 2): those of the experiment where the model has them, else those of the image."""
+    return intensity_window(image, model.normalisation) if model.window is None else model.window[: image.channels]
+
+
+def to_network(model: Model, plane: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Bring a normalised plane (C, Y, X) to `shape` network pixels and the channels of the model; grey is repeated."""
+    picture = rescale(plane, shape)
+    return np.repeat(picture, model.settings.channels, axis=0) if len(picture) < model.settings.channels else picture
 
 
 def working_scale(model: Model, image: Image, settings: PredictionSettings | None = None) -> float:

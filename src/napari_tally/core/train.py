@@ -518,7 +518,7 @@ def _provenance(
         "trained": datetime.now(UTC).isoformat(timespec="seconds"),
         "start": before.get("name", before.get("trained", "")) or "random weights",
         "images": [pair.image.name for pair in pairs],
-        "seen": sorted({*before.get("seen", []), *(pair.image.fingerprint for pair in pairs)}),
+        "seen": sorted({*before.get("seen", []), *plan.fingerprints}),
         "licence": before.get("licence", ""),
         "cells": plan.n_cells,
         "steps": steps,

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 Event = TypeVar("Event")
 Result = TypeVar("Result")
+News = TypeVar("News")
 
 
 OUT_OF_MEMORY = "The memory is not enough for this. Close other programs or images, choose a smaller tile or patch, or the device 'cpu'."
@@ -38,3 +39,20 @@ def run_to_end(generator: Generator[Event, None, Result], on_event: Callable[[Ev
             return end.value
         if on_event:
             on_event(event)
+
+
+def mapped(generator: Generator[Event, None, Result], change: Callable[[Event], News]) -> Generator[News, None, Result]:
+    """Hand out the events of other work, each changed; give its result.
+
+    Parameters
+    ----------
+    generator : generator of events
+    change : callable
+        Turns an event into the news to hand out.
+    """
+    while True:
+        try:
+            event = next(generator)
+        except StopIteration as end:
+            return end.value
+        yield change(event)

@@ -5,6 +5,7 @@ Window, command line, Python API, training preview and benchmarks all come here.
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_tally.core.devices import choose_device
+from napari_tally.core.events import mapped
 from napari_tally.core.images import Image, describe_channels, intensity_window, normalise, rescale
 from napari_tally.core.model_file import Model
 from napari_tally.core.samples import scaled_shape
@@ -69,11 +71,13 @@ def predict(model: Model, image: Image, settings: PredictionSettings | None = No
     network = model.network.to(device).eval()
     window = window_for(model, image)
     shape = scaled_shape(image.shape, working_scale(model, image, settings))
-    result = np.empty((len(image.planes), model.settings.classes, *image.planes.shape[2:]), np.float32)
+    planes = len(image.planes)
+    result = np.empty((planes, model.settings.classes, *image.planes.shape[2:]), np.float32)
     try:
         for p, plane in enumerate(image.planes):
             picture = to_network(model, normalise(plane, window), shape)
-            probabilities = yield from _counted(predict_plane(network, picture, settings.tile), p, len(image.planes))
+            tiles = predict_plane(network, picture, settings.tile)
+            probabilities = yield from mapped(tiles, partial(_of_all, p, planes))
             result[p] = rescale(probabilities, plane.shape[1:])
     finally:
         model.network.to("cpu")
@@ -144,16 +148,9 @@ def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) 
     return result
 
 
-def _counted(
-    tiles: Generator[TileDone, None, NDArray[np.float32]], plane: int, planes: int
-) -> Generator[TileDone, None, NDArray[np.float32]]:
+def _of_all(plane: int, planes: int, tile: TileDone) -> TileDone:
     """Turn news of one plane into news of all planes."""
-    while True:
-        try:
-            news = next(tiles)
-        except StopIteration as end:
-            return end.value
-        yield TileDone(plane * news.total + news.done, planes * news.total)
+    return TileDone(plane * tile.total + tile.done, planes * tile.total)
 
 
 def _probabilities(network: UNet, patch: Tensor) -> Tensor:

@@ -1,12 +1,18 @@
 """Where the widgets of one viewer meet: the model they share."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from psygnal import Signal
 
+import napari_tally
+
 if TYPE_CHECKING:
     from napari_tally.core.model_file import Model
+
+SHIPPED = sorted((Path(napari_tally.__file__).parent / "weights").glob("*.safetensors"))
+"""Files of the models that come with the package (found here without torch; the engine's list is `model_file.shipped_models`)."""
 
 _sessions: "WeakKeyDictionary[Any, Session]" = WeakKeyDictionary()
 

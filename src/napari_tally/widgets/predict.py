@@ -12,6 +12,7 @@ Both steps run on a worker thread. The probabilities are kept as long as their i
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-import napari_tally
 from napari_tally.core.counting import measure_cells, size_remark, summarise, write_table
+from napari_tally.core.events import mapped
 from napari_tally.core.images import Image
 from napari_tally.core.instances import label_planes
 from napari_tally.settings import CountingSettings, PredictionSettings
@@ -47,16 +48,15 @@ from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layers import LayerCombo, Role, belong, copy_cells, image_from_layer, is_source, layers_of, placement
 from napari_tally.widgets._parts import button, fill, group, note, say
-from napari_tally.widgets._session import session, unwrap
+from napari_tally.widgets._session import SHIPPED, session, unwrap
 
 if TYPE_CHECKING:
     import napari
 
     from napari_tally.core.find import Prediction
     from napari_tally.core.model_file import Model
+    from napari_tally.core.predict import TileDone
 
-WEIGHTS = Path(napari_tally.__file__).parent / "weights"
-"""Where the models are that come with the package."""
 _PATIENCE = 200
 """Milliseconds without a change of the thresholds after which the cells are found anew."""
 
@@ -202,7 +202,7 @@ class PredictWidget(QWidget):
     def _offer_models(self) -> None:
         """Hang the models that come with the package under the button."""
         menu = QMenu(self)
-        for path in sorted(WEIGHTS.glob("*.safetensors")):
+        for path in SHIPPED:
             menu.addAction(f"{path.stem} (comes with napari-tally)").setData(str(path))
         menu.addAction("A model file…")
         menu.triggered.connect(self._load_offered)
@@ -435,18 +435,10 @@ def _find(
     counted: list[Counted] = []
     refused: list[str] = []
     for n, layer in enumerate(layers):
-        which = f"image {n + 1} of {len(layers)}, " if len(layers) > 1 else ""
-        yield Progress(n / len(layers), f"{which}reading")
+        yield Progress(n / len(layers), f"{_which(n, len(layers))}reading")
         try:
             image = image_from_layer(layer)
-            tiles = find_cells(model, image, settings, counting)
-            while True:
-                try:
-                    tile = next(tiles)
-                except StopIteration as end:
-                    found = end.value
-                    break
-                yield Progress((n + tile.done / tile.total) / len(layers), f"{which}tile {tile.done} of {tile.total}")
+            found = yield from mapped(find_cells(model, image, settings, counting), partial(_progress, n, len(layers)))
         except ValueError as error:
             refused.append(str(error))
             continue
@@ -455,6 +447,15 @@ def _find(
     if refused and not counted:
         raise ValueError(refused[0])
     return refused
+
+
+def _progress(n: int, images: int, tile: "TileDone") -> Progress:
+    """Turn news of one image into news of all images."""
+    return Progress((n + tile.done / tile.total) / images, f"{_which(n, images)}tile {tile.done} of {tile.total}")
+
+
+def _which(n: int, images: int) -> str:
+    return f"image {n + 1} of {images}, " if images > 1 else ""
 
 
 def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[Results, None, None]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QFormLayout, QMessageBox, QProgressBar, QWidget
 
-import napari_tally
 from napari_tally.core.estimate import training_memory, training_seconds
 from napari_tally.settings import AugmentationSettings, NetworkSettings, NormalisationSettings, TrainingSettings, fields_of
 from napari_tally.widgets._curves import Curves, theme_colours
@@ -25,7 +24,7 @@ from napari_tally.widgets._job import Job
 from napari_tally.widgets._layers import belong, label_shape, layers_of, placement, region_mask, region_of, rewrite
 from napari_tally.widgets._pairs import PairTable
 from napari_tally.widgets._parts import button, fill, group, note, say
-from napari_tally.widgets._session import session, unwrap
+from napari_tally.widgets._session import SHIPPED, session, unwrap
 from napari_tally.widgets._training import Run, Source, load_file, save_file
 
 if TYPE_CHECKING:
@@ -162,10 +161,9 @@ class TrainWidget(QWidget):
         box.clear()
         if self._session.model is not None:
             box.addItem("The current model", _CURRENT)
-        shipped = sorted((Path(napari_tally.__file__).parent / "weights").glob("*.safetensors"))
-        if shipped:
+        if SHIPPED:
             box.addItem("What fits best (recommended)", _AUTO)
-        for path in shipped:
+        for path in SHIPPED:
             box.addItem(f"{path.stem} (comes with napari-tally)", path.stem)
         box.addItem("Nothing: random weights", _RANDOM)
         box.addItem("A model file…", _FILE)

@@ -3,7 +3,7 @@
 The same frozen dataclasses are the form in the window, the options of the command
 line and the record inside the model file, so a setting is described once. The
 dictionary in each ``Annotated`` is read by magicgui (label, bounds, tooltip) and by
-``cli.py`` (help text). Nothing here imports torch, numpy or Qt.
+``cli/`` (help text). Nothing here imports torch, numpy or Qt.
 
 The names of the Fiji U-Net plugin (Falk et al. 2019) that users know stand in the tooltips.
 """

@@ -1,0 +1,65 @@
+"""The command line: the same engine and settings as the window. Only this package prints; one file, one command.
+
+Exit codes: 0 = done, 2 = bad input (one line on stderr says what, and what to do), 130 = interrupted.
+"""
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from napari_tally import __version__
+from napari_tally.cli import demo, evaluate, info, predict, train
+from napari_tally.core.events import OUT_OF_MEMORY, is_out_of_memory
+
+_COMMANDS = (demo, train, predict, evaluate, info)
+"""In the order of the help text."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``napari-tally``; give the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, in one line
+    warnings.filterwarnings("ignore", module="PIL")
+    try:
+        return int(arguments.run(arguments) or 0)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"napari-tally: {OUT_OF_MEMORY}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:  # what a user did: bad input, a full or read-only disk
+        print(f"napari-tally: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("napari-tally: interrupted.", file=sys.stderr)
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that there are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="napari-tally", description="Count cells with a U-Net that learns from a handful of annotated images.")
+    parser.add_argument("--version", action="version", version=f"napari-tally {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, formatter_class=_Help)
+        sub.set_defaults(run=run)
+        return sub
+
+    for module in _COMMANDS:
+        module.register(command)
+    return parser

@@ -1,0 +1,110 @@
+"""What several commands share: options from settings classes, files, and the line of progress."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin
+
+from napari_tally.settings import fields_of, from_dict
+
+if TYPE_CHECKING:
+    from napari_tally.core.predict import TileDone
+    from napari_tally.core.samples import TrainingPair
+
+
+class Commands(Protocol):
+    """Adds a command: its name, the function that runs it (giving an exit code or None) and what it does."""
+
+    def __call__(self, name: str, run: Any, text: str) -> argparse.ArgumentParser: ...
+
+
+def add_settings(parser: argparse.ArgumentParser, cls: type, default: str | None = None) -> None:
+    """Add an option for every field of a settings class."""
+    for name, (kind, meta) in fields_of(cls).items():
+        option = "--" + name.replace("_", "-")
+        chosen = None if default else getattr(cls(), name)
+        text = meta["tooltip"].replace("%", "%%") + (f" (default: {default})" if default else "")
+        if get_origin(kind) is Literal:
+            parser.add_argument(option, choices=get_args(kind), default=chosen, help=text)
+        elif kind is bool:
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=chosen, help=text)
+        else:
+            parser.add_argument(
+                option, type=kind, default=argparse.SUPPRESS if default else chosen, help=text, metavar=kind.__name__.upper()
+            )
+
+
+def settings_from(cls: type, arguments: argparse.Namespace, base: Any = None) -> Any:
+    """Build settings from the options given; what was not given comes from `base`."""
+    values = {name: getattr(base, name) for name in fields_of(cls)} if base else {}
+    values |= {name: getattr(arguments, name) for name in fields_of(cls) if getattr(arguments, name, None) is not None}
+    return from_dict(cls, values)
+
+
+def read_pairs(images: Path, labels: Path, split: bool = False) -> "list[TrainingPair]":
+    """Read two folders of images and labels into training pairs; say what is odd about the labels."""
+    from napari_tally.core.annotations import check_labels, require_labels, split_pieces
+    from napari_tally.core.images import match_by_stem, read_image, read_labels
+    from napari_tally.core.samples import TrainingPair
+
+    pairs, odd = [], []
+    for image_path, labels_path in match_by_stem(images, labels):
+        image, drawn = read_image(image_path), read_labels(labels_path)
+        if split and drawn.shape == image.shape:
+            drawn = split_pieces(drawn)
+        pairs.append(TrainingPair(image, require_labels(drawn, image)))
+        odd += [problem.message for problem in check_labels(drawn, image)]
+    for message in odd[:3]:
+        print(f"Note: {message}")
+    if len(odd) > 3:
+        print(f"Note: the same or similar in {len(odd) - 3} more images.")
+    return pairs
+
+
+def expand(given: Iterable[Path]) -> list[Path]:
+    """Replace folders by their images; every stem may come once, for it names the output."""
+    from napari_tally.core.images import list_images
+
+    paths: dict[str, Path] = {}
+    for path in given:
+        for found in list_images(path).values() if path.is_dir() else [path]:
+            if found.stem in paths:
+                raise ValueError(
+                    f"{paths[found.stem]} and {found} have the same stem, so their labels would overwrite each other; rename one."
+                )
+            paths[found.stem] = found
+    return list(paths.values())
+
+
+class Progress:
+    """One line on a terminal that is written over; nothing elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._live = what, sys.stderr.isatty()
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def show(self, fraction: float, text: str = "") -> None:
+        if self._live:
+            bar = "#" * int(30 * fraction)
+            print(f"\r\033[K{self._what} [{bar:30}] {100 * fraction:3.0f} % {text}", end="", file=sys.stderr, flush=True)
+
+    def say(self, text: str, only_terminal: bool = False) -> None:
+        """Print a line above the bar."""
+        if self._live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if self._live or not only_terminal:
+            print(text, flush=True)
+
+    def tile(self, news: "TileDone") -> None:
+        """Show tiles done and the time left."""
+        left = (time.perf_counter() - self._began) * (news.total - news.done) / max(1, news.done)
+        self.show(news.done / news.total, f"tile {news.done} of {news.total}, {left:.0f} s left")

@@ -1,0 +1,40 @@
+"""``napari-tally info``: what a model is and how it was trained."""
+
+import argparse
+
+from napari_tally.cli._parts import Commands
+
+
+def register(command: Commands) -> None:
+    """Add the command."""
+    parser = command("info", run, "Show what a model is and how it was trained.")
+    parser.add_argument("model", metavar="MODEL")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    from napari_tally.core.model_file import find_model
+
+    model = find_model(arguments.model)
+    n = model.settings
+    record = model.record
+    images = record.get("images", [])
+    made_of = images[0] if record.get("name") and images else f"{len(images)} images"  # a shipped model, or one of the user's
+    parameters = sum(p.numel() for p in model.network.parameters())
+    rows = {
+        "Network": f"U-Net, depth {n.depth}, base width {n.base_width}, padding {n.padding}, {parameters / 1e6:.1f} M parameters",
+        "Images": "colour (RGB)" if model.colour else f"{n.channels} channel(s)",
+        "Classes": "background, inside of a cell, rim of a cell" if n.classes == 3 else "background, cell",
+        "Cell diameter": f"{model.diameter:.0f} px, seen by the network at {model.scale:.2f} of the size",
+        "Receptive margin": f"{model.network.margin} px",
+        "Thresholds": f"seed {model.counting.seed_threshold}, valley {model.counting.valley}, edge {model.counting.edge_threshold}, "
+        f"smallest {model.counting.min_area:.0f} px",
+        "Trained": f"{record.get('trained', 'never')}, {record.get('steps', 0)} steps in {record.get('seconds', 0)} s "
+        f"on {made_of} with {record.get('cells', 0)} cells",
+        "Started from": record.get("start", "unknown"),
+        "Licence": record.get("licence") or "that of the images it was trained on",
+        "Device": record.get("device", "unknown"),
+        "Versions": ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items()) or "unknown",
+    }
+    for name, text in rows.items():
+        print(f"{name + ':':18}{text}")

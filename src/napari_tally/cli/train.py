@@ -1,0 +1,111 @@
+"""``napari-tally train``: from folders of images and labels to a model file."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from napari_tally.cli._parts import Commands, Progress, add_settings, read_pairs, settings_from
+from napari_tally.settings import NormalisationSettings, TrainingSettings, fields_of
+
+if TYPE_CHECKING:
+    from napari_tally.core.model_file import Model
+    from napari_tally.core.samples import TrainingPair
+    from napari_tally.core.validation import Comparison
+
+
+def register(command: Commands) -> None:
+    """Add the command."""
+    parser = command("train", run, "Train a model on annotated images.")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the images")
+    parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their label images, matched by stem")
+    parser.add_argument("--out", type=Path, required=True, metavar="MODEL.safetensors", help="the model file to write")
+    text = "model to start from; auto: the one that comes with napari-tally and knows such cells best"
+    parser.add_argument("--start", default="auto", metavar="auto|none|FILE|NAME", help=text)
+    parser.add_argument(
+        "--split", action="store_true", help="give every separate object of a label image its own id: for black-and-white masks"
+    )
+    parser.add_argument("--val-images", type=Path, metavar="DIR", help="images to validate on (default: a part is held out)")
+    parser.add_argument("--val-labels", type=Path, metavar="DIR", help="their label images")
+    add_settings(parser, TrainingSettings)
+    kind, meta = fields_of(NormalisationSettings)["statistics"]
+    parser.add_argument("--statistics", choices=get_args(kind), default="image", help=meta["tooltip"])
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    settings = settings_from(TrainingSettings, arguments)
+    if bool(arguments.val_images) != bool(arguments.val_labels):
+        raise ValueError("--val-images and --val-labels belong together; give both or none.")
+    if arguments.out.is_dir():
+        raise ValueError(f"{arguments.out} is a folder; --out wants a file name such as model.safetensors.")
+    pairs = read_pairs(arguments.images, arguments.labels, arguments.split)
+    validation = read_pairs(arguments.val_images, arguments.val_labels, arguments.split) if arguments.val_images else []
+    from napari_tally.core.start import choose_start
+
+    start = choose_start(arguments.start, pairs, settings)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    probe = arguments.out.with_name(arguments.out.name + ".part")  # fail now rather than after the training
+    probe.touch()
+    probe.unlink()
+    normalisation = replace(start.normalisation if start else NormalisationSettings(), statistics=arguments.statistics)
+    fit(pairs, settings, arguments.out, start, validation, normalisation)
+    print(f"The model is in {arguments.out}.")
+
+
+def fit(
+    pairs: "list[TrainingPair]",
+    settings: TrainingSettings,
+    out: Path,
+    start: "Model | None" = None,
+    validation: Sequence[Any] = (),
+    normalisation: NormalisationSettings | None = None,
+) -> "Model":
+    """Train and save; an interrupt saves what there is."""
+    from napari_tally.core.model_file import save_model
+    from napari_tally.core.plan import new_model, plan_training
+    from napari_tally.core.train import Comparison, Finished, Step, Trouble, Validation, train
+
+    plan = plan_training(pairs, settings, start, normalisation)
+    print(f"Training on {plan.n_images} images with {plan.n_cells} cells, {plan.diameter:.0f} px wide, on the {plan.device_name}.")
+    name = start.record.get("name") or "a trained model" if start else "random weights"
+    print(f"Starts from {name}; takes about {settings.minutes:g} min and {plan.memory / 1e9:.1f} GB.")
+    for note in plan.notes:
+        print(f"Note: {note}")
+    model = new_model(plan, start)
+    learned = False
+    with Progress("training") as progress:
+        try:
+            for event in train(model, pairs, plan, validation=validation):
+                if isinstance(event, Step):
+                    learned = True
+                    progress.show(event.fraction, f"loss {event.loss:.3f}, {event.seconds_left:.0f} s left")
+                elif isinstance(event, Trouble):
+                    progress.say(f"Step {event.step}: {event.message}")
+                elif isinstance(event, Validation):
+                    held = event.score
+                    progress.say(
+                        f"Step {event.step}: on held-out cells F1 {held.f1:.2f}, counted {held.predicted_count}, true {held.true_count}",
+                        only_terminal=True,
+                    )
+                elif isinstance(event, Comparison):
+                    progress.say(_comparison(event))
+                elif isinstance(event, Finished):
+                    if event.start_kept:
+                        progress.say("The start model is kept as it was (--insist keeps the trained one).")
+                    progress.say(f"{event.step} steps in {event.seconds:.0f} s.")
+        except (KeyboardInterrupt, ValueError, RuntimeError):
+            if learned:
+                save_model(model, out)
+                progress.say(f"Stopped; the model as it was then is in {out}.")
+            raise
+    save_model(model, out)
+    return model
+
+
+def _comparison(event: "Comparison") -> str:
+    """Lay out the start and the trained model side by side."""
+    lines = [f"{'On cells that neither has seen':36} {'start':>14} {'trained':>14}"]
+    lines += [f"{what:36} {before:>14} {after:>14}" for what, before, after in event.rows()]
+    return "\n".join([*lines, event.verdict])

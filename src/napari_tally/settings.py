@@ -231,6 +231,13 @@ class PredictionSettings:
             "tooltip": "Side of a tile. 0 = chosen for you; never changes the result.",
         },
     ] = 0
+    average: Annotated[
+        bool,
+        {
+            "label": "Average 8 views",
+            "tooltip": "Look at the image turned and mirrored too, 8 times in all, and average: a little better, 8 times slower.",
+        },
+    ] = False
     device: Annotated[
         Device, {"label": "Device", "tooltip": "Where to compute. 'auto' takes the GPU (CUDA, then Apple's MPS) where there is one."}
     ] = "auto"

@@ -143,9 +143,9 @@ def test_images_to_validate_on(pairs, rng):
 
 def test_minutes_are_kept(pairs):
     model, plan = planned(pairs)
-    plan = replace(plan, settings=replace(plan.settings, steps=0, minutes=0.005))
+    plan = replace(plan, settings=replace(plan.settings, steps=0, minutes=0.02))
     *_, last = train(model, pairs, plan)
-    assert last.seconds >= 0.3
+    assert last.seconds >= 1.2
     assert last.step > 1
 
 

@@ -15,7 +15,7 @@ import logging
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ import numpy as np
 import PIL.Image
 import tifffile
 from numpy.typing import ArrayLike, NDArray
-from skimage.transform import resize
 
 from napari_tally.settings import NormalisationSettings
 
@@ -84,9 +83,43 @@ class Image:
         return int(self.planes.shape[1])
 
     @property
+    def is_lazy(self) -> bool:
+        """Whether the pixels stay in their file until they are read."""
+        return not isinstance(self.planes, np.ndarray)
+
+    @property
     def fingerprint(self) -> str:
         """Tells images apart, whatever they are called: 16 hexadecimal digits that depend on the pixels alone."""
         return hashlib.sha256(np.ascontiguousarray(self.planes).data).hexdigest()[:16]
+
+    def read(self, plane: int, region: tuple[slice, slice]) -> NDArray[Any]:
+        """Give rows and columns of a plane, (C, *size of region).
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be read there, or holds values that are not finite.
+        """
+        try:
+            pixels = np.asarray(self.planes[plane][:, *region])
+        except _DECODER_ERRORS as error:
+            raise ValueError(f"{self.name}: the pixels {_where(region)} cannot be read ({str(error) or type(error).__name__}).") from error
+        if self.is_lazy and pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            raise ValueError(
+                f"{self.name}: there are values that are not finite (NaN or infinite) {_where(region)}. Replace them, for example by 0."
+            )
+        return pixels
+
+    def loaded(self) -> "Image":
+        """Give the image with its pixels in memory."""
+        if not self.is_lazy:
+            return self
+        whole = slice(0, self.shape[-2]), slice(0, self.shape[-1])
+        return replace(self, planes=np.stack([self.read(p, whole) for p in range(len(self.planes))]))
+
+
+def _where(region: tuple[slice, slice]) -> str:
+    return f"in rows {region[0].start} to {region[0].stop - 1}, columns {region[1].start} to {region[1].stop - 1}"
 
 
 def as_image(
@@ -318,9 +351,9 @@ def intensity_window(image: Image, settings: NormalisationSettings) -> NDArray[n
     step = max(1, int(np.sqrt(image.planes[:, 0].size / 4e6)))  # a strided view of about 4 million pixels is enough
     window = np.empty((image.channels, 2), np.float32)
     for c in range(image.channels):
-        values = image.planes[:, c, ::step, ::step].astype(np.float32)
+        values = np.asarray(image.planes[:, c, ::step, ::step]).astype(np.float32)
         low, high = np.percentile(values, (settings.low, settings.high))
-        rows = image.planes[:, c, :: step * 2].astype(np.float32)  # neighbours must stay neighbours
+        rows = np.asarray(image.planes[:, c, :: step * 2]).astype(np.float32)  # neighbours must stay neighbours
         noise = np.median(np.abs(np.diff(rows, axis=-1))) / 0.954 if rows.shape[-1] > 1 else 0.0
         smallest = 1.0 if image.planes.dtype.kind in "ui" else 1e-6 * max(abs(float(low)), abs(float(high))) or 1.0
         window[c] = low, max(high, low + settings.noise * noise, low + smallest)
@@ -338,14 +371,6 @@ def normalise(planes: NDArray[Any], window: NDArray[np.float32]) -> NDArray[np.f
     """
     low, high = window[:, 0, None, None], window[:, 1, None, None]
     return np.clip((planes.astype(np.float32) - low) / (high - low), -1.0, 4.0)
-
-
-def rescale(plane: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Resample (C, Y, X) to (C, *shape), linearly, smoothed first where it shrinks."""
-    if plane.shape[1:] == tuple(shape):
-        return plane.astype(np.float32, copy=False)
-    shrinks = shape[0] < plane.shape[1]
-    return resize(plane, (plane.shape[0], *shape), order=1, mode="reflect", anti_aliasing=shrinks, preserve_range=True).astype(np.float32)
 
 
 def write_labels(path: str | Path, labels: NDArray[np.integer], pixel_size: tuple[float, float] | None = None) -> None:

@@ -1,37 +1,54 @@
-"""The one function that turns an image and a model into probabilities.
+"""The one way from an image and a model to probabilities.
 
 Window, command line, Python API, training preview and benchmarks all come here.
+
+::
+
+    image pixels      a tile to write, and the ring that telling cells apart asks for
+         │            the piece of the image that this needs
+         ▼
+    network pixels    rescaled so that cells have the size the network knows; mirrored beyond the plane;
+         │            the halo that the network looks at
+         ▼            strips.py
+    probabilities     rescaled back
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_tally.core.devices import choose_device
-from napari_tally.core.events import mapped
-from napari_tally.core.images import Image, describe_channels, intensity_window, normalise, rescale
+from napari_tally.core.events import is_out_of_memory, mapped
+from napari_tally.core.images import Image, describe_channels, intensity_window, normalise
 from napari_tally.core.model_file import Model
+from napari_tally.core.rescale import needed, rescale_piece
 from napari_tally.core.samples import scaled_shape
-from napari_tally.core.tiles import plan_tiles, read_mirrored
+from napari_tally.core.strips import bytes_per_pixel, classify, folded
+from napari_tally.core.tiles import Region, best_stride, mirror, plan_tiles, reading
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PredictionSettings
 
-_STRIDE = {"cpu": 512}
-"""Default stride in pixels (elsewhere 1024): large, so that the halo costs little; small, to cancel within a second."""
 _BORDER = 32
 """Mirrored pixels around the image. More cost time and bring nothing: training patches have borders too."""
+_MEMORY = 1.5e9
+"""Bytes that a tile may take, at most; more would not make the halo much cheaper."""
+_NEWS = 0.1
+"""Seconds between news, at least."""
+_VIEWS = 8
 
 
 @dataclass(frozen=True)
 class TileDone:
-    """News: `done` of `total` tiles of the image are computed."""
+    """News: `done` of `total` tiles of the image are computed; a part of a tile is a fraction."""
 
-    done: int
+    done: float
     total: int
 
 
@@ -41,7 +58,6 @@ def predict(model: Model, image: Image, settings: PredictionSettings | None = No
     Parameters
     ----------
     model : Model
-        Its network must not be trained meanwhile.
     image : Image
     settings : PredictionSettings, optional
         Cell diameter, tile size and device. The tile size does not change the result.
@@ -49,7 +65,7 @@ def predict(model: Model, image: Image, settings: PredictionSettings | None = No
     Yields
     ------
     TileDone
-        After each tile. Walking away after any of them is safe.
+        At most about ten a second. Walking away after any of them is safe.
 
     Returns
     -------
@@ -60,39 +76,192 @@ def predict(model: Model, image: Image, settings: PredictionSettings | None = No
     ------
     ValueError
         If the model was trained on other channels, or a tile does not fit the network.
+    MemoryError
+        If the memory does not suffice even for small tiles.
 
     References
     ----------
     Ronneberger et al., MICCAI 2015, figure 2 (overlap-tile, missing context mirrored).
     """
-    settings = settings or PredictionSettings()
-    require_channels(model, image)
-    device = choose_device(settings.device)
-    network = model.network.to(device).eval()
-    window = window_for(model, image)
-    shape = scaled_shape(image.shape, working_scale(model, image, settings))
+    predictor = Predictor(model, image, settings or PredictionSettings())
+    tiles = predictor.tiles()
     planes = len(image.planes)
     result = np.empty((planes, model.settings.classes, *image.planes.shape[2:]), np.float32)
-    try:
-        for p, plane in enumerate(image.planes):
-            picture = to_network(model, normalise(plane, window), shape)
-            tiles = predict_plane(network, picture, settings.tile)
-            probabilities = yield from mapped(tiles, partial(_of_all, p, planes))
-            result[p] = rescale(probabilities, plane.shape[1:])
-    finally:
-        model.network.to("cpu")
+    for n in range(planes * len(tiles)):
+        p, tile = n // len(tiles), tiles[n % len(tiles)]
+        result[p][:, *tile] = yield from mapped(predictor.tile(p, tile), partial(part_done, n, planes * len(tiles)))
+        yield TileDone(n + 1, planes * len(tiles))
     return result
+
+
+class Predictor:
+    """A model at work on an image.
+
+    Parameters
+    ----------
+    model : Model
+        A copy of its network is used; it may be trained meanwhile.
+    image : Image
+    settings : PredictionSettings
+    """
+
+    def __init__(self, model: Model, image: Image, settings: PredictionSettings) -> None:
+        require_channels(model, image)
+        self.image, self._settings = image, settings
+        self._device = choose_device(settings.device)
+        self._network = folded(model.network).to(self._device)
+        self._channels = model.settings.channels
+        self._window = window_for(model, image)
+        self.scale = working_scale(model, image, settings)
+        self._shape = image.shape[-2], image.shape[-1]
+        self._grid = scaled_shape(self._shape, self.scale)  # size of a plane in network pixels
+
+    def tiles(self) -> list[Region]:
+        """Give the tiles of a plane, in pixels of the image."""
+        if side := self._settings.tile:
+            return plan_tiles(self._shape, (side, side))
+        halo = round(_halo(self._network) / self.scale)
+        pixels = _affordable(self._device) / bytes_per_pixel(self._network) / self.scale**2
+        return plan_tiles(self._shape, best_stride(self._shape, halo, pixels))
+
+    def tile(self, plane: int, region: Region) -> Generator[float, None, NDArray[np.float32]]:
+        """Compute the probabilities of a region of a plane.
+
+        Parameters
+        ----------
+        plane : int
+        region : (slice, slice)
+            Rows and columns in pixels of the image.
+
+        Yields
+        ------
+        float
+            The fraction that is done.
+
+        Returns
+        -------
+        (classes, *size of region) float32
+
+        Raises
+        ------
+        MemoryError
+            If the memory does not suffice even for a small piece.
+        """
+        try:
+            return (yield from self._whole(plane, region))
+        except (MemoryError, RuntimeError) as error:
+            longer = int(region[1].stop - region[1].start > region[0].stop - region[0].start)
+            if not is_out_of_memory(error) or region[longer].stop - region[longer].start < 2 * self._network.step:
+                raise
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = (region[longer].start + region[longer].stop) // 2  # the halves of a tile are what the tile would have been
+        halves = []
+        for n, part in enumerate((slice(region[longer].start, middle), slice(middle, region[longer].stop))):
+            half = (part, region[1]) if longer == 0 else (region[0], part)
+            halves.append((yield from mapped(self.tile(plane, half), lambda done, n=n: (n + done) / 2)))  # type: ignore[misc]
+        return np.concatenate(halves, axis=1 + longer)
+
+    def _whole(self, plane: int, region: Region) -> Generator[float, None, NDArray[np.float32]]:
+        wanted = needed(self._grid, self._shape, region)  # in network pixels
+        probabilities = yield from _classify(self._network, self._grid, wanted, partial(self._read, plane), self._settings.average)
+        return rescale_piece(probabilities, self._grid, self._shape, region)
+
+    def _read(self, plane: int, piece: Region) -> NDArray[np.float32]:
+        """Give a piece of a plane as the network sees it: (C, *size of piece) in network pixels."""
+        raw = self.image.read(plane, needed(self._shape, self._grid, piece))
+        picture = rescale_piece(normalise(raw, self._window), self._shape, self._grid, piece)
+        return np.repeat(picture, self._channels, axis=0) if len(picture) < self._channels else picture  # grey is repeated
+
+
+def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) -> Generator[TileDone, None, NDArray[np.float32]]:
+    """Run the network over one normalised plane in network pixels, by overlap-tile.
+
+    Parameters
+    ----------
+    network : UNet
+        On the device that shall compute.
+    picture : (C, Y, X) float32
+    stride : int
+        Side of what a tile writes in pixels; 0 = chosen.
+
+    Returns
+    -------
+    (classes, Y, X) float32
+        What the network gives for the whole plane with its mirrored border, whatever the stride.
+    """
+    shape = picture.shape[1], picture.shape[2]
+    network, device = folded(network), next(network.parameters()).device
+    chosen = (stride, stride) if stride else best_stride(shape, _halo(network), _affordable(device) / bytes_per_pixel(network))
+    tiles = plan_tiles(shape, chosen)
+    result = np.empty((network.classes, *shape), np.float32)
+    for n, tile in enumerate(tiles):
+        work = _classify(network, shape, tile, lambda piece: picture[:, *piece])
+        result[:, *tile] = yield from mapped(work, partial(part_done, n, len(tiles)))
+        yield TileDone(n + 1, len(tiles))
+    return result
+
+
+def _classify(
+    network: UNet, shape: tuple[int, int], region: Region, read: Callable[[Region], NDArray[np.float32]], average: bool = False
+) -> Generator[float, None, NDArray[np.float32]]:
+    """Give the probabilities (classes, *size of region) of a region of a plane of `shape` network pixels."""
+    step, halo, lost = network.step, _halo(network), network.lost
+    spans = []
+    for part, n in zip(region, shape, strict=True):
+        if network.padding == "same":
+            spans.append(reading(part, n, halo, step, min(halo, _up_to(_BORDER, step))))
+        else:  # it needs all the border that it eats, and takes certain sizes only
+            first = part.start // step * step - halo
+            spans.append((first, first + network.input_size(part.stop - first - halo + 2 * (halo - lost))))
+    rows, columns = (mirror(np.arange(*span), n) for span, n in zip(spans, shape, strict=True))
+    piece = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
+    picture = read(piece)[:, (rows - piece[0].start)[:, None], (columns - piece[1].start)[None, :]]
+    inner = tuple(slice(p.start - first - lost, p.stop - first - lost) for p, (first, _) in zip(region, spans, strict=True))
+    seen = torch.from_numpy(picture)[None].to(next(network.parameters()).device)  # (1, C, as the spans say)
+    total: Tensor | None = None
+    views = _VIEWS if average else 1
+    last_news = monotonic()
+    for view in range(views):
+        work = classify(network, _turned(seen, view) if view else seen)
+        while True:
+            try:
+                done = next(work)
+            except StopIteration as end:
+                found = _turned_back(end.value, view)[:, *inner]  # (classes, *size of region)
+                break
+            if monotonic() - last_news > _NEWS:
+                last_news = monotonic()
+                yield (view + done) / views
+        total = found if total is None else total + found
+    assert total is not None
+    return (total / views).cpu().numpy()
+
+
+def _turned(picture: Tensor, view: int) -> Tensor:
+    """Give one of the 8 views of a square: turned by quarters, the last four mirrored too."""
+    return torch.rot90(picture.flip(-1) if view >= 4 else picture, view % 4, (-2, -1)).contiguous()
+
+
+def _turned_back(picture: Tensor, view: int) -> Tensor:
+    back = torch.rot90(picture, -(view % 4), (-2, -1))
+    return back.flip(-1) if view >= 4 else back
+
+
+def _affordable(device: torch.device) -> float:
+    """Give the bytes that a tile may take."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return min(_MEMORY, free / 4)
+
+
+def part_done(tiles: int, total: int, fraction: float) -> TileDone:
+    """Turn news of a tile, or of one plane's tiles, into news of all."""
+    return TileDone(tiles + (fraction.done / fraction.total if isinstance(fraction, TileDone) else fraction), total)
 
 
 def window_for(model: Model, image: Image) -> NDArray[np.float32]:
     """Give the intensities that become 0 and 1, (C, 2): those of the experiment where the model has them, else those of the image."""
     return intensity_window(image, model.normalisation) if model.window is None else model.window[: image.channels]
-
-
-def to_network(model: Model, plane: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Bring a normalised plane (C, Y, X) to `shape` network pixels and the channels of the model; grey is repeated."""
-    picture = rescale(plane, shape)
-    return np.repeat(picture, model.settings.channels, axis=0) if len(picture) < model.settings.channels else picture
 
 
 def working_scale(model: Model, image: Image, settings: PredictionSettings | None = None) -> float:
@@ -112,51 +281,8 @@ def working_scale(model: Model, image: Image, settings: PredictionSettings | Non
     return model.scale
 
 
-def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) -> Generator[TileDone, None, NDArray[np.float32]]:
-    """Run the network over one normalised plane in network pixels, by overlap-tile.
-
-    Parameters
-    ----------
-    network : UNet
-        In evaluation mode, on the device that shall compute.
-    picture : (C, Y, X) float32
-    stride : int
-        Side of what a tile writes in pixels, rounded up to the grid of the network; 0 = chosen by the device.
-
-    Returns
-    -------
-    (classes, Y, X) float32
-        What the network gives for the whole plane with its mirrored border, whatever the stride.
-    """
-    device = next(network.parameters()).device
-    step, lost = network.step, network.lost
-    halo = _up_to(network.margin, step)
-    border = min(halo, _up_to(_BORDER, step)) if network.padding == "same" else None  # "valid" needs all that it eats
-    wish = _up_to(stride or _STRIDE.get(device.type, 1024), step)
-    height, width = picture.shape[1:]
-    strides = min(wish, _up_to(height, step)), min(wish, _up_to(width, step))  # a small image is one tile
-    sides = network.input_size(strides[0] + 2 * (halo - lost)), network.input_size(strides[1] + 2 * (halo - lost))
-    plan = plan_tiles((height, width), strides, halo, sides, border, step)
-    result = np.empty((network.classes, *picture.shape[1:]), np.float32)
-    for done, tile in enumerate(plan, start=1):
-        patch = torch.from_numpy(read_mirrored(picture, tile))[None].to(device)  # (1, C, as the tile reads)
-        rows, columns = (
-            slice(write.start - read[0] - lost, write.stop - read[0] - lost) for write, read in zip(tile.write, tile.read, strict=True)
-        )
-        result[:, *tile.write] = _probabilities(network, patch)[0, :, rows, columns].cpu().numpy()
-        yield TileDone(done, len(plan))
-    return result
-
-
-def _of_all(plane: int, planes: int, tile: TileDone) -> TileDone:
-    """Turn news of one plane into news of all planes."""
-    return TileDone(plane * tile.total + tile.done, planes * tile.total)
-
-
-def _probabilities(network: UNet, patch: Tensor) -> Tensor:
-    """Give (N, classes, ...) for (N, C, ...). Inference mode must not stay on across a yield, so it is entered here."""
-    with torch.inference_mode():
-        return network(patch).float().softmax(dim=1)
+def _halo(network: UNet) -> int:
+    return _up_to(network.margin, network.step)
 
 
 def _up_to(n: int, step: int) -> int:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from napari_tally.core import augment
 from napari_tally.core.annotations import NOT_ANNOTATED
-from napari_tally.core.images import Image, intensity_window, normalise, rescale
+from napari_tally.core.images import Image, intensity_window, normalise
+from napari_tally.core.rescale import rescale
 from napari_tally.core.weights import border_weights, class_weights
 from napari_tally.settings import AugmentationSettings, NormalisationSettings
 

@@ -1,79 +1,74 @@
-"""Overlap-tile: which piece of the image gives which piece of the output. Pure integers.
+"""Overlap-tile: which piece of a plane is written by which tile, and what the network has to read for it. Pure integers.
 
 ::
 
-          halo  stride   halo
-        ├─────┼────────┼─────┤            a tile reads stride + 2 halo pixels (mirrored beyond the
-              │ written│                  image) and writes the stride in its middle
-       ├──┼────────┼─────┤                a tile at the edge reads no more than `border` pixels beyond
-          0                       image, tiled from 0 in steps of the stride
+          halo   write   halo
+        ├─────┼────────┼─────┤            to write some pixels the network reads `halo` more at each side
+      ┆     ┆     ┆     ┆     ┆           and begins and ends on its own grid, every `step` pixels
+       ├──┼────────┼─────┤                at the edge of the plane it reads no more than `border` pixels beyond, mirrored
+          0
 
-The network commutes only with shifts by multiples of its `step` (2^depth), so stride and halo are
-multiples of it; and an output pixel sees at most `margin` pixels to each side, so with
-halo >= margin every pixel that is written is what the network gives on the whole image with its mirrored border.
-Each axis is solved by itself; tiles are their product.
+The network commutes only with shifts by multiples of its `step` (2^depth), so every tile begins on that grid; and an output
+pixel sees at most `margin` pixels to each side. So with halo >= margin every pixel that is written is what the network gives
+on the whole plane with its mirrored border. Each axis is solved by itself; tiles are their product.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Tile:
-    """One tile. `read` may reach beyond the image (mirror there), `write` never does.
-
-    Attributes
-    ----------
-    read : ((start, stop), (start, stop))
-        Rows and columns of the image that the network sees.
-    write : (slice, slice)
-        Rows and columns of the output that the tile fills.
-    """
-
-    read: tuple[tuple[int, int], tuple[int, int]]
-    write: tuple[slice, slice]
+Region = tuple[slice, slice]
+"""Rows and columns."""
 
 
-def plan_tiles(
-    shape: tuple[int, int], stride: tuple[int, int], halo: int, side: tuple[int, int], border: int | None = None, step: int = 1
-) -> list[Tile]:
-    """Cover an image with tiles; every pixel is written by exactly one.
+def plan_tiles(shape: tuple[int, int], stride: tuple[int, int]) -> list[Region]:
+    """Cover a plane of (Y, X) pixels with tiles of at most `stride`; every pixel is in exactly one."""
+    axes = [[slice(start, min(n, start + side)) for start in range(0, n, side)] for n, side in zip(shape, stride, strict=True)]
+    return list(product(*axes))
+
+
+def best_stride(shape: tuple[int, int], halo: int, pixels: float) -> tuple[int, int]:
+    """Choose the size of tiles so that none reads more than `pixels` and all together read as little as possible.
 
     Parameters
     ----------
     shape : (Y, X)
-        Size of the image in pixels.
-    stride : (int, int)
-        Height and width of what a tile writes, in pixels; multiples of the network's step.
+        Of the plane.
     halo : int
-        Pixels a tile reads above and left of what it writes.
-    side : (int, int)
-        Height and width of what a tile reads; at least stride + 2 * halo.
-    border : int, optional
-        Most pixels that a tile reads beyond the image, a multiple of `step`; left out: as many as the halo asks for.
-    step : int
-        Grid of the network: the image is taken to end on it.
+        Pixels that a tile reads around what it writes.
+    pixels : float
+        Where even the halo is more than that, tiles are as large as the halo.
     """
+    best, least = (min(shape[0], 2 * halo or 1), min(shape[1], 2 * halo or 1)), float("inf")
+    for down in range(1, -(-shape[0] // 64) + 1):
+        for across in range(1, -(-shape[1] // 64) + 1):
+            stride = -(-shape[0] // down), -(-shape[1] // across)
+            # Of two tiles each has one neighbour; the first of three or more that has two reads most.
+            reads = [side + halo * min(2, n - 1) for side, n in zip(stride, (down, across), strict=True)]
+            if reads[0] * reads[1] <= pixels:
+                work = (shape[0] + 2 * halo * (down - 1)) * (shape[1] + 2 * halo * (across - 1))
+                if work < least:
+                    best, least = stride, work
+                break  # narrower ones would only cost more
+    return best
 
-    def along(n: int, stride: int, side: int) -> Iterator[tuple[tuple[int, int], slice]]:
-        for start in range(0, n, stride):
-            first, stop = start - halo, start - halo + side
-            if border is not None:
-                first, stop = max(first, -border), min(stop, -(-n // step) * step + border)
-            yield (first, stop), slice(start, min(n, start + stride))
 
-    axes = [along(*axis) for axis in zip(shape, stride, side, strict=True)]
-    return [Tile((ry, rx), (wy, wx)) for (ry, wy), (rx, wx) in product(*axes)]
+def reading(write: slice, n: int, halo: int, step: int, border: int) -> tuple[int, int]:
+    """Give the first pixel that the network reads to write `write`, and the one behind the last (one axis).
 
-
-def read_mirrored(plane: NDArray[np.generic], tile: Tile) -> NDArray[np.generic]:
-    """Cut what `tile` reads out of (C, Y, X), mirrored beyond the border without repeating the edge pixel."""
-    rows, columns = (mirror(np.arange(*span), n) for span, n in zip(tile.read, plane.shape[1:], strict=True))
-    return plane[:, rows[:, None], columns[None, :]]
+    Parameters
+    ----------
+    write : slice
+        Pixels 0 <= start < stop <= n.
+    n : int
+        Size of the plane.
+    halo, step, border : int
+        See above; all multiples of `step`.
+    """
+    first = write.start // step * step - halo
+    last = -(-write.stop // step) * step + halo
+    return max(first, -border), min(last, -(-n // step) * step + border)
 
 
 def mirror(index: NDArray[np.integer], n: int) -> NDArray[np.integer]:
@@ -82,3 +77,9 @@ def mirror(index: NDArray[np.integer], n: int) -> NDArray[np.integer]:
         return np.zeros_like(index)
     index = np.abs(index) % (2 * n - 2)
     return np.minimum(index, 2 * n - 2 - index)
+
+
+def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:
+    """Give a region with `by` pixels around it, as far as the plane goes."""
+    rows, columns = (slice(max(0, part.start - by), min(n, part.stop + by)) for part, n in zip(region, shape, strict=True))
+    return rows, columns

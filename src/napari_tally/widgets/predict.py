@@ -267,6 +267,7 @@ class PredictWidget(QWidget):
         image, active = counted.layer, self._viewer.layers.selection.active
         if new:
             look = {"colormap": "magma", "contrast_limits": (0, 1), "visible": False, "opacity": 0.7}
+            assert counted.found.probabilities is not None
             cell = (1 - counted.found.probabilities[:, 0]).reshape(counted.image.shape)
             self._put("probability", cell, ImageLayer, image, name=f"{image.name} probability", **look)
         labels = self._put("prediction", counted.found.labels, Labels, image, name=f"{image.name} labels")
@@ -462,6 +463,7 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
     """Find the cells anew with other thresholds, on the worker thread."""
     counted: list[Counted] = []
     for old in stale:
+        assert old.found.probabilities is not None
         labels = label_planes(old.found.probabilities, counting, old.found.zoom).reshape(old.image.shape)
         counted.append(_count(old.layer, old.image, replace(old.found, labels=labels), counting, old.diameter))
         yield Results(tuple(counted))

@@ -1,0 +1,140 @@
+"""The U-Net over a large picture, strip by strip of each layer: no more work than at once, less memory, and a pause every moment.
+
+::
+
+    level 0     ══╤══╤══╤══  conv conv, strip after strip; a strip reads two rows of its neighbours ─ skip ─▶ ══╤══╤══╤══ classes
+    level 1        ═╤═╤═╤═   the same on the pooled rows                                              ─▶ ═╤═╤═╤═
+    ...
+
+Tiling the picture would repeat the whole receptive margin (about 100 px) around each tile. Tiling each layer repeats two rows.
+The result is that of the network on the whole picture, to rounding.
+"""
+
+from collections.abc import Generator
+from copy import deepcopy
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from napari_tally.core.events import mapped
+from napari_tally.core.unet import UNet
+
+_STRIP_PIXELS = 2**19
+"""Pixels at full resolution of a strip: a fraction of a second on two cores."""
+_REACH = 2
+"""Rows that two 3x3 convolutions look at to each side."""
+
+
+def bytes_per_pixel(network: UNet) -> int:
+    """Estimate the memory that :func:`classify` takes, in bytes per pixel of the picture."""
+    floats = 3 * network.head.in_channels  # skips of all levels (a geometric series), and the map that goes up
+    return 4 * (floats + network.channels + 2 * network.classes)
+
+
+def folded(network: UNet) -> UNet:
+    """Copy a network for prediction, with batch normalisation taken into the convolutions (the same result to rounding)."""
+    network = deepcopy(network).eval()
+    if type(network) is not UNet:  # a relative, whose blocks are not known here
+        return network
+    for blocks in (network.down, network.merge):
+        for i, block in enumerate(blocks):
+            layers: list[nn.Module] = []
+            for layer in block.children():
+                before = layers[-1] if layers else None
+                if isinstance(layer, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
+                    layers[-1] = fuse_conv_bn_eval(before, layer)
+                else:
+                    layers.append(layer)
+            blocks[i] = nn.Sequential(*layers)
+    return network
+
+
+def classify(network: UNet, picture: Tensor, strip_pixels: int = 0) -> Generator[float, None, Tensor]:
+    """Compute the probabilities of each class.
+
+    Parameters
+    ----------
+    network : UNet
+        In evaluation mode, on the device of the picture.
+    picture : (1, C, Y, X) float tensor
+        Y and X are sizes that the network takes.
+    strip_pixels : int
+        About so many pixels of the picture are a strip; 0 = chosen.
+
+    Yields
+    ------
+    float
+        After each strip, the fraction that is done. Walking away is safe.
+
+    Returns
+    -------
+    (classes, Y', X') float32 tensor
+    """
+    if type(network) is not UNet or network.padding != "same":  # a relative, or layers that shrink: such a tile is seen at once
+        yield 0.0
+        with torch.inference_mode():
+            return network(picture).float().softmax(dim=1)[0]
+    width = picture.shape[3]
+    rows = max(16, (strip_pixels or _STRIP_PIXELS) // width // 2 * 2)
+    x = picture.contiguous(memory_format=torch.channels_last)  # rows lie together, so that a strip is no copy
+    depth, skips = network.depth, []
+    part = partial(_share, 2 * depth + 1)  # each level at each side costs about the same
+    for level in range(depth):
+        skip, x = yield from mapped(_contract(network.down[level], x, rows), partial(part, level))  # (1, w, Y / 2^level, ...), half of it
+        skips.append(skip)
+    x, _ = yield from mapped(_contract(network.down[depth], x, rows, pool=False), partial(part, depth))
+    for level in reversed(range(depth)):
+        x = yield from mapped(_expand(network, level, skips.pop(), x, rows), partial(part, 2 * depth - level))
+    return x[0]
+
+
+def _share(parts: int, part: int, fraction: float) -> float:
+    return (part + fraction) / parts
+
+
+def _contract(block: nn.Module, x: Tensor, rows: int, pool: bool = True) -> Generator[float, None, tuple[Tensor, Tensor]]:
+    """Run the convolutions of a level of the contracting path; give the map and the pooled map."""
+    height, skip, pooled = x.shape[2], None, None
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        above, below = max(0, first - _REACH), min(height, last + _REACH)
+        with torch.inference_mode():
+            y = block(x[:, :, above:below])[:, :, first - above : last - above]
+            skip = _room(skip, y, height)
+            skip[:, :, first:last] = y
+            if pool:
+                y = F.max_pool2d(y, 2)
+                pooled = _room(pooled, y, height // 2)
+                pooled[:, :, first // 2 : last // 2] = y
+        yield last / height
+    assert skip is not None
+    return skip, skip if pooled is None else pooled
+
+
+def _expand(network: UNet, level: int, skip: Tensor, x: Tensor, rows: int) -> Generator[float, None, Tensor]:
+    """Go up to a level of the expansive path; at the top, to probabilities."""
+    height, result = skip.shape[2], None
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        above, below = max(0, first - _REACH), min(height, last + _REACH)  # even: rows and heights are
+        over, under = max(0, above // 2 - 1), min(height // 2, below // 2 + 1)  # linear interpolation looks at a neighbour
+        with torch.inference_mode():
+            risen = network.up[level](x[:, :, over:under])[:, :, above - 2 * over : below - 2 * over]
+            y = network.merge[level](torch.cat([skip[:, :, above:below], risen], dim=1))[:, :, first - above : last - above]
+            if level == 0:
+                y = network.head(y).float().softmax(dim=1)
+            result = _room(result, y, height)
+            result[:, :, first:last] = y
+        yield last / height
+    assert result is not None
+    return result
+
+
+def _room(existing: Tensor | None, like: Tensor, height: int) -> Tensor:
+    """Give the map that strips like this one are written into."""
+    if existing is not None:
+        return existing
+    return torch.empty((1, like.shape[1], height, like.shape[3]), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

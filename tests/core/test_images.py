@@ -20,7 +20,6 @@ from napari_tally.core.images import (
     read_image,
     read_labels,
     require_same_channels,
-    rescale,
     write_labels,
 )
 from napari_tally.sample_data import simulate_nuclei
@@ -409,20 +408,6 @@ def test_large_images_are_sampled(rng):
     small = noisy(rng)
     large = np.tile(small, (20, 20))
     np.testing.assert_allclose(intensity_window(as_image(large), SETTINGS), intensity_window(as_image(small), SETTINGS), rtol=0.05)
-
-
-def test_rescale():
-    plane = np.random.default_rng(0).random((2, 40, 60)).astype(np.float32)
-    assert rescale(plane, (40, 60)) is plane
-    half = rescale(plane, (20, 30))
-    assert half.dtype == np.float32
-    assert half.shape == (2, 20, 30)
-    assert half.mean() == pytest.approx(plane.mean(), abs=0.01)
-    assert half.std() < 0.7 * plane.std()  # smoothed before it shrinks
-    np.testing.assert_allclose(rescale(np.full((1, 7, 5), 3, np.float32), (11, 2)), 3)
-
-
-# --- several images --------------------------------------------------------------------------------
 
 
 def test_channels_must_agree():

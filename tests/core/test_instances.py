@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from pictures import discs, picture
 from scipy import ndimage as ndi
 
-from napari_tally.core.instances import find_instances, label_planes
+from napari_tally.core.instances import Hills, climb_tile, find_instances, label_planes, ring
 from napari_tally.core.metrics import iou_matrix
 from napari_tally.core.samples import class_map
+from napari_tally.core.tiles import grown, plan_tiles
 from napari_tally.settings import CountingSettings
 
 ANY_SIZE = CountingSettings(min_area=0, smoothing=0)
@@ -152,3 +153,23 @@ def test_ids_go_on_from_plane_to_plane():
     np.testing.assert_array_equal(found[0], picture("111..222\n111..222"))
     assert not found[1].any()
     np.testing.assert_array_equal(found[2], picture("333..444\n333..444"))
+
+
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.sampled_from([0.0, 1.0, 1.5]), st.floats(0.02, 0.3), st.booleans()
+)
+def test_tiles_in_any_order_give_the_cells_of_the_whole(seed, down, across, smoothing, valley, steps):
+    """The same partition and the same numbers, plateaus and cells larger than a tile included."""
+    rng = np.random.default_rng(seed)
+    shape = int(rng.integers(5, 60)), int(rng.integers(5, 60))
+    noise = ndi.gaussian_filter(rng.normal(size=(3, *shape)), (0, 2, 2)) * 8
+    p = (np.exp(noise) / np.exp(noise).sum(axis=0)).astype(np.float32)
+    p = np.round(p * 4) / 4 if steps else p
+    settings = CountingSettings(min_area=float(rng.integers(0, 20)), smoothing=smoothing, valley=valley)
+    hills, numbers = Hills(settings), np.zeros(shape, np.int32)
+    for tile in rng.permutation(np.array(plan_tiles(shape, (down, across)), object)):
+        tile = tuple(tile)
+        known = grown(tile, ring(settings), shape)
+        piece, tops = climb_tile(p[:, *known], known, tile, shape, settings)
+        numbers[tile] = piece + hills.add(tops) * (piece > 0)
+    np.testing.assert_array_equal(hills.cells()[numbers], find_instances(p, settings))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import mapped
 from napari_tally.core.images import Image, normalise
-from napari_tally.core.instances import Hills, find_instances, ring
+from napari_tally.core.instances import Hills, climb_tile, find_instances, ring
 from napari_tally.core.model_file import WELL_KNOWN, Model
 from napari_tally.core.predict import Predictor, TileDone, part_done, predict_plane, require_channels, window_for
 from napari_tally.core.rescale import rescale
@@ -102,7 +102,7 @@ def find_cells(
     Yields
     ------
     TileDone
-        A :class:`Piece` after each tile. Walking away after any of them is safe: what is written to `out` by then is the hills of the tiles that are done.
+        A :class:`Piece` after each tile. Walking away after any of them is safe; `out` holds the hills of the tiles that are done.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def find_cells(
     tiles = predictor.tiles()
     total, done, cells = planes * len(tiles), 0, 0
     for p in range(planes):
-        hills, waiting = Hills((height, width), counting, zoom), list(tiles)
+        hills, waiting = Hills(counting, zoom), list(tiles)
         while waiting:
             tile = waiting.pop(next_tile(p, waiting) if next_tile else 0)
             known = grown(tile, ring(counting, zoom), (height, width))
@@ -131,7 +131,8 @@ def find_cells(
             if probabilities is not None:
                 inner = (slice(t.start - k.start, t.stop - k.start) for t, k in zip(tile, known, strict=True))
                 probabilities[p][:, *tile] = found[:, *inner]
-            piece = hills.add(found, known, tile)
+            piece, tops = climb_tile(found, known, tile, (height, width), counting, zoom)
+            piece[piece > 0] += hills.add(tops)
             labels[p, *tile] = piece
             done += 1
             yield Piece(done, total, p, tile, piece)

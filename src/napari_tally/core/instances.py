@@ -10,10 +10,9 @@ r"""From probabilities to cells: every pixel climbs to the top of its hill, and 
 
 Which way is up depends on a pixel and its four neighbours alone, and the merging needs the hills and the passes between them
 alone, not the pixels. So tiles are worked off one by one, in any order, in bounded memory, and give the same cells as the
-whole plane: a pixel whose way leads out of its tile goes on in the neighbour (:class:`Hills`).
+whole plane: a way that leads out of its tile goes on in the neighbour (:class:`Hills`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
+from napari_tally.core.tiles import Region, grown
 from napari_tally.settings import CountingSettings
 
 _FLAT = 1e-3
@@ -56,9 +56,12 @@ def find_instances(probabilities: NDArray[np.floating], settings: CountingSettin
     P. Soille: Morphological Image Analysis, 2nd ed., 2004, section 6.3.4 (the tops that stand out by h, "h-maxima").
     H. Edelsbrunner, J. Harer: Computational Topology, 2010, chapter VII (merging by persistence).
     """
-    hills = Hills(probabilities.shape[1:], settings or CountingSettings(), zoom)
-    whole = slice(0, probabilities.shape[1]), slice(0, probabilities.shape[2])
-    ids = hills.add(probabilities, whole, whole)
+    settings = settings or CountingSettings()
+    shape = probabilities.shape[1], probabilities.shape[2]
+    whole = slice(0, shape[0]), slice(0, shape[1])
+    ids, tile = climb_tile(probabilities, whole, whole, shape, settings, zoom)
+    hills = Hills(settings, zoom)
+    hills.add(tile)
     return hills.cells()[ids]
 
 
@@ -85,187 +88,99 @@ def label_planes(probabilities: NDArray[np.floating], settings: CountingSettings
     return np.stack(planes)
 
 
-@dataclass
-class Hills:
-    """The hills of one plane, gathered tile by tile.
+@dataclass(frozen=True, eq=False)
+class TileHills:
+    """The hills of one tile, numbered 1..n there. Pixels of the plane are numbered row by row.
 
-    ::
+    Attributes
+    ----------
+    heights : (n,) float32
+        Of the tops. A way that leads into another tile ends at the first pixel there, and counts as a hill until that tile is known.
+    tops : (n,) int64
+        Pixel of each top.
+    areas : (n,) int64
+        Pixels of each hill.
+    leads : (n,) int64
+        Pixel of another tile that the hill leads to, -1 = none.
+    edge : (2, m) int64
+        Pixels along the edge of the tile and the hill of each: neighbours will ask.
+    passes : (2, k) int64, (k,) float32
+        Where hills meet and how high. The second is a hill, or -1 - pixel of another tile.
+    """
 
-        tile ──add──▶ numbers of hills, provisional        all tiles added: cells() ──▶ which number is which cell
-                      + tops, passes, ways into
-                        the neighbours are noted
+    heights: NDArray[np.float32]
+    tops: NDArray[np.int64]
+    areas: NDArray[np.int64]
+    leads: NDArray[np.int64]
+    edge: NDArray[np.int64]
+    passes: tuple[NDArray[np.int64], NDArray[np.float32]]
+
+
+def climb_tile(
+    probabilities: NDArray[np.floating], known: Region, write: Region, shape: tuple[int, int], settings: CountingSettings, zoom: float = 1.0
+) -> tuple[NDArray[np.int32], TileHills]:
+    """Find the hills of a tile.
 
     Parameters
     ----------
+    probabilities : (classes, h, w) float
+        Of the rows and columns `known`: those of `write` and :func:`ring` pixels around, as far as the plane goes.
+    known, write : (slice, slice)
+        Rows and columns of the plane. Every pixel is written by one tile.
     shape : (Y, X)
         Of the plane.
-    settings : CountingSettings
-    zoom : float
+    settings, zoom
         As for :func:`find_instances`.
+
+    Returns
+    -------
+    int32, size of `write`
+        0 = background, else the hill of the pixel.
+    TileHills
     """
+    height, mask = _height_and_mask(probabilities, known, write, shape, settings, zoom)
+    h, w = height.shape  # `write` and one pixel around: of the neighbour tiles, or outside the mask
+    values = np.where(mask, height, -np.inf).ravel()
+    pixels = np.flatnonzero(mask)
+    rows, columns = np.divmod(pixels, w)
+    own = (rows > 0) & (rows < h - 1) & (columns > 0) & (columns < w - 1)
+    index = np.full(h * w, -1, np.int32)  # place among `pixels`
+    index[pixels] = np.arange(len(pixels))
+    arrives = _climb(values, pixels, index, own, w)
 
-    shape: tuple[int, ...]
-    settings: CountingSettings
-    zoom: float = 1.0
-    _count: int = 0
-    # One array a tile in each list. Pixels of the plane are numbered row by row.
-    _heights: list[NDArray[np.float32]] = field(default_factory=list)
-    _tops: list[NDArray[np.int64]] = field(default_factory=list)
-    _areas: list[NDArray[np.int64]] = field(default_factory=list)
-    _passes: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = field(default_factory=list)
-    _ways: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)  # hill, the pixel of another tile it leads to
-    _edges: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)  # pixel at the edge of a tile, its hill
+    is_end = np.zeros(len(pixels), bool)
+    is_end[arrives[own]] = True
+    ends = np.flatnonzero(is_end)  # the hills of this tile
+    hill = (np.cumsum(is_end) - 1)[arrives[own]]
+    numbers = np.zeros(h * w, np.int32)
+    numbers[pixels[own]] = hill + 1
+    plane_pixel = (rows + write[0].start - 1) * shape[1] + columns + write[1].start - 1
+    edge = own & ((rows == 1) | (rows == h - 2) | (columns == 1) | (columns == w - 2))
+    hills = TileHills(
+        heights=values[pixels[ends]],
+        tops=plane_pixel[ends],
+        areas=np.bincount(hill, minlength=len(ends)),
+        leads=np.where(own[ends], -1, plane_pixel[ends]),
+        edge=np.stack([plane_pixel[edge], numbers[pixels[edge]]]).astype(np.int64),
+        passes=_passes(values, numbers, pixels, index, plane_pixel, w),
+    )
+    return numbers.reshape(h, w)[1:-1, 1:-1].copy(), hills
 
-    def add(self, probabilities: NDArray[np.floating], known: Sequence[slice], write: Sequence[slice]) -> NDArray[np.int32]:
-        """Take a tile.
 
-        Parameters
-        ----------
-        probabilities : (classes, h, w) float
-            Of the rows and columns `known`: those of `write` and :func:`ring` pixels around, as far as the plane goes.
-        known, write : (slice, slice)
-            Rows and columns of the plane. Every pixel is written by one tile.
-
-        Returns
-        -------
-        int32, shape of `write`
-            0 = background; the hill of each pixel, to be looked up in what :meth:`cells` gives.
-        """
-        height, inside_mask = self._height_and_mask(probabilities, known, write)
-        h, w = height.shape  # `write` and one pixel around: of the neighbour tiles, or -inf
-        values = np.where(inside_mask, height, -np.inf).ravel()
-        pixels = np.flatnonzero(inside_mask)
-        rows, columns = np.divmod(pixels, w)
-        own = (rows > 0) & (rows < h - 1) & (columns > 0) & (columns < w - 1)
-        index = np.full(h * w, -1, np.int32)  # place among `pixels`
-        index[pixels] = np.arange(len(pixels))
-        arrives = _climb(values, pixels, index, own, w)
-
-        is_end = np.zeros(len(pixels), bool)
-        is_end[arrives[own]] = True
-        ends = np.flatnonzero(is_end)  # the hills of this tile
-        hill = (np.cumsum(is_end) - 1)[arrives[own]]
-        plane_pixel = (rows + write[0].start - 1) * self.shape[1] + columns + write[1].start - 1
-        foreign = ~own[ends]
-        first = self._count + 1
-        numbers = np.zeros(h * w, np.int32)
-        numbers[pixels[own]] = hill + first
-        self._count += len(ends)
-        self._heights.append(values[pixels[ends]])
-        self._tops.append(plane_pixel[ends])
-        self._areas.append(np.bincount(hill, minlength=len(ends)))
-        self._ways.append((np.flatnonzero(foreign) + first, plane_pixel[ends[foreign]]))
-        self._note_edges(numbers.reshape(h, w), plane_pixel, rows, columns, own)
-        self._note_passes(values, numbers, pixels, index, plane_pixel, own, w)
-        return numbers.reshape(h, w)[1:-1, 1:-1].copy()
-
-    def _height_and_mask(self, probabilities: NDArray[np.floating], known: Sequence[slice], write: Sequence[slice]) -> tuple[Any, Any]:
-        """Give the smoothed probability and the mask of `write` with one pixel around it; nothing beyond the plane."""
-        s = self.settings
-        p = np.nan_to_num(probabilities[:2].astype(np.float32, copy=False))  # a network gone wild says NaN
-        inside = ndi.gaussian_filter(p[1], s.smoothing * self.zoom, truncate=_TRUNCATE)
-        mask = (1 - p[0] > s.edge_threshold) | (inside > s.seed_threshold)
-        height = np.full([w.stop - w.start + 2 for w in write], -np.inf, np.float32)
-        full = np.zeros(height.shape, bool)
-        there = tuple(slice(max(0, w.start - 1), min(n, w.stop + 1)) for w, n in zip(write, self.shape, strict=True))
-        here = tuple(slice(t.start - w.start + 1, t.stop - w.start + 1) for t, w in zip(there, write, strict=True))
-        part = tuple(slice(t.start - k.start, t.stop - k.start) for t, k in zip(there, known, strict=True))
-        height[here], full[here] = inside[part], mask[part]
-        return height, full
-
-    def _note_edges(self, numbers: Any, plane_pixel: Any, rows: Any, columns: Any, own: Any) -> None:
-        """Remember the hills along the edges of the tile: neighbours will ask for them."""
-        h, w = numbers.shape
-        edge = own & ((rows == 1) | (rows == h - 2) | (columns == 1) | (columns == w - 2))
-        self._edges.append((plane_pixel[edge], numbers[rows[edge], columns[edge]].astype(np.int64)))
-
-    def _note_passes(self, values: Any, numbers: Any, pixels: Any, index: Any, plane_pixel: Any, own: Any, w: int) -> None:
-        """Remember where hills meet, and how high the pass is; of each two hills of this tile the highest is enough."""
-        ones, others = [], []
-        for step in (1, w):
-            # Both ends inside the mask, of different hills, at least one of them ours; the other may lie in the tile at any side.
-            one = pixels[: np.searchsorted(pixels, values.size - step)]
-            meet = (index[one + step] >= 0) & (numbers[one] != numbers[one + step])
-            ones.append(one[meet])
-            others.append(one[meet] + step)
-        a, b = np.concatenate(ones), np.concatenate(others)
-        height = np.minimum(values[a], values[b])
-        first, second = numbers[a].astype(np.int64), numbers[b].astype(np.int64)  # 0 = of another tile: named by its pixel
-        within = (first > 0) & (second > 0)
-        low, high, top = np.minimum(first, second)[within], np.maximum(first, second)[within], height[within]
-        order = np.lexsort((-top, high, low))
-        low, high, top = low[order], high[order], top[order]
-        once = np.ones(len(low), bool)
-        once[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
-        across = (first > 0) != (second > 0)
-        mine = np.where(first > 0, first, second)[across]
-        theirs = plane_pixel[index[np.where(first > 0, b, a)[across]]]
-        self._passes.append(
-            (np.concatenate([low[once], mine]), np.concatenate([high[once], -1 - theirs]), np.concatenate([top[once], height[across]]))
-        )
-
-    def cells(self) -> NDArray[np.int32]:
-        """Say which cell each hill belongs to, once all tiles are there.
-
-        Returns
-        -------
-        (hills + 1,) int32
-            0 = no cell; cells are numbered from 1 in the order of their tops, row by row, however the plane was tiled.
-        """
-        s = self.settings
-        heights, tops, areas = (np.concatenate([np.zeros(1, part[0].dtype), *part]) if part else np.zeros(1) for part in self._lists())
-        at, hill_at = (np.concatenate(part) for part in zip(*self._edges, strict=True))
-        order = np.argsort(at)
-        at, hill_at = at[order], hill_at[order]
-
-        def hill_of(pixel: NDArray[np.int64]) -> NDArray[np.int64]:
-            """Give the hill of a pixel at the edge of a tile; 0 = outside the mask there."""
-            if not at.size:
-                return np.zeros(len(pixel), np.int64)
-            place = np.minimum(np.searchsorted(at, pixel), at.size - 1)
-            return np.where(at[place] == pixel, hill_at[place], 0)
-
-        low, high, passes = (np.concatenate(part) for part in zip(*self._passes, strict=True))
-        high = np.where(high < 0, hill_of(-1 - high), high)
-        ways, leads = (np.concatenate(part) for part in zip(*self._ways, strict=True))
-
-        parent = list(range(len(heights)))
-        height, top = heights.tolist(), tops.tolist()
-
-        def root(i: int) -> int:
-            while parent[i] != i:
-                parent[i] = parent[parent[i]]
-                i = parent[i]
-            return i
-
-        def join(i: int, j: int) -> None:
-            """Put the lower hill to the higher; of two equals the one with the later top wins, as in climbing."""
-            if (height[i], top[i]) > (height[j], top[j]):
-                i, j = j, i
-            parent[i] = j
-
-        for i, j in zip(ways.tolist(), hill_of(leads).tolist(), strict=True):
-            if j and (a := root(i)) != (b := root(j)):
-                join(a, b)
-        order = np.lexsort((high, low, -passes))
-        for i, j, pass_height in zip(low[order].tolist(), high[order].tolist(), passes[order].tolist(), strict=True):
-            if not j or (a := root(i)) == (b := root(j)):
-                continue
-            lower = min(height[a], height[b])
-            if lower - pass_height < s.valley - _FLAT or lower <= s.seed_threshold:
-                join(a, b)
-
-        roots = np.array([root(i) for i in range(len(parent))])
-        area = np.bincount(roots, weights=areas, minlength=len(roots))
-        kept = (heights > s.seed_threshold) & (area >= s.min_area * self.zoom**2) & (roots == np.arange(len(roots)))
-        kept[0] = False
-        cell = np.zeros(len(roots), np.int32)
-        cells = np.flatnonzero(kept)
-        cell[cells[np.argsort(tops[cells])]] = np.arange(1, len(cells) + 1)
-        return cell[roots]
-
-    def _lists(self) -> tuple[list[Any], list[Any], list[Any]]:
-        return self._heights, self._tops, self._areas
+def _height_and_mask(
+    probabilities: NDArray[np.floating], known: Region, write: Region, shape: tuple[int, int], settings: CountingSettings, zoom: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Give the smoothed probability and the mask of `write` with one pixel around it; nothing beyond the plane."""
+    p = np.nan_to_num(probabilities[:2].astype(np.float32, copy=False))  # a network gone wild says NaN
+    inside = ndi.gaussian_filter(p[1], settings.smoothing * zoom, truncate=_TRUNCATE)
+    is_cell = (1 - p[0] > settings.edge_threshold) | (inside > settings.seed_threshold)
+    height = np.full([part.stop - part.start + 2 for part in write], -np.inf, np.float32)
+    mask = np.zeros(height.shape, bool)
+    there = grown(write, 1, shape)
+    here = tuple(slice(t.start - part.start + 1, t.stop - part.start + 1) for t, part in zip(there, write, strict=True))
+    cut = tuple(slice(t.start - k.start, t.stop - k.start) for t, k in zip(there, known, strict=True))
+    height[here], mask[here] = inside[cut], is_cell[cut]
+    return height, mask
 
 
 def _climb(values: Any, pixels: Any, index: Any, own: Any, w: int) -> NDArray[np.intp]:
@@ -284,3 +199,117 @@ def _climb(values: Any, pixels: Any, index: Any, own: Any, w: int) -> NDArray[np
     while not np.array_equal(further := way[way], way):
         way = further
     return way
+
+
+def _passes(values: Any, numbers: Any, pixels: Any, index: Any, plane_pixel: Any, w: int) -> tuple[Any, Any]:
+    """Find where hills meet; of each two hills of this tile the highest pass is enough."""
+    ones, others = [], []
+    for step in (1, w):
+        # Both ends inside the mask and of different hills; 0 = of another tile, named by its pixel. (Two of other tiles are equal.)
+        one = pixels[: np.searchsorted(pixels, values.size - step)]
+        meet = (index[one + step] >= 0) & (numbers[one] != numbers[one + step])
+        ones.append(one[meet])
+        others.append(one[meet] + step)
+    a, b = np.concatenate(ones), np.concatenate(others)
+    height = np.minimum(values[a], values[b])
+    first, second = numbers[a].astype(np.int64), numbers[b].astype(np.int64)
+    within = (first > 0) & (second > 0)
+    low, high, top = np.minimum(first, second)[within], np.maximum(first, second)[within], height[within]
+    order = np.lexsort((-top, high, low))
+    low, high, top = low[order], high[order], top[order]
+    once = np.ones(len(low), bool)
+    once[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    mine = np.maximum(first, second)[~within]
+    theirs = plane_pixel[index[np.where(first > 0, b, a)[~within]]]
+    pairs = np.stack([np.concatenate([low[once], mine]), np.concatenate([high[once], -1 - theirs])])
+    return pairs, np.concatenate([top[once], height[~within]])
+
+
+@dataclass
+class Hills:
+    """The hills of one plane, gathered tile by tile.
+
+    Parameters
+    ----------
+    settings : CountingSettings
+    zoom : float
+        As for :func:`find_instances`.
+    """
+
+    settings: CountingSettings
+    zoom: float = 1.0
+    _tiles: list[tuple[int, TileHills]] = field(default_factory=list)
+    _count: int = 0
+
+    def add(self, tile: TileHills) -> int:
+        """Take a tile; give the number that its hills are counted on from: hill i of the tile is hill i + that of the plane."""
+        before = self._count
+        self._tiles.append((before, tile))
+        self._count += len(tile.heights)
+        return before
+
+    def cells(self) -> NDArray[np.int32]:
+        """Say which cell each hill belongs to, once all tiles are there.
+
+        Returns
+        -------
+        (hills + 1,) int32
+            0 = no cell; cells are numbered from 1 in the order of their tops, row by row, however the plane was tiled.
+        """
+        s = self.settings
+        heights, tops, areas, leads = (
+            np.concatenate([[nothing], *(getattr(tile, name) for _, tile in self._tiles)])
+            for name, nothing in (("heights", -np.inf), ("tops", -1), ("areas", 0), ("leads", -1))
+        )
+        edge = np.concatenate([tile.edge + [[0], [before]] for before, tile in self._tiles], axis=1)
+        edge = edge[:, np.argsort(edge[0])]
+
+        def hill_of(pixel: NDArray[np.int64]) -> NDArray[np.int64]:
+            """Give the hill of a pixel at the edge of a tile; 0 = outside the mask there."""
+            if not edge.size:
+                return np.zeros(len(pixel), np.int64)
+            place = np.minimum(np.searchsorted(edge[0], pixel), edge.shape[1] - 1)
+            return np.where(edge[0, place] == pixel, edge[1, place], 0)
+
+        pairs = np.concatenate([tile.passes[0] + np.where(tile.passes[0] > 0, before, 0) for before, tile in self._tiles], axis=1)
+        passes = np.concatenate([tile.passes[1] for _, tile in self._tiles])
+        first, second = pairs[0], np.where(pairs[1] < 0, hill_of(-1 - pairs[1]), pairs[1])
+
+        parent = list(range(len(heights)))
+        height, top = heights.tolist(), tops.tolist()
+
+        def root(i: int) -> int:
+            while parent[i] != i:
+                parent[i] = parent[parent[i]]
+                i = parent[i]
+            return i
+
+        def join(i: int, j: int) -> None:
+            """Put the lower hill to the higher; of two equals the later top counts as higher, as in climbing."""
+            if (height[i], top[i]) > (height[j], top[j]):
+                i, j = j, i
+            parent[i] = j
+
+        ways = np.flatnonzero(leads >= 0)
+        for i, j in zip(ways.tolist(), hill_of(leads[ways]).tolist(), strict=True):
+            if j and (a := root(i)) != (b := root(j)):
+                join(a, b)
+        # From the highest pass down; among equals by where the tops are, for the numbers of hills depend on the tiling.
+        top_of = tops[[root(i) for i in range(len(parent))]]
+        ends = np.sort([top_of[first], top_of[second]], axis=0)
+        order = np.lexsort((ends[1], ends[0], -passes))
+        for i, j, pass_height in zip(first[order].tolist(), second[order].tolist(), passes[order].tolist(), strict=True):
+            if not j or (a := root(i)) == (b := root(j)):
+                continue
+            lower = min(height[a], height[b])
+            if lower - pass_height < s.valley - _FLAT or lower <= s.seed_threshold:
+                join(a, b)
+
+        roots = np.array([root(i) for i in range(len(parent))])
+        area = np.bincount(roots, weights=areas, minlength=len(roots))
+        kept = (heights > s.seed_threshold) & (area >= s.min_area * self.zoom**2) & (roots == np.arange(len(roots)))
+        kept[0] = False
+        cell = np.zeros(len(roots), np.int32)
+        cells = np.flatnonzero(kept)
+        cell[cells[np.argsort(tops[cells])]] = np.arange(1, len(cells) + 1)
+        return cell[roots]

@@ -78,7 +78,7 @@ def test_train_predict_evaluate_info(tmp_path, folders, capsys):
     assert list(rows[0])[:2] == ["image", "count"]
     assert rows[0]["image"] == "a"
     assert int(rows[0]["count"]) == len(np.unique(tifffile.imread(out / "labels" / "a.tif"))) - 1
-    assert (out / "cells.csv").read_text().startswith("image,plane,label,y,x,area_px,area_um2,mean_intensity,touches_border")
+    assert (out / "cells.csv").read_text().startswith("image,plane,label,y,x,y_um,x_um,area_px,area_um2,perimeter_px")
     capsys.readouterr()
     assert run("evaluate", "--predicted", labels, "--truth", labels, "--json", tmp_path / "scores.json") == 0
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -328,3 +328,32 @@ def test_two_images_of_one_stem(tmp_path, folders, model_file, capsys):
     tifffile.imwrite(tmp_path / "more" / "a.tif", discs()[0])
     assert run("predict", "--model", model_file, "--out", tmp_path / "out", folders[0], tmp_path / "more") == 2
     assert "have the same stem" in one_line(capsys)
+
+
+def test_count_by_rules_regions_and_groups(tmp_path, folders, capsys):
+    images, labels = folders
+    assert run("count", "--images", images, "--labels", labels, "--out", tmp_path / "out") == 0
+    assert "4 cells in 1 image." in capsys.readouterr().out
+    corner = {"type": "Polygon", "coordinates": [[[0, 0], [48, 0], [48, 48], [0, 48], [0, 0]]]}
+    (tmp_path / "corner.geojson").write_text(json.dumps({"type": "Feature", "geometry": corner, "properties": {"name": "corner"}}))
+    more = ("--regions", tmp_path / "corner.geojson", "--groups", "folder", "--smallest", 250, "--border", "frame")
+    assert run("count", "--images", images, "--labels", labels, "--out", tmp_path / "out", *more) == 0
+    assert "Rule: unbiased frame" in capsys.readouterr().out
+    with (tmp_path / "out" / "regions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["group"], row["region"], row["count"]) for row in rows] == [("images", "corner", "1"), ("images", "outside", "3")]
+    assert (tmp_path / "out" / "groups.csv").read_text().startswith("group,images,count")
+    assert run("count", "--images", images, "--labels", labels, "--out", tmp_path / "out", "--regions", tmp_path / "none") == 2
+    assert "there is no such file or folder of regions" in one_line(capsys)
+
+
+def test_predict_counts_by_the_same_rules(tmp_path, folders, model_file):
+    images, _ = folders
+    out = tmp_path / "out"
+    assert run("predict", "--model", model_file, "--out", out, "--smallest", 200, "--groups", "folder", images) == 0
+    assert (
+        run("count", "--images", images, "--labels", out / "labels", "--out", tmp_path / "again", "--smallest", 200, "--groups", "folder")
+        == 0
+    )
+    for name in ("cells.csv", "counts.csv", "groups.csv"):
+        assert (tmp_path / "again" / name).read_text() == (out / name).read_text()

@@ -357,3 +357,16 @@ def test_predict_counts_by_the_same_rules(tmp_path, folders, model_file):
     )
     for name in ("cells.csv", "counts.csv", "groups.csv"):
         assert (tmp_path / "again" / name).read_text() == (out / name).read_text()
+
+
+def test_replay_says_whether_it_is_the_same(tmp_path, folders, model_file, capsys):
+    images, _ = folders
+    assert run("predict", "--model", model_file, "--out", tmp_path / "out", "--seed-threshold", 0.2, images) == 0
+    capsys.readouterr()
+    assert run("replay", tmp_path / "out") == 0
+    assert capsys.readouterr().out == "a: the same labels, to the pixel.\nAll labels are those of the record.\n"
+    tifffile.imwrite(images / "a.tif", discs(radius=6)[0])
+    assert run("replay", tmp_path / "out" / "record.json") == 1
+    out = capsys.readouterr().out
+    assert "a: NOT the same." in out
+    assert "Why: the pixels of a.tif are others than at the time" in out

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     choice = rules_from(arguments)
     print(f"Predicting {len(paths)} image{'s' * (len(paths) != 1)} on the {describe_device(choose_device(settings.device))}.")
     (arguments.out / "labels").mkdir(parents=True, exist_ok=True)
-    failed = predict_files(paths, model, arguments.out, settings, counting, choice)
+    failed = predict_files(paths, model, arguments.out, settings, counting, choice, arguments.model)
     return 2 if failed else 0
 
 
@@ -47,23 +47,27 @@ def predict_files(
     settings: PredictionSettings,
     counting: CountingSettings,
     choice: Choice | None = None,
+    name: str = "",
 ) -> int:
-    """Predict files one by one, write labels and tables; a bad file is reported and passed over. Gives how many were bad."""
+    """Predict files one by one, write labels, tables and the record; a bad file is reported and passed over. Gives how many were bad."""
     from napari_tally.core.counting import size_remark
     from napari_tally.core.events import run_to_end
     from napari_tally.core.find import find_cells
     from napari_tally.core.images import read_image, write_labels
+    from napari_tally.core.record import RunRecord
     from napari_tally.core.results import Results
 
     choice = choice or Choice()
     results, failed = Results(choice.rules), 0
+    record = RunRecord.begin(model, name, settings, counting, choice.rules)
     try:
         for i, path in enumerate(paths):
             try:
                 image, regions, group = read_image(path), choice.regions(path), choice.group(path)
                 with Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
                     found = run_to_end(find_cells(model, image, settings, counting), progress.tile)
-                if remark := size_remark(found.labels, model.diameter * found.zoom):
+                remark = size_remark(found.labels, model.diameter * found.zoom)
+                if remark:
                     print(f"Note: {path.name}: {remark}")
                 results.add(found.labels, image, regions, group)
             except ValueError as error:
@@ -73,9 +77,11 @@ def predict_files(
                 failed += 1
                 continue
             write_labels(out / "labels" / f"{path.stem}.tif", found.labels, image.pixel_size)
+            record.add(image, path, found, f"labels/{path.stem}.tif", (remark,))
     finally:  # what is counted is kept, whatever happens to the next image
         if len(results):
             results.write(out)
+            record.write(out)
     if not len(results):
         raise ValueError("None of the images could be predicted.")
     n = int(results.tables()["counts"]["count"].sum())

@@ -370,3 +370,15 @@ def test_replay_says_whether_it_is_the_same(tmp_path, folders, model_file, capsy
     out = capsys.readouterr().out
     assert "a: NOT the same." in out
     assert "Why: the pixels of a.tif are others than at the time" in out
+
+
+def test_export_for_other_programs(tmp_path, folders, capsys):
+    out = folders[0].parent
+    assert run("export", out, "--format", "imagej", "geojson", "labels") == 0
+    assert "imagej: " in capsys.readouterr().out
+    assert (out / "imagej" / "a.zip").is_file()
+    assert len(json.loads((out / "geojson" / "a.geojson").read_text())["features"]) == 4
+    assert run("export", out / "labels", "--format", "points", "--out", tmp_path / "elsewhere") == 0
+    assert len((tmp_path / "elsewhere" / "points" / "a.csv").read_text().splitlines()) == 5
+    assert run("export", tmp_path / "none") == 2
+    assert "there is no such folder" in capsys.readouterr().err

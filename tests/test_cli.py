@@ -78,7 +78,7 @@ def test_train_predict_evaluate_info(tmp_path, folders, capsys):
     assert list(rows[0])[:2] == ["image", "count"]
     assert rows[0]["image"] == "a"
     assert int(rows[0]["count"]) == len(np.unique(tifffile.imread(out / "labels" / "a.tif"))) - 1
-    assert (out / "cells.csv").read_text().startswith("image,plane,label,y,x,area_px,area_um2,mean_intensity,touches_border")
+    assert (out / "cells.csv").read_text().startswith("image,plane,label,y,x,y_um,x_um,area_px,area_um2,perimeter_px")
     capsys.readouterr()
     assert run("evaluate", "--predicted", labels, "--truth", labels, "--json", tmp_path / "scores.json") == 0
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -328,3 +328,57 @@ def test_two_images_of_one_stem(tmp_path, folders, model_file, capsys):
     tifffile.imwrite(tmp_path / "more" / "a.tif", discs()[0])
     assert run("predict", "--model", model_file, "--out", tmp_path / "out", folders[0], tmp_path / "more") == 2
     assert "have the same stem" in one_line(capsys)
+
+
+def test_count_by_rules_regions_and_groups(tmp_path, folders, capsys):
+    images, labels = folders
+    assert run("count", "--images", images, "--labels", labels, "--out", tmp_path / "out") == 0
+    assert "4 cells in 1 image." in capsys.readouterr().out
+    corner = {"type": "Polygon", "coordinates": [[[0, 0], [48, 0], [48, 48], [0, 48], [0, 0]]]}
+    (tmp_path / "corner.geojson").write_text(json.dumps({"type": "Feature", "geometry": corner, "properties": {"name": "corner"}}))
+    more = ("--regions", tmp_path / "corner.geojson", "--groups", "folder", "--smallest", 250, "--border", "frame")
+    assert run("count", "--images", images, "--labels", labels, "--out", tmp_path / "out", *more) == 0
+    assert "Rule: unbiased frame" in capsys.readouterr().out
+    with (tmp_path / "out" / "regions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["group"], row["region"], row["count"]) for row in rows] == [("images", "corner", "1"), ("images", "outside", "3")]
+    assert (tmp_path / "out" / "groups.csv").read_text().startswith("group,images,count")
+    assert run("count", "--images", images, "--labels", labels, "--out", tmp_path / "out", "--regions", tmp_path / "none") == 2
+    assert "there is no such file or folder of regions" in one_line(capsys)
+
+
+def test_predict_counts_by_the_same_rules(tmp_path, folders, model_file):
+    images, _ = folders
+    out = tmp_path / "out"
+    assert run("predict", "--model", model_file, "--out", out, "--smallest", 200, "--groups", "folder", images) == 0
+    assert (
+        run("count", "--images", images, "--labels", out / "labels", "--out", tmp_path / "again", "--smallest", 200, "--groups", "folder")
+        == 0
+    )
+    for name in ("cells.csv", "counts.csv", "groups.csv"):
+        assert (tmp_path / "again" / name).read_text() == (out / name).read_text()
+
+
+def test_replay_says_whether_it_is_the_same(tmp_path, folders, model_file, capsys):
+    images, _ = folders
+    assert run("predict", "--model", model_file, "--out", tmp_path / "out", "--seed-threshold", 0.2, images) == 0
+    capsys.readouterr()
+    assert run("replay", tmp_path / "out") == 0
+    assert capsys.readouterr().out == "a: the same labels, to the pixel.\nAll labels are those of the record.\n"
+    tifffile.imwrite(images / "a.tif", discs(radius=6)[0])
+    assert run("replay", tmp_path / "out" / "record.json") == 1
+    out = capsys.readouterr().out
+    assert "a: NOT the same." in out
+    assert "Why: the pixels of a.tif are others than at the time" in out
+
+
+def test_export_for_other_programs(tmp_path, folders, capsys):
+    out = folders[0].parent
+    assert run("export", out, "--format", "imagej", "geojson", "labels") == 0
+    assert "imagej: " in capsys.readouterr().out
+    assert (out / "imagej" / "a.zip").is_file()
+    assert len(json.loads((out / "geojson" / "a.geojson").read_text())["features"]) == 4
+    assert run("export", out / "labels", "--format", "points", "--out", tmp_path / "elsewhere") == 0
+    assert len((tmp_path / "elsewhere" / "points" / "a.csv").read_text().splitlines()) == 5
+    assert run("export", tmp_path / "none") == 2
+    assert "there is no such folder" in capsys.readouterr().err

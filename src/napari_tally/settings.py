@@ -293,6 +293,34 @@ class CountingSettings:
     ] = 16.0
 
 
+@dataclass(frozen=True)
+class RuleSettings:
+    """Which of the cells that were found count. See :func:`napari_tally.core.counting.measure_cells`."""
+
+    border: Annotated[
+        Literal["all", "exclude", "frame"],
+        {
+            "label": "Cells at the border",
+            "tooltip": "'all': every cell counts. 'exclude': cells that touch the border of the image do not count. 'frame': the unbiased "
+            "counting frame: cells that touch the top or left edge do not count, those at the bottom and right do (Gundersen 1977).",
+        },
+    ] = "all"
+    smallest: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1e6,
+            "step": 1.0,
+            "label": "Smallest that counts",
+            "tooltip": "Cells of a smaller area are found, but do not count. 0 = all do.",
+        },
+    ] = 0.0
+    unit: Annotated[
+        Literal["px", "um2"],
+        {"label": "Unit of that area", "tooltip": "'px': pixels. 'um2': square micrometres, for images whose pixel size is known."},
+    ] = "px"
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """Give the settings as plain JSON values."""
     return dataclasses.asdict(settings)

@@ -9,6 +9,7 @@ from pictures import discs, picture
 
 from napari_tally.core.counting import measure_cells, size_remark, summarise, write_table
 from napari_tally.core.images import as_image
+from napari_tally.settings import RuleSettings
 
 LABELS = picture("""
     ........33
@@ -28,17 +29,71 @@ def image():
 
 def test_one_row_a_cell(image):
     cells = measure_cells(LABELS, image)
-    assert cells.to_dict("list") == {
+    assert cells.drop(columns=["perimeter_px", "perimeter_um", "eccentricity", "solidity"]).to_dict("list") == {
         "image": ["well A1"] * 3,
         "plane": [0, 0, 0],
         "label": [1, 3, 7],
         "y": [1.5, 0.5, 3.0],
         "x": [2.0, 8.5, 5.0],
+        "y_um": [1.0, 0.5, 1.75],  # from the corner of the image; a pixel is 0.5 um high and 2 um wide
+        "x_um": [5.0, 18.0, 11.0],
         "area_px": [6, 4, 3],
-        "area_um2": [6.0, 4.0, 3.0],  # a pixel is 0.5 um high and 2 um wide
+        "area_um2": [6.0, 4.0, 3.0],
         "mean_intensity": [35.0, 10.0, 10.0],
+        "min_intensity": [10.0, 10.0, 10.0],
+        "max_intensity": [60.0, 10.0, 10.0],
         "touches_border": [False, True, True],
+        "counted": [True, True, True],
     }
+
+
+def test_shapes():
+    labels = discs((60, 60), (20, 20, 12), (45, 45, 6))
+    labels[40:, 5:8] = 3
+    cells = measure_cells(labels, as_image(labels, pixel_size=(0.5, 0.5))).set_index("label")
+    assert cells.loc[1, "perimeter_px"] == pytest.approx(2 * np.pi * 12, rel=0.05)
+    assert cells.loc[1, "perimeter_um"] == pytest.approx(cells.loc[1, "perimeter_px"] / 2)
+    assert cells.loc[1, "eccentricity"] < 0.1
+    assert cells.loc[3, "eccentricity"] > 0.98
+    assert cells["solidity"].between(0.9, 1).all()
+    assert "solidity" not in measure_cells(labels, as_image(labels), shapes=False)
+    assert measure_cells(labels, as_image(labels, pixel_size=(0.5, 2.0)))["perimeter_um"].isna().all()  # no such thing as its length then
+
+
+@pytest.mark.parametrize(("border", "counted"), [("all", "127adz"), ("exclude", "7"), ("frame", "7dz")])
+def test_cells_at_the_border(border, counted):
+    labels = picture("""
+        1...2
+        .....
+        a.7.d
+        .....
+        .....
+        .z...
+        """)
+    cells = measure_cells(labels, as_image(labels), RuleSettings(border=border))
+    assert cells.loc[cells["counted"], "label"].tolist() == sorted(int(c, 36) for c in counted)
+    assert summarise(cells, as_image(labels))[["count", "found"]].to_numpy().tolist() == [[len(counted), 6]]
+
+
+def test_in_images_side_by_side_the_frame_counts_each_cell_once(rng):
+    places = [(y + rng.uniform(-2, 2), x + rng.uniform(-2, 2), 4) for y in range(8, 90, 14) for x in range(8, 90, 14)]
+    labels = discs((90, 90), *places)
+    counted = []
+    for corner in ((y, x) for y in (0, 30, 60) for x in (0, 30, 60)):
+        tile = labels[corner[0] :, corner[1] :][:31, :31]  # one pixel is shared: the line that must not be touched
+        cells = measure_cells(tile, as_image(tile), RuleSettings(border="frame"))
+        counted += cells.loc[cells["counted"], "label"].tolist()
+    assert sorted(counted) == list(range(1, len(places) + 1))
+    assert summarise(cells, as_image(tile), RuleSettings(border="frame"))["area_px"].tolist() == [
+        30 * 30 if tile.shape == (31, 31) else 29 * 29
+    ]
+
+
+def test_small_cells_do_not_count(image):
+    assert measure_cells(LABELS, image, RuleSettings(smallest=4))["counted"].tolist() == [True, True, False]
+    assert measure_cells(LABELS, image, RuleSettings(smallest=3.5, unit="um2"))["counted"].tolist() == [True, True, False]
+    with pytest.raises(ValueError, match="the pixel size of the image is not known. State that area in pixels"):
+        measure_cells(LABELS, as_image(LABELS), RuleSettings(smallest=4, unit="um2"))
 
 
 def test_one_row_an_image(image):
@@ -106,7 +161,7 @@ def test_written_whole(tmp_path, image):
     write_table(tmp_path / "cells.csv", cells)
     assert [path.name for path in tmp_path.iterdir()] == ["cells.csv"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "cells.csv"), cells, check_dtype=False)
-    assert (tmp_path / "cells.csv").read_text().splitlines()[1] == "well A1,0,1,1.5,2,6,6,35,False"
+    assert (tmp_path / "cells.csv").read_text().splitlines()[1].startswith("well A1,0,1,1.5,2,1,5,6,6,")
 
 
 @pytest.mark.parametrize(("expected", "says"), [(14, False), (25, False), (30, True), (6, True), (float("nan"), False)])

@@ -1,6 +1,6 @@
 """The command line: the same engine and settings as the window. Only this package prints; one file, one command.
 
-Exit codes: 0 = done, 2 = bad input (one line on stderr says what, and what to do), 130 = interrupted.
+Exit codes: 0 = done, 1 = `replay` found a difference, 2 = bad input (one line on stderr says what, and what to do), 130 = interrupted.
 """
 
 import argparse
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from napari_tally import __version__
-from napari_tally.cli import demo, evaluate, info, predict, train
+from napari_tally.cli import count, demo, evaluate, export, info, predict, replay, train
 from napari_tally.core.events import OUT_OF_MEMORY, is_out_of_memory
 
-_COMMANDS = (demo, train, predict, evaluate, info)
+_COMMANDS = (demo, train, predict, count, export, evaluate, replay, info)
 """In the order of the help text."""
 
 

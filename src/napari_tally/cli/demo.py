@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     (out / "labels").mkdir(parents=True, exist_ok=True)
     training, test = real_split(arguments.data) if arguments.data else simulated_split(out / "data")
     model = fit(training, settings, out / "model.safetensors", choose_start("auto", training, settings))
-    predict_files([path for path, _ in test], model, out, PredictionSettings(), model.counting)
+    predict_files([path for path, _ in test], model, out, PredictionSettings(), model.counting, name=str(out / "model.safetensors"))
     triples = [(path.stem, truth, read_labels(out / "labels" / f"{path.stem}.tif")) for path, truth in test]
     result = evaluate(triples)
     contact_sheet([(path, t, p) for (path, _), (_, t, p) in zip(test, triples, strict=True)], out / "overlay.png")

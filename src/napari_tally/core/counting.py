@@ -1,5 +1,19 @@
-"""From labels to numbers: one row a cell, one row an image."""
+"""From labels to numbers: one row a cell, one row an image. Which cells count is a rule, and the tables say it.
 
+::
+
+    rule "frame"   ■━━━━━━■━━━━┐       ■ on the first row or column of pixels: does not count
+    (the edges of  ┃           ┊       □ inside, or on the last row or column: counts
+    the image)     ┃    □      □       So each cell counts in exactly one of images laid side by side,
+                   ■           ┊       and the area that belongs to the count is that without
+                   └┄┄┄┄□┄┄┄┄┄┄┘       the first row and column.
+
+References
+----------
+H. J. G. Gundersen: Notes on the estimation of the numerical density of arbitrary profiles: the edge effect. J. Microscopy 111, 1977.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +22,24 @@ from numpy.typing import NDArray
 from skimage.measure import regionprops_table
 
 from napari_tally.core.images import Image
+from napari_tally.core.regions import OUTSIDE, Region, locate
+from napari_tally.settings import RuleSettings
 
 _OTHER_SIZE = 2.0
 """Factor by which cells differ from those in training before it is worth a word."""
 _FEW_CELLS = 5
+_SHAPES = ("perimeter", "eccentricity", "solidity")
+_SQUARE = 0.01
+"""A pixel is square if height and width differ by no more than this part."""
 
 
-def measure_cells(labels: NDArray[np.integer], image: Image) -> pd.DataFrame:
+def measure_cells(
+    labels: NDArray[np.integer],
+    image: Image,
+    rules: RuleSettings | None = None,
+    regions: Sequence[Region] | None = None,
+    shapes: bool = True,
+) -> pd.DataFrame:
     """Measure every cell.
 
     Parameters
@@ -23,76 +48,140 @@ def measure_cells(labels: NDArray[np.integer], image: Image) -> pd.DataFrame:
         0 or less = no cell. Ids count within a plane.
     image : Image
         For intensities, name and pixel size.
+    rules : RuleSettings, optional
+        Which cells count; left out: all.
+    regions : sequence of Region, optional
+        Named parts of the image.
+    shapes : bool
+        Measure perimeter, eccentricity and solidity too, about a millisecond a cell.
 
     Returns
     -------
     pandas.DataFrame
-        One row a cell and plane: image, plane, label, y and x (centroid in pixels), area_px,
-        area_um2 (NaN where the pixel size is unknown), mean_intensity (one column a channel if there
-        are several), touches_border.
+        One row a cell and plane: image, plane, label, y and x (centroid in pixels; whole numbers are centres of pixels), y_um and x_um
+        (from the corner of the image), area_px, area_um2, perimeter_px, perimeter_um (only of square pixels), eccentricity, solidity,
+        mean_intensity, min_intensity, max_intensity (with a number for the channel if there are several), touches_border, counted, and
+        region where there are regions. What is in um is NaN where the pixel size is unknown.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or the rule is in um2 and the pixel size is unknown.
     """
     if labels.shape != image.shape:
         raise ValueError(f"{image.name}: labels of shape {labels.shape} on an image of shape {image.shape}.")
     stack = np.maximum(labels, 0).reshape(-1, *labels.shape[-2:])
-    tables = [_measure_plane(plane, image, p) for p, plane in enumerate(stack)]
+    tables = [_measure_plane(plane, image, p, rules or RuleSettings(), shapes) for p, plane in enumerate(stack)]
+    if regions:
+        for p, table in enumerate(tables):
+            table["region"] = locate(regions, table[["y", "x"]].to_numpy(float), p)
     return pd.concat(tables, ignore_index=True)
 
 
-def _measure_plane(labels: NDArray[np.integer], image: Image, p: int) -> pd.DataFrame:
-    table = regionprops_table(
-        labels, image.planes[p].transpose(1, 2, 0), properties=["label", "centroid", "area", "bbox", "mean_intensity"]
-    )
-    height, width = labels.shape
+def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, rules: RuleSettings, shapes: bool) -> pd.DataFrame:
+    wanted = ["label", "centroid", "area", "bbox", "intensity_mean", "intensity_min", "intensity_max", *(_SHAPES if shapes else ())]
+    table = regionprops_table(labels, image.planes[p].transpose(1, 2, 0), properties=wanted)
+    height, width = image.pixel_size or (float("nan"), float("nan"))
     cells = pd.DataFrame({"image": image.name, "plane": p, "label": table["label"].astype(int)})
     cells["y"], cells["x"] = table["centroid-0"], table["centroid-1"]
+    cells["y_um"], cells["x_um"] = (cells["y"] + 0.5) * height, (cells["x"] + 0.5) * width
     cells["area_px"] = table["area"].astype(int)
-    um2 = image.pixel_size[0] * image.pixel_size[1] if image.pixel_size else float("nan")
-    cells["area_um2"] = cells["area_px"] * um2
+    cells["area_um2"] = cells["area_px"] * height * width
+    if shapes:
+        cells["perimeter_px"] = table["perimeter"]
+        cells["perimeter_um"] = table["perimeter"] * (height if abs(height - width) <= _SQUARE * height else float("nan"))
+        cells["eccentricity"], cells["solidity"] = table["eccentricity"], table["solidity"]
     for c in range(image.channels):
-        cells["mean_intensity" if image.channels == 1 else f"mean_intensity_{c}"] = table[f"mean_intensity-{c}"]
-    cells["touches_border"] = (table["bbox-0"] == 0) | (table["bbox-1"] == 0) | (table["bbox-2"] == height) | (table["bbox-3"] == width)
+        for what in ("mean", "min", "max"):
+            cells[f"{what}_intensity" + (f"_{c}" if image.channels > 1 else "")] = table[f"intensity_{what}-{c}"]
+    first = (table["bbox-0"] == 0) | (table["bbox-1"] == 0)
+    cells["touches_border"] = first | (table["bbox-2"] == labels.shape[0]) | (table["bbox-3"] == labels.shape[1])
+    cells["counted"] = _counted(cells, first, rules, image)
     return cells
 
 
-def summarise(cells: pd.DataFrame, image: Image) -> pd.DataFrame:
+def _counted(cells: pd.DataFrame, first: NDArray[np.bool_], rules: RuleSettings, image: Image) -> NDArray[np.bool_]:
+    """Apply the rule; `first` are the cells at the top or left edge."""
+    if rules.smallest and rules.unit == "um2" and not image.pixel_size:
+        raise ValueError(
+            f"{image.name}: cells below {rules.smallest:g} um2 shall not count, but the pixel size of the image is not known. "
+            "State that area in pixels."
+        )
+    area = cells["area_um2" if rules.unit == "um2" else "area_px"]
+    large = (area >= rules.smallest).to_numpy() if rules.smallest else np.ones(len(cells), bool)
+    return large & ~{"all": np.zeros(len(cells), bool), "exclude": cells["touches_border"].to_numpy(bool), "frame": first}[rules.border]
+
+
+def describe_rule(rules: RuleSettings) -> str:
+    """Say in words which cells count, for the tables."""
+    border = {
+        "all": "all cells",
+        "exclude": "cells that do not touch the border",
+        "frame": "unbiased frame: cells that do not touch the top or left edge",
+    }[rules.border]
+    return border + (f", of at least {rules.smallest:g} {rules.unit}" if rules.smallest else "")
+
+
+def summarise(
+    cells: pd.DataFrame, image: Image, rules: RuleSettings | None = None, regions: Sequence[Region] | None = None
+) -> pd.DataFrame:
     """Count the cells of an image.
 
     Parameters
     ----------
     cells : pandas.DataFrame
-        From :func:`measure_cells` of the same image.
+        From :func:`measure_cells` of the same image, with the same rules and regions.
     image : Image
+    rules : RuleSettings, optional
+    regions : sequence of Region, optional
+        Left out: a row a plane. Given: a row a region of a plane, and one for what lies outside all of them.
 
     Returns
     -------
     pandas.DataFrame
-        One row a plane: image, count, count_without_border (cells that do not touch the border of the
-        image), plane, covered_percent (area of the plane that cells cover), cells_per_mm2 (NaN where the
-        pixel size is unknown), mean_area_px, mean_area_um2.
+        image, [region,] count (of the cells that count), count_without_border (of these, cells that do not touch the border of the
+        image), found (cells before the rule), plane, area_px and area_mm2 (of the plane, of its unbiased frame, or of the region),
+        covered_percent (of the plane or region, by cells that were found), cells_per_mm2, mean_area_px, mean_area_um2 (of the cells
+        that count), rule. NaN where the pixel size is unknown.
     """
-    height, width = image.shape[-2:]
-    mm2 = height * width * image.pixel_size[0] * image.pixel_size[1] * 1e-6 if image.pixel_size else float("nan")
-    rows = []
+    mm2 = image.pixel_size[0] * image.pixel_size[1] * 1e-6 if image.pixel_size else float("nan")
+    shape = (image.shape[-2], image.shape[-1])
+    rules, rows = rules or RuleSettings(), []
     for p in range(len(image.planes)):
-        here = cells[cells["plane"] == p]
-        rows.append(
-            {
+        plane, parts = cells[cells["plane"] == p], _areas(regions, shape, p, rules)
+        for name, area in parts.items():
+            found = plane[plane["region"] == name] if regions else plane
+            here, visible = found[found["counted"].astype(bool)], area if regions else shape[0] * shape[1]
+            row = {
                 "image": image.name,
+                "region": name,
                 "count": len(here),
                 "count_without_border": int((~here["touches_border"].astype(bool)).sum()),
+                "found": len(found),
                 "plane": p,
-                "covered_percent": 100 * here["area_px"].sum() / (height * width),
-                "cells_per_mm2": len(here) / mm2,
+                "area_px": area,
+                "area_mm2": area * mm2,
+                "covered_percent": 100 * found["area_px"].sum() / visible if visible else float("nan"),
+                "cells_per_mm2": len(here) / (area * mm2) if area else float("nan"),
                 "mean_area_px": here["area_px"].mean(),
                 "mean_area_um2": here["area_um2"].mean(),
+                "rule": describe_rule(rules),
             }
-        )
+            rows.append(row if regions else {key: value for key, value in row.items() if key != "region"})
     return pd.DataFrame(rows)
+
+
+def _areas(regions: Sequence[Region] | None, shape: tuple[int, int], plane: int, rules: RuleSettings) -> dict[str, float]:
+    """Give name -> pixels of the regions of a plane, and of what lies outside; of no regions: of the plane."""
+    whole = float(shape[0] * shape[1])
+    if not regions:
+        line = int(rules.border == "frame")
+        return {"": float((shape[0] - line) * (shape[1] - line))}
+    areas: dict[str, float] = {}
+    for region in regions:
+        if region.plane in (None, plane):
+            areas[region.name] = areas.get(region.name, 0.0) + region.area(shape)
+    return areas | {OUTSIDE: max(0.0, whole - sum(areas.values()))}
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:

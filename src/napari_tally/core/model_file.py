@@ -4,6 +4,7 @@ The file is safetensors: a JSON header, then the tensors. Its metadata holds one
 ``napari_tally``, with the settings and the training record as JSON.
 """
 
+import hashlib
 import json
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -67,6 +68,17 @@ class Model:
     normalisation: NormalisationSettings = field(default_factory=NormalisationSettings)
     counting: CountingSettings = field(default_factory=CountingSettings)
     record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells models apart by what decides the labels they give: 16 hexadecimal digits."""
+        settings = [to_dict(part) for part in (self.settings, self.normalisation, self.counting)]
+        window = None if self.window is None else self.window.tolist()
+        text = json.dumps([settings, self.colour, self.scale, self.diameter, self.any_size, self.pixel_size, window], sort_keys=True)
+        digest = hashlib.sha256(text.encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def copy(self) -> "Model":
         """Give an independent copy: training one leaves the other as it is."""

@@ -1,0 +1,59 @@
+"""What `predict` and `count` share: the options for rules, regions and groups, and where they lead."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_tally.cli._parts import add_settings, settings_from
+from napari_tally.settings import RuleSettings
+
+if TYPE_CHECKING:
+    from napari_tally.core.regions import Region
+
+
+def add_rules(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which cells count, where, and of which images."""
+    add_settings(parser, RuleSettings)
+    parser.add_argument(
+        "--regions",
+        type=Path,
+        metavar="FILE|DIR",
+        help="count in regions too: GeoJSON or label image, for all images or STEM.geojson in DIR",
+    )
+    parser.add_argument(
+        "--groups",
+        metavar="folder|FILE.csv",
+        help="compare groups: 'folder' = by the folder of an image, or a table with the columns image,group",
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What these options said."""
+
+    rules: RuleSettings = field(default_factory=RuleSettings)
+    places: Path | None = None
+    groups: dict[str, str] | str | None = None
+
+    def regions(self, path: Path) -> "list[Region] | None":
+        """Read the regions of an image."""
+        from napari_tally.core.regions import regions_for
+
+        return regions_for(self.places, path.stem) if self.places else None
+
+    def group(self, path: Path) -> str:
+        """Find the group of an image."""
+        from napari_tally.core.results import group_of
+
+        return "" if self.groups is None else group_of(path, None if isinstance(self.groups, str) else self.groups)
+
+
+def rules_from(arguments: argparse.Namespace) -> Choice:
+    """Read the options; a table of groups is read now, so that a mistake is told before the work."""
+    from napari_tally.core.results import read_groups
+
+    groups = arguments.groups if arguments.groups in (None, "folder") else read_groups(arguments.groups)
+    if arguments.regions and not arguments.regions.exists():
+        raise ValueError(f"{arguments.regions}: there is no such file or folder of regions.")
+    return Choice(settings_from(RuleSettings, arguments), arguments.regions, groups)

@@ -1,0 +1,47 @@
+"""``napari-tally count``: count label images that there are already, by any rule. No model is needed."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from napari_tally.cli._parts import Commands
+from napari_tally.cli._results import add_rules, rules_from
+
+
+def register(command: Commands) -> None:
+    """Add the command."""
+    parser = command("count", run, "Count the cells of label images, for example corrected ones, and write the tables.")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the images")
+    parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their label images, matched by stem")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets counts.csv, cells.csv and so on")
+    add_rules(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from napari_tally.core.annotations import require_labels
+    from napari_tally.core.images import match_by_stem, read_image, read_labels
+    from napari_tally.core.results import Results
+
+    choice = rules_from(arguments)
+    pairs = match_by_stem(arguments.labels, arguments.images)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results, failed = Results(choice.rules), 0
+    for labels_path, image_path in pairs:
+        try:
+            image = read_image(image_path)
+            labels = require_labels(read_labels(labels_path), image)
+            results.add(labels, image, choice.regions(image_path), choice.group(image_path))
+        except ValueError as error:
+            if len(pairs) == 1:
+                raise
+            print(f"napari-tally: passed over: {error}", file=sys.stderr)
+            failed += 1
+    tables = results.tables()
+    if not tables:
+        raise ValueError("None of the images could be counted.")
+    results.write(arguments.out)
+    n, of = int(tables["counts"]["count"].sum()), len(tables["cells"])
+    print(f"{n} cells in {len(results)} image{'s' * (len(results) != 1)}" + (f", of {of} found" if of != n else "") + ".")
+    print(f"Rule: {tables['counts']['rule'].iloc[0]}. The tables are in {arguments.out}.")
+    return 2 if failed else 0

@@ -1,0 +1,33 @@
+"""``napari-tally export``: the labels of a folder of results as other programs want them."""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from napari_tally.cli._parts import Commands
+
+_FORMATS = ("imagej", "geojson", "points", "labels")
+
+
+def register(command: Commands) -> None:
+    """Add the command."""
+    parser = command("export", run, "Write the cells of a folder of results as ImageJ ROIs, GeoJSON or points. Files are written anew.")
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="a folder that 'predict' wrote, or a folder of label images")
+    parser.add_argument("--format", nargs="+", choices=_FORMATS, default=["imagej"], help="what to write")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="gets a folder a format (default: RESULTS)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    from napari_tally.core.annotations import require_ids
+    from napari_tally.core.export import Format, export
+    from napari_tally.core.images import list_images, read_labels
+
+    assert set(_FORMATS) == set(get_args(Format))
+    source = arguments.results / "labels" if (arguments.results / "labels").is_dir() else arguments.results
+    out = arguments.out or arguments.results
+    formats: list[Format] = [kind for kind in arguments.format if not (kind == "labels" and source == out / "labels")]  # they are there
+    for stem, path in list_images(source).items():
+        export(require_ids(read_labels(path), path), stem, out, formats)
+    for kind in arguments.format:
+        print(f"{kind}: {out / kind}")

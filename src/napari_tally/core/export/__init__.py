@@ -1,0 +1,75 @@
+"""Label images as other programs want them: one file an image and format, written anew, whole or not at all.
+
+::
+
+    imagej    imagej/STEM.zip         ROI Manager of ImageJ and Fiji                  imagej.py
+    geojson   geojson/STEM.geojson    QuPath (drag it onto the image), many others    geojson.py
+    points    points/STEM.csv         centroids, a Points layer for napari            points.py
+    labels    labels/STEM.tif         a number a cell
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_tally.core.export.geojson import to_geojson
+from napari_tally.core.export.imagej import to_imagej
+from napari_tally.core.export.points import to_points
+from napari_tally.core.images import write_labels
+
+Format = Literal["imagej", "geojson", "points", "labels"]
+FORMATS: dict[Format, str] = {
+    "imagej": "ImageJ ROIs (zip, for Fiji's ROI Manager)",
+    "geojson": "GeoJSON (for QuPath)",
+    "points": "Centroids (CSV, a Points layer for napari)",
+    "labels": "Label image (TIFF)",
+}
+_SUFFIXES: dict[Format, str] = {"imagej": ".zip", "geojson": ".geojson", "points": ".csv"}
+
+
+def export(
+    labels: NDArray[np.integer],
+    name: str,
+    folder: str | Path,
+    formats: Iterable[Format],
+    pixel_size: tuple[float, float] | None = None,
+) -> list[Path]:
+    """Write a label image in other formats.
+
+    Parameters
+    ----------
+    labels : (..., Y, X) int
+        0 or less = no cell. Leading axes are planes.
+    name : str
+        Names the files.
+    folder : str or Path
+        Gets a folder a format.
+    formats : iterable of str
+        Of :data:`FORMATS`.
+    pixel_size : tuple of float, optional
+        Height and width of a pixel in um, for the label image.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
+    written = []
+    stack = np.maximum(labels, 0).reshape(-1, *labels.shape[-2:])
+    for kind in formats:
+        place = Path(folder) / kind
+        place.mkdir(parents=True, exist_ok=True)
+        if kind == "labels":
+            path = place / f"{name}.tif"
+            write_labels(path, np.maximum(labels, 0), pixel_size)
+        else:
+            path = place / f"{name}{_SUFFIXES[kind]}"
+            content = {"imagej": to_imagej, "geojson": to_geojson, "points": to_points}[kind](stack, name)
+            partial = path.with_name(path.name + ".part")
+            partial.write_bytes(content)
+            partial.replace(path)
+        written.append(path)
+    return written

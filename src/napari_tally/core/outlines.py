@@ -1,0 +1,103 @@
+"""The outline of a cell along the edges of its pixels, so that what is drawn from it is the cell again, to the pixel.
+
+::
+
+    0   1   2   3            corners of pixels, (y, x); pixel (0, 1) lies between the corners (0, 1) and (1, 2)
+    ·   ┌───┐   ·
+        │ ▒ │                outline (clockwise): (0, 1) (0, 2) (1, 2) (1, 3) (2, 3) (2, 1)
+    ·   │   └───┐            a hole runs the other way round
+        │ ▒   ▒ │
+    ·   └───────┘
+
+ImageJ and QuPath place corners like this; add -0.5 for coordinates where whole numbers are the centres of pixels, as in napari.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.measure import regionprops
+
+Ring = NDArray[np.int64]
+"""(N, 2) corners (y, x), not repeated at the end."""
+
+
+def outlines(mask: NDArray[np.bool_]) -> tuple[list[Ring], list[Ring]]:
+    """Trace the outlines and the holes of a mask.
+
+    Parameters
+    ----------
+    mask : (Y, X) bool
+
+    Returns
+    -------
+    (outlines, holes)
+        Lists of rings. Every ring is simple: it meets no corner twice. Pixels that touch at a corner alone are separate pieces.
+    """
+    follow = _edges(np.pad(mask, 1))
+    found: tuple[list[Ring], list[Ring]] = ([], [])
+    while follow:
+        walked, place = [next(iter(follow))], {next(iter(follow)): 0}
+        while follow:
+            ends = follow.get(walked[-1])
+            if not ends:
+                break
+            corner = ends.pop()
+            if not ends:
+                del follow[walked[-1]]
+            if corner in place:  # a ring is closed; of what was walked before it the rest is still open
+                ring = walked[place[corner] :]
+                del walked[place[corner] + 1 :]
+                for passed in ring[1:]:
+                    del place[passed]
+                corners = np.array(ring)
+                found[int(signed_area(corners) < 0)].append(_without_straight(corners))
+            else:
+                place[corner] = len(walked)
+                walked.append(corner)
+    return found
+
+
+def cell_outlines(labels: NDArray[np.integer]) -> Iterator[tuple[int, list[Ring], list[Ring]]]:
+    """Trace every cell of a plane.
+
+    Parameters
+    ----------
+    labels : (Y, X) int
+        0 or less = no cell.
+
+    Yields
+    ------
+    (label, outlines, holes)
+        See :func:`outlines`.
+    """
+    for cell in regionprops(np.maximum(labels, 0)):
+        outer, holes = outlines(cell.image)
+        yield int(cell.label), [ring + cell.bbox[:2] for ring in outer], [ring + cell.bbox[:2] for ring in holes]
+
+
+def signed_area(ring: NDArray[np.number]) -> float:
+    """Give the area inside a ring of (y, x), positive where it runs clockwise as seen on the screen (shoelace formula)."""
+    y, x = ring[:, 0].astype(float), ring[:, 1].astype(float)
+    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
+
+def _edges(mask: NDArray[np.bool_]) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """Give corner -> corners, for the edges between the mask and the rest, with the mask on the right hand; `mask` is padded by 1."""
+    follow: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    inside = mask[1:-1, 1:-1]
+    for other, (y0, x0), (y1, x1) in (
+        (mask[:-2, 1:-1], (0, 0), (0, 1)),  # along the top to the right, and so on around the pixel
+        (mask[1:-1, 2:], (0, 1), (1, 1)),
+        (mask[2:, 1:-1], (1, 1), (1, 0)),
+        (mask[1:-1, :-2], (1, 0), (0, 0)),
+    ):
+        for y, x in np.argwhere(inside & ~other).tolist():
+            follow.setdefault((y + y0, x + x0), []).append((y + y1, x + x1))
+    return follow
+
+
+def _without_straight(ring: Ring) -> Ring:
+    """Leave out the corners at which a ring goes straight on."""
+    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+    return ring[(before != after).any(axis=1)]

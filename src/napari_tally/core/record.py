@@ -1,0 +1,277 @@
+"""The run record: all that it takes to get the same labels again, or to explain why they differ.
+
+::
+
+    predict ──▶ record.json ──▶ replay: is the model the same? the images? the versions, the device?
+                                        predict again, compare to the pixel
+
+Prediction draws no random numbers, so there is no seed but that of the training, which the model carries.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import napari_tally
+from napari_tally.core.devices import choose_device, describe_device
+from napari_tally.core.find import Prediction, find_cells
+from napari_tally.core.images import Image, list_images, read_image, read_labels
+from napari_tally.core.model_file import Model, find_model
+from napari_tally.core.predict import TileDone
+from napari_tally.settings import CountingSettings, PredictionSettings, RuleSettings, from_dict, to_dict
+
+FORMAT = 1
+NAME = "record.json"
+_KEY = "napari_tally_record"
+_PACKAGES = ("torch", "numpy", "scipy", "scikit-image")
+
+
+@dataclass
+class RunRecord:
+    """What was done, with what, to which images: JSON values.
+
+    Attributes
+    ----------
+    content : dict
+        As it stands in the file: versions, platform, device, model (name, path, fingerprint, training), settings, images (name, path,
+        fingerprint of the pixels, shape, pixel size, zoom, cells found, label file and fingerprint of the labels, remarks).
+    """
+
+    content: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def begin(
+        cls,
+        model: Model,
+        name: str,
+        settings: PredictionSettings,
+        counting: CountingSettings,
+        rules: RuleSettings | None = None,
+    ) -> "RunRecord":
+        """Begin the record of a run.
+
+        Parameters
+        ----------
+        model : Model
+        name : str
+            Its file, the name of a shipped model, or words for one that is not saved.
+        settings, counting, rules
+            How cells are found, and which count.
+        """
+        training: dict[str, Any] = {key: model.record[key] for key in ("name", "trained", "steps", "start") if key in model.record}
+        training["seed"] = model.record.get("training", {}).get("seed")
+        return cls(
+            {
+                _KEY: FORMAT,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "versions": versions(),
+                "platform": platform.platform(),
+                "device": describe_device(choose_device(settings.device)),
+                "model": {
+                    "name": name,
+                    "path": str(Path(name).resolve()) if Path(name).is_file() else None,
+                    "fingerprint": model.fingerprint,
+                    "training": training,
+                },
+                "settings": {"prediction": to_dict(settings), "counting": to_dict(counting), "rules": to_dict(rules or RuleSettings())},
+                "images": [],
+            }
+        )
+
+    def add(
+        self, image: Image, path: str | Path | None, found: Prediction, labels_file: str | None = None, remarks: tuple[str, ...] = ()
+    ) -> None:
+        """Note what was found in an image; `labels_file` is relative to the record."""
+        self.content["images"].append(
+            {
+                "name": image.name,
+                "path": None if path is None else str(Path(path).resolve()),
+                "fingerprint": image.fingerprint,
+                "shape": list(image.shape),
+                "pixel_size": None if image.pixel_size is None else list(image.pixel_size),
+                "zoom": found.zoom,
+                "found": len(np.unique(found.labels[found.labels > 0])),
+                "labels": labels_file,
+                "labels_fingerprint": fingerprint_labels(found.labels),
+                "remarks": [remark for remark in remarks if remark],
+            }
+        )
+
+    def write(self, folder: str | Path) -> Path:
+        """Write record.json into a folder, whole or not at all."""
+        path = Path(folder) / NAME
+        partial = path.with_name(path.name + ".part")
+        partial.write_text(json.dumps(self.content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return path
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """News: an image was predicted again.
+
+    Attributes
+    ----------
+    name : str
+    same : bool
+        The labels are those of the record, to the pixel.
+    pixels : int or None
+        Pixels that differ; None where they cannot be compared.
+    cells : tuple of int or None
+        Cells in the record and now; None where the image could not be predicted.
+    why : tuple of str
+        What is not as it was, in words, and so explains a difference.
+    """
+
+    name: str
+    same: bool
+    pixels: int | None
+    cells: tuple[int, int] | None
+    why: tuple[str, ...]
+
+
+def versions() -> dict[str, str]:
+    """Give the versions of what takes part in a prediction."""
+    return {
+        "napari-tally": napari_tally.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in _PACKAGES},
+    }
+
+
+def fingerprint_labels(labels: NDArray[np.integer]) -> str:
+    """Give 16 hexadecimal digits that depend on the shape and the ids alone."""
+    pixels = np.ascontiguousarray(labels, np.int32)
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
+
+
+def read_record(path: str | Path) -> RunRecord:
+    """Read a record, or that of a folder of results.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or the file is no record of this program.
+    """
+    path = Path(path)
+    path = path / NAME if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such record. 'predict' writes {NAME} into the folder of results.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not isinstance(content.get(_KEY), int):
+            raise ValueError(f"no entry {_KEY}")
+        if content[_KEY] > FORMAT:
+            raise ValueError(f"format {content[_KEY]}, this version reads up to {FORMAT}; update napari-tally")
+        for key, kind in (("model", dict), ("settings", dict), ("images", list), ("versions", dict)):
+            if not isinstance(content.get(key), kind):
+                raise ValueError(f"no {key}")
+        for key, cls in (("prediction", PredictionSettings), ("counting", CountingSettings), ("rules", RuleSettings)):
+            from_dict(cls, content["settings"][key])
+        for entry in content["images"]:
+            if not {"name", "path", "fingerprint", "labels", "labels_fingerprint", "found"} <= set(entry):
+                raise ValueError("an image without its fingerprints")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: this is no run record of napari-tally ({error}).") from error
+    return RunRecord(content)
+
+
+def replay(
+    path: str | Path, images: str | Path | None = None, model: str | Path | None = None
+) -> Generator[TileDone | Replayed, None, bool]:
+    """Do again what a record says, and compare.
+
+    Parameters
+    ----------
+    path : str or Path
+        The record, or its folder.
+    images : str or Path, optional
+        A folder to look for the images in, by name, where they are no longer at their place.
+    model : str or Path, optional
+        Use this model file, or shipped model, in place of the one that the record names.
+
+    Yields
+    ------
+    TileDone, Replayed
+
+    Returns
+    -------
+    bool
+        Whether all labels are the same to the pixel.
+
+    Raises
+    ------
+    ValueError
+        If the record or the model cannot be read.
+    """
+    content, path = read_record(path).content, Path(path)
+    folder = path if path.is_dir() else path.parent
+    wanted = content["model"]
+    network = find_model(model or wanted["path"] or wanted["name"])
+    settings = from_dict(PredictionSettings, content["settings"]["prediction"])
+    counting = from_dict(CountingSettings, content["settings"]["counting"])
+    why = _differences(content, network, settings)
+    others = list_images(images) if images else {}
+    all_same = True
+    for entry in content["images"]:
+        replayed = yield from _again(entry, network, settings, counting, folder, others, why)
+        all_same = all_same and replayed.same
+        yield replayed
+    return all_same
+
+
+def _differences(content: Mapping[str, Any], model: Model, settings: PredictionSettings) -> tuple[str, ...]:
+    """Say what is not as it was when the record was made, apart from the images."""
+    found = []
+    if model.fingerprint != content["model"]["fingerprint"]:
+        found.append(f"the model {content['model']['name']} is another one than at the time ({content['model']['fingerprint']})")
+    now = versions()
+    changed = [f"{name} {then} then, {now.get(name, 'absent')} now" for name, then in content["versions"].items() if then != now.get(name)]
+    found += [f"other versions: {', '.join(changed)}"] if changed else []
+    device = describe_device(choose_device(settings.device))
+    if device.split(" (")[0] != str(content.get("device")).split(" (")[0]:
+        found.append(f"another device: {content.get('device')} then, {device} now")
+    return tuple(found)
+
+
+def _again(
+    entry: Mapping[str, Any],
+    model: Model,
+    settings: PredictionSettings,
+    counting: CountingSettings,
+    folder: Path,
+    others: Mapping[str, Path],
+    why: tuple[str, ...],
+) -> Generator[TileDone, None, Replayed]:
+    """Predict one image again."""
+    name = entry["name"]
+    place = others.get(name) or (Path(entry["path"]) if entry["path"] else None)
+    if place is None or not place.is_file():
+        where = f"is no longer at {place}" if place else "was in no file"
+        return Replayed(name, False, None, None, (f"the image {where}; say in which folder it is", *why))
+    try:
+        image = read_image(place)
+        if image.fingerprint != entry["fingerprint"]:
+            why = (f"the pixels of {place.name} are others than at the time", *why)
+        found = yield from find_cells(model, image, settings, counting)
+    except ValueError as error:
+        return Replayed(name, False, None, None, (str(error), *why))
+    same = fingerprint_labels(found.labels) == entry["labels_fingerprint"]
+    pixels, file = 0 if same else None, folder / entry["labels"] if entry["labels"] else None
+    if not same and file and file.is_file():
+        then = read_labels(file)
+        if fingerprint_labels(then) == entry["labels_fingerprint"] and then.shape == found.labels.shape:
+            pixels = int((then != found.labels).sum())
+    now = len(np.unique(found.labels[found.labels > 0]))
+    if not same and not why:
+        why = ("no reason is known: model, image, versions and kind of device are those of the record",)
+    return Replayed(name, same, pixels, (entry["found"], now), why)

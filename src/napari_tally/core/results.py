@@ -1,0 +1,192 @@
+"""The folder of results: what was counted in all images of a study, as tables that are written anew each time.
+
+::
+
+    results/  cells.csv      one row a cell
+              counts.csv     one row an image (plane)
+              regions.csv    one row a region of an image    where regions are given
+              groups.csv     one row a group of images       where groups are given
+              labels/        label images                    (written by whoever predicts)
+              record.json    how it came about               (core/record.py)
+
+With pyarrow, each table is written as Parquet too.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+from numpy.typing import NDArray
+
+from napari_tally.core.counting import describe_rule, measure_cells, summarise, write_table
+from napari_tally.core.images import Image
+from napari_tally.core.regions import Region
+from napari_tally.settings import RuleSettings
+
+TABLES = ("cells", "counts", "regions", "groups")
+
+
+@dataclass
+class Results:
+    """Gathers what is counted, image by image.
+
+    Attributes
+    ----------
+    rules : RuleSettings
+        Which cells count.
+    """
+
+    rules: RuleSettings = field(default_factory=RuleSettings)
+    _cells: list[pd.DataFrame] = field(default_factory=list)
+    _counts: list[pd.DataFrame] = field(default_factory=list)
+    _regions: list[pd.DataFrame] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def add(self, labels: NDArray, image: Image, regions: Sequence[Region] | None = None, group: str = "") -> pd.DataFrame:
+        """Count the cells of an image; give its rows of the table of images.
+
+        Parameters
+        ----------
+        labels : int array of shape `image.shape`
+        image : Image
+        regions : sequence of Region, optional
+        group : str
+            The group that the image belongs to; "" = none.
+
+        Raises
+        ------
+        ValueError
+            As :func:`measure_cells`; nothing is added then.
+        """
+        cells = measure_cells(labels, image, self.rules, regions)
+        counts = summarise(cells, image, self.rules)
+        parts = summarise(cells, image, self.rules, regions) if regions else None
+        for table in (cells, counts) if parts is None else (cells, counts, parts):
+            if group:
+                table.insert(1 if table is cells else 2, "group", group)
+        self._cells.append(cells)
+        self._counts.append(counts)
+        if parts is not None:
+            self._regions.append(parts)
+        return counts
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Give the tables that there are, by name."""
+        if not self._counts:
+            return {}
+        tables = {"cells": pd.concat(self._cells, ignore_index=True), "counts": pd.concat(self._counts, ignore_index=True)}
+        if self._regions:
+            tables["regions"] = pd.concat(self._regions, ignore_index=True)
+        if "group" in tables["counts"]:
+            tables["groups"] = by_group(tables["counts"], describe_rule(self.rules))
+        return tables
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write all tables, each whole or not at all; a table of an earlier run that there is none of now is removed.
+
+        Returns
+        -------
+        list of Path
+            The files.
+        """
+        written, folder = [], Path(folder)
+        tables = self.tables()
+        for name in TABLES:
+            path = folder / f"{name}.csv"
+            if name in tables:
+                written += write_tables(path, tables[name])
+            else:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".parquet").unlink(missing_ok=True)
+        return written
+
+
+def write_tables(path: Path, table: pd.DataFrame) -> list[Path]:
+    """Write a table as CSV and, where pyarrow is installed, as Parquet beside it; give the files."""
+    write_table(path, table)
+    if find_spec("pyarrow") is None:
+        path.with_suffix(".parquet").unlink(missing_ok=True)  # it would be that of another run
+        return [path]
+    other = path.with_suffix(".parquet")
+    partial = other.with_name(other.name + ".part")
+    table.to_parquet(partial, index=False)
+    partial.replace(other)
+    return [path, other]
+
+
+def by_group(counts: pd.DataFrame, rule: str = "") -> pd.DataFrame:
+    """Compare groups of images.
+
+    Parameters
+    ----------
+    counts : pandas.DataFrame
+        From :func:`summarise`, with a column ``group``. The planes of an image are added up.
+    rule : str
+        Which cells count, in words.
+
+    Returns
+    -------
+    pandas.DataFrame
+        group, images, count, mean_count, sd_count (between images; NaN for one image), area_mm2, cells_per_mm2 (all cells over all
+        area), mean_cells_per_mm2 and sd_cells_per_mm2 (of the images), rule.
+    """
+    images = counts.groupby(["group", "image"], sort=False, as_index=False)[["count", "area_mm2"]].sum(min_count=1)
+    images["density"] = images["count"] / images["area_mm2"]
+    groups = images.groupby("group", sort=False)
+    table = groups.agg(
+        images=("image", "size"),
+        count=("count", "sum"),
+        mean_count=("count", "mean"),
+        sd_count=("count", "std"),
+        area_mm2=("area_mm2", lambda area: area.sum(skipna=False)),
+        mean_cells_per_mm2=("density", lambda density: density.mean(skipna=False)),
+        sd_cells_per_mm2=("density", lambda density: density.std(skipna=False)),
+    ).reset_index()
+    table.insert(table.columns.get_loc("mean_cells_per_mm2"), "cells_per_mm2", table["count"] / table["area_mm2"])
+    return table.assign(rule=rule)
+
+
+def read_groups(path: str | Path) -> dict[str, str]:
+    """Read which image belongs to which group: a CSV file with the columns ``image`` (file name or its stem) and ``group``.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, has no such columns, or names an image twice.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:  # as spreadsheets write it
+            dialect = csv.Sniffer().sniff(file.readline() or "image,group", delimiters=",;\t")
+            file.seek(0)
+            rows = list(csv.DictReader(file, dialect=dialect))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: this table of groups cannot be read ({error}).") from error
+    groups: dict[str, str] = {}
+    for row in rows:
+        if not row.get("image") or row.get("group") is None:
+            raise ValueError(f"{path}: the columns are {', '.join(map(str, row))}; a table with the columns image and group is wanted.")
+        stem = row["image"].strip()
+        stem = Path(stem).stem if Path(stem).suffix else stem
+        if groups.setdefault(stem, row["group"].strip()) != row["group"].strip():
+            raise ValueError(f"{path}: {stem} is in the groups {groups[stem]} and {row['group']}; an image belongs to one.")
+    return groups
+
+
+def group_of(path: Path, groups: Mapping[str, str] | None) -> str:
+    """Give the group of an image: by the table, or (None) the name of the folder that it lies in.
+
+    Raises
+    ------
+    ValueError
+        If the table does not name the image.
+    """
+    if groups is None:
+        return path.resolve().parent.name
+    if path.stem not in groups:
+        raise ValueError(f"{path.name} has no group; add a line for {path.stem} to the table of groups.")
+    return groups[path.stem]

@@ -244,6 +244,19 @@ class PredictionSettings:
 
 
 @dataclass(frozen=True)
+class BatchSettings:
+    """What a batch writes. See :mod:`napari_tally.core.batch`."""
+
+    format: Annotated[
+        Literal["tiff", "ome-zarr"],
+        {"label": "Label images as", "tooltip": "TIFF (opens in Fiji) or OME-Zarr (with a pyramid, for slides)."},
+    ] = "tiff"
+    anew: Annotated[
+        bool, {"label": "Count all anew", "tooltip": "Count images anew that an earlier run with the same settings has counted already."}
+    ] = False
+
+
+@dataclass(frozen=True)
 class CountingSettings:
     """How probabilities become cells. See :mod:`napari_tally.core.instances`."""
 

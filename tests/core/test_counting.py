@@ -167,10 +167,10 @@ def test_written_whole(tmp_path, image):
 @pytest.mark.parametrize(("expected", "says"), [(14, False), (25, False), (30, True), (6, True), (float("nan"), False)])
 def test_cells_of_another_size_than_the_model_knows(expected, says):
     labels = discs((64, 128), *((y, x, 7) for y in (12, 32, 52) for x in range(10, 128, 18)))
-    remark = size_remark(labels, expected)
+    remark = size_remark(np.bincount(labels.ravel())[1:], expected)
     assert remark.startswith("The cells found are about 14 px across, but at this magnification the model expects about") is says
     assert (remark == "") is not says
 
 
 def test_a_few_cells_say_nothing_of_their_size():
-    assert size_remark(discs((64, 64), (32, 32, 7)), 100) == ""
+    assert size_remark([154, 150], 100) == ""

@@ -69,7 +69,7 @@ def expand(given: Iterable[Path]) -> list[Path]:
 
     paths: dict[str, Path] = {}
     for path in given:
-        for found in list_images(path).values() if path.is_dir() else [path]:
+        for found in list_images(path).values() if path.is_dir() and path.suffix != ".zarr" else [path]:
             if found.stem in paths:
                 raise ValueError(
                     f"{paths[found.stem]} and {found} have the same stem, so their labels would overwrite each other; rename one."
@@ -82,7 +82,11 @@ class Progress:
     """One line on a terminal that is written over; nothing elsewhere."""
 
     def __init__(self, what: str) -> None:
-        self._what, self._live = what, sys.stderr.isatty()
+        self.what, self._live = what, sys.stderr.isatty()
+        self.restart()
+
+    def restart(self) -> None:
+        """Count the time from now on."""
         self._began = time.perf_counter()
 
     def __enter__(self) -> "Progress":
@@ -95,7 +99,7 @@ class Progress:
     def show(self, fraction: float, text: str = "") -> None:
         if self._live:
             bar = "#" * int(30 * fraction)
-            print(f"\r\033[K{self._what} [{bar:30}] {100 * fraction:3.0f} % {text}", end="", file=sys.stderr, flush=True)
+            print(f"\r\033[K{self.what} [{bar:30}] {100 * fraction:3.0f} % {text}", end="", file=sys.stderr, flush=True)
 
     def say(self, text: str, only_terminal: bool = False) -> None:
         """Print a line above the bar."""
@@ -104,7 +108,13 @@ class Progress:
         if self._live or not only_terminal:
             print(text, flush=True)
 
+    def warn(self, text: str) -> None:
+        """Print a line about something that went wrong."""
+        if self._live:
+            print("\r\033[K", end="", file=sys.stderr)
+        print(text, file=sys.stderr, flush=True)
+
     def tile(self, news: "TileDone") -> None:
         """Show tiles done and the time left."""
-        left = (time.perf_counter() - self._began) * (news.total - news.done) / max(1, news.done)
-        self.show(news.done / news.total, f"tile {news.done} of {news.total}, {left:.0f} s left")
+        left = (time.perf_counter() - self._began) * (news.total - news.done) / max(0.01, news.done)
+        self.show(news.done / news.total, f"tile {int(news.done)} of {news.total}, {left:.0f} s left")

@@ -8,7 +8,7 @@ from napari_tally.cli._parts import Commands
 from napari_tally.cli.evaluate import print_evaluation
 from napari_tally.cli.predict import predict_files
 from napari_tally.cli.train import fit
-from napari_tally.settings import PredictionSettings, TrainingSettings, from_dict
+from napari_tally.settings import BatchSettings, PredictionSettings, TrainingSettings, from_dict
 
 
 def register(command: Commands) -> None:
@@ -21,6 +21,7 @@ def register(command: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
+    from napari_tally.core.batch import Batch
     from napari_tally.core.images import read_labels
     from napari_tally.core.metrics import evaluate
     from napari_tally.core.overlay import contact_sheet
@@ -33,7 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
     (out / "labels").mkdir(parents=True, exist_ok=True)
     training, test = real_split(arguments.data) if arguments.data else simulated_split(out / "data")
     model = fit(training, settings, out / "model.safetensors", choose_start("auto", training, settings))
-    predict_files([path for path, _ in test], model, out, PredictionSettings(), model.counting, name=str(out / "model.safetensors"))
+    batch = Batch(model, str(out / "model.safetensors"), out, PredictionSettings(), model.counting, files=BatchSettings(anew=True))
+    predict_files([path for path, _ in test], batch)
     triples = [(path.stem, truth, read_labels(out / "labels" / f"{path.stem}.tif")) for path, truth in test]
     result = evaluate(triples)
     contact_sheet([(path, t, p) for (path, _), (_, t, p) in zip(test, triples, strict=True)], out / "overlay.png")

@@ -2,30 +2,35 @@
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tally.cli._parts import Commands, Progress, add_settings, expand, settings_from
-from napari_tally.cli._results import Choice, add_rules, rules_from
-from napari_tally.settings import CountingSettings, PredictionSettings
+from napari_tally.cli._results import add_rules, rules_from
+from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings
 
 if TYPE_CHECKING:
-    from napari_tally.core.model_file import Model
+    from napari_tally.core.batch import Batch
 
 
 def register(command: Commands) -> None:
     """Add the command."""
-    parser = command("predict", run, "Find and count the cells of images.")
+    parser = command("predict", run, "Find and count the cells of images. A run that was broken off goes on where it was.")
     parser.add_argument("--model", required=True, metavar="FILE|NAME", help="the model")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets labels/STEM.tif, counts.csv and cells.csv")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
     add_settings(parser, PredictionSettings)
     add_settings(parser, CountingSettings, default="that of the model")
+    add_settings(parser, BatchSettings)
     add_rules(parser)
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="compute on N processes of this machine (0 = on this one)")
+    parser.add_argument("--scheduler", default="", metavar="ADDRESS", help="compute on the dask workers of this scheduler: tcp://...")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    from napari_tally.core.batch import Batch
     from napari_tally.core.devices import choose_device, describe_device
     from napari_tally.core.model_file import find_model
 
@@ -33,59 +38,58 @@ def run(arguments: argparse.Namespace) -> int:
     model = find_model(arguments.model)
     settings = settings_from(PredictionSettings, arguments)
     counting = settings_from(CountingSettings, arguments, model.counting)
+    files = settings_from(BatchSettings, arguments)
     choice = rules_from(arguments)
-    print(f"Predicting {len(paths)} image{'s' * (len(paths) != 1)} on the {describe_device(choose_device(settings.device))}.")
-    (arguments.out / "labels").mkdir(parents=True, exist_ok=True)
-    failed = predict_files(paths, model, arguments.out, settings, counting, choice, arguments.model)
-    return 2 if failed else 0
+    device = describe_device(choose_device(settings.device))
+    with ExitStack() as stack:
+        runner = None
+        if arguments.workers or arguments.scheduler:
+            from napari_tally.core.cluster import Cluster, connect, share_of_threads
+
+            client = stack.enter_context(connect(arguments.scheduler, arguments.workers))
+            name = arguments.model if not Path(arguments.model).is_file() else str(Path(arguments.model).resolve())
+            runner = Cluster(client, name, model.fingerprint, share_of_threads(arguments.workers))
+            device = f"workers of {arguments.scheduler}" if arguments.scheduler else f"{arguments.workers} processes"
+        print(f"Predicting {len(paths)} image{'s' * (len(paths) != 1)} on the {device}.")
+        batch = Batch(model, arguments.model, arguments.out, settings, counting, choice.rules, files, choice.regions, choice.group, runner)
+        return 2 if predict_files(paths, batch) else 0
 
 
-def predict_files(
-    paths: list[Path],
-    model: "Model",
-    out: Path,
-    settings: PredictionSettings,
-    counting: CountingSettings,
-    choice: Choice | None = None,
-    name: str = "",
-) -> int:
-    """Predict files one by one, write labels, tables and the record; a bad file is reported and passed over. Gives how many were bad."""
-    from napari_tally.core.counting import size_remark
+def predict_files(paths: list[Path], batch: "Batch") -> int:
+    """Run a batch and tell how it goes; a bad file is reported and passed over. Gives how many were bad."""
+    from napari_tally.core.batch import ImageDone, PassedOver, Working
     from napari_tally.core.events import run_to_end
-    from napari_tally.core.find import find_cells
-    from napari_tally.core.images import read_image, write_labels
-    from napari_tally.core.record import RunRecord
-    from napari_tally.core.results import Results
 
-    choice = choice or Choice()
-    results, failed = Results(choice.rules), 0
-    record = RunRecord.begin(model, name, settings, counting, choice.rules)
-    try:
-        for i, path in enumerate(paths):
-            try:
-                image, regions, group = read_image(path), choice.regions(path), choice.group(path)
-                with Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
-                    found = run_to_end(find_cells(model, image, settings, counting), progress.tile)
-                remark = size_remark(found.labels, model.diameter * found.zoom)
-                if remark:
-                    print(f"Note: {path.name}: {remark}")
-                results.add(found.labels, image, regions, group)
-            except ValueError as error:
-                if len(paths) == 1:
-                    raise
-                print(f"napari-tally: passed over: {error}", file=sys.stderr)
-                failed += 1
-                continue
-            write_labels(out / "labels" / f"{path.stem}.tif", found.labels, image.pixel_size)
-            record.add(image, path, found, f"labels/{path.stem}.tif", (remark,))
-    finally:  # what is counted is kept, whatever happens to the next image
-        if len(results):
-            results.write(out)
-            record.write(out)
+    bad: list[PassedOver] = []
+    again = 0
+    with Progress("predicting") as progress:
+
+        def show(event: object) -> None:
+            nonlocal again
+            if isinstance(event, Working):
+                progress.what = f"{event.number}/{event.total} {event.path.name}"
+                if event.tile:
+                    progress.tile(event.tile)
+                else:
+                    progress.restart()
+            elif isinstance(event, PassedOver):
+                bad.append(event)
+                if len(paths) > 1:
+                    progress.warn(f"napari-tally: passed over: {event.reason}")
+            elif isinstance(event, ImageDone):
+                again += event.again
+                if event.remark:
+                    progress.say(f"Note: {event.path.name}: {event.remark}")
+
+        results = run_to_end(batch.run(paths), show)
+    if bad and len(paths) == 1:
+        raise ValueError(bad[0].reason)
     if not len(results):
         raise ValueError("None of the images could be predicted.")
     n = int(results.tables()["counts"]["count"].sum())
-    print(f"{n} cells in {len(results)} image{'s' * (len(results) != 1)}; labels and tables are in {out}.")
-    if failed:
-        print(f"napari-tally: {failed} of {len(paths)} images could not be predicted.", file=sys.stderr)
-    return failed
+    print(f"{n} cells in {len(results)} image{'s' * (len(results) != 1)}; labels and tables are in {batch.out}.")
+    if again:
+        print(f"{again} of them had been counted by an earlier run (--anew counts them again).")
+    if bad:
+        print(f"napari-tally: {len(bad)} of {len(paths)} images could not be predicted.", file=sys.stderr)
+    return len(bad)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from skimage.measure import regionprops_table
 
 from napari_tally.core.images import Image
@@ -96,11 +96,11 @@ def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, rules: Rul
             cells[f"{what}_intensity" + (f"_{c}" if image.channels > 1 else "")] = table[f"intensity_{what}-{c}"]
     first = (table["bbox-0"] == 0) | (table["bbox-1"] == 0)
     cells["touches_border"] = first | (table["bbox-2"] == labels.shape[0]) | (table["bbox-3"] == labels.shape[1])
-    cells["counted"] = _counted(cells, first, rules, image)
+    cells["counted"] = rule_applies(cells, first, rules, image)
     return cells
 
 
-def _counted(cells: pd.DataFrame, first: NDArray[np.bool_], rules: RuleSettings, image: Image) -> NDArray[np.bool_]:
+def rule_applies(cells: pd.DataFrame, first: NDArray[np.bool_], rules: RuleSettings, image: Image) -> NDArray[np.bool_]:
     """Apply the rule; `first` are the cells at the top or left edge."""
     if rules.smallest and rules.unit == "um2" and not image.pixel_size:
         raise ValueError(
@@ -192,18 +192,17 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
     partial.replace(path)
 
 
-def size_remark(labels: NDArray[np.integer], expected: float) -> str:
+def size_remark(areas: ArrayLike, expected: float) -> str:
     """Say so where the cells that were found are much larger or smaller than those that the model knows; "" where all is well.
 
     Parameters
     ----------
-    labels : (..., Y, X) int
-        What was found, 0 = background.
+    areas : (n,) array
+        Of the cells that were found, in pixels.
     expected : float
-        Diameter in pixels that the model expects, from :func:`napari_tally.core.predict.expected_diameter`; NaN if unknown.
+        Diameter in pixels that the model expects; NaN if unknown.
     """
-    areas = np.bincount(labels[labels > 0])
-    areas = areas[areas > 0]
+    areas = np.asarray(areas)
     if areas.size < _FEW_CELLS or not expected > 0:
         return ""
     found = float(np.sqrt(4 / np.pi * np.median(areas)))

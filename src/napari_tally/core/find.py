@@ -9,7 +9,7 @@
 Nothing but the hills is kept of a tile, so that a slide needs no more memory than a tile, if its labels go to a file.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import mapped
 from napari_tally.core.images import Image, normalise
-from napari_tally.core.instances import Hills, climb_tile, find_instances, ring
+from napari_tally.core.instances import Hills, TileHills, climb_tile, find_instances, ring
 from napari_tally.core.model_file import WELL_KNOWN, Model
 from napari_tally.core.predict import Predictor, TileDone, part_done, predict_plane, require_channels, window_for
 from napari_tally.core.rescale import rescale
@@ -64,12 +64,12 @@ class Piece(TileDone):
     plane : int
     region : (slice, slice)
         Rows and columns.
-    labels : int32, size of region
+    labels : int32, size of region; None where they were computed elsewhere
     """
 
     plane: int
     region: Region
-    labels: NDArray[np.int32]
+    labels: NDArray[np.int32] | None
 
 
 def find_cells(
@@ -80,6 +80,7 @@ def find_cells(
     out: Any = None,
     keep: bool | None = None,
     next_tile: Callable[[int, list[Region]], int] | None = None,
+    runner: Any = None,
 ) -> Generator[TileDone, None, Prediction]:
     """Find the cells of an image.
 
@@ -99,6 +100,9 @@ def find_cells(
         Gives the place, in a list of tiles of this plane that wait, of the one to come next. Left out: row by row. The order does
         not change the result.
 
+    runner : optional
+        Computes the tiles elsewhere; see :mod:`napari_tally.core.cluster`. It needs `out`.
+
     Yields
     ------
     TileDone
@@ -114,35 +118,73 @@ def find_cells(
     if model.any_size and not settings.diameter:
         diameter = yield from estimate_diameter(model, image, settings)
         settings = replace(settings, diameter=diameter)
-    predictor = Predictor(model, image, settings)
-    zoom = model.scale / predictor.scale
-    planes, (height, width) = len(image.planes), image.shape[-2:]
-    labels = np.zeros((planes, height, width), np.int32) if out is None else out
+    work = TileWork(Predictor(model, image, settings), counting)
+    planes, shape = len(image.planes), work.shape
+    labels = np.zeros((planes, *shape), np.int32) if out is None else out
     keep = not image.is_lazy and out is None if keep is None else keep
-    probabilities = np.empty((planes, model.settings.classes, height, width), np.float32) if keep else None
-    tiles = predictor.tiles()
-    total, done, cells = planes * len(tiles), 0, 0
+    probabilities = np.empty((planes, model.settings.classes, *shape), np.float32) if keep else None
+    tiles = work.predictor.tiles(runner.grid if runner else 1)
+    total, cells = planes * len(tiles), 0
     for p in range(planes):
-        hills, waiting = Hills(counting, zoom), list(tiles)
+        hills = Hills(counting, work.zoom)
+        before: dict[int, int] = {}  # where the hills of each tile begin
+        waiting = list(range(len(tiles)))
+        results = runner.run(work, out, p, tiles) if runner else None
         while waiting:
-            tile = waiting.pop(next_tile(p, waiting) if next_tile else 0)
-            known = grown(tile, ring(counting, zoom), (height, width))
-            found = yield from mapped(predictor.tile(p, known), partial(part_done, done, total))
-            if probabilities is not None:
-                inner = (slice(t.start - k.start, t.stop - k.start) for t, k in zip(tile, known, strict=True))
-                probabilities[p][:, *tile] = found[:, *inner]
-            piece, tops = climb_tile(found, known, tile, (height, width), counting, zoom)
-            piece[piece > 0] += hills.add(tops)
-            labels[p, *tile] = piece
-            done += 1
-            yield Piece(done, total, p, tile, piece)
+            done = p * len(tiles) + len(before)
+            if results:
+                n, top = yield from mapped(next_of(results), partial(part_done, done, total))
+                waiting.remove(n)
+                piece = None
+            else:
+                n = waiting.pop(next_tile(p, [tiles[n] for n in waiting]) if next_tile else 0)
+                piece, top, found = yield from mapped(work.run(p, tiles[n]), partial(part_done, done, total))
+                labels[p, *tiles[n]] = piece
+                if probabilities is not None:
+                    probabilities[p][:, *tiles[n]] = found
+            before[n] = hills.add(top)
+            yield Piece(done + 1, total, p, tiles[n], None if piece is None else piece + before[n] * (piece > 0))
         cell_of = hills.cells()
         number = int(cell_of.max(initial=0))
         cell_of[cell_of > 0] += cells  # ids go on from plane to plane, so no id comes twice
-        for tile in tiles:
-            labels[p, *tile] = cell_of[labels[p, *tile]]
+        for n, tile in enumerate(tiles):
+            piece = labels[p, *tile]
+            labels[p, *tile] = np.where(piece > 0, cell_of[piece + np.int64(before[n])], 0)
         cells += number
-    return Prediction(probabilities, labels.reshape(image.shape) if out is None else out, zoom, cells)
+    return Prediction(probabilities, labels.reshape(image.shape) if out is None else out, work.zoom, cells)
+
+
+@dataclass(frozen=True, eq=False)
+class TileWork:
+    """What is to be done with each tile, here or on another machine."""
+
+    predictor: Predictor
+    counting: CountingSettings
+
+    @property
+    def zoom(self) -> float:
+        """How many times larger cells are taken to be than in the training images."""
+        return self.predictor.model_scale / self.predictor.scale
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Size of a plane in pixels."""
+        return self.predictor.image.shape[-2], self.predictor.image.shape[-1]
+
+    def run(self, plane: int, tile: Region) -> Generator[float, None, tuple[NDArray[np.int32], TileHills, NDArray[np.float32]]]:
+        """Give the hills of the pixels of a tile (numbered 1..n), what there is to know of them, and the probabilities."""
+        known = grown(tile, ring(self.counting, self.zoom), self.shape)
+        found = yield from self.predictor.tile(plane, known)
+        piece, top = climb_tile(found, known, tile, self.shape, self.counting, self.zoom)
+        inner = (slice(t.start - k.start, t.stop - k.start) for t, k in zip(tile, known, strict=True))
+        return piece, top, found[:, *inner]
+
+
+def next_of(results: Iterator[tuple[int, TileHills] | None]) -> Generator[float, None, tuple[int, TileHills]]:
+    """Wait for the next tile that is computed elsewhere; None means that there is none yet."""
+    while (result := next(results)) is None:
+        yield 0.0
+    return result
 
 
 def estimate_diameter(model: Model, image: Image, settings: PredictionSettings) -> Generator[TileDone, None, float]:

@@ -24,6 +24,7 @@ import PIL.Image
 import tifffile
 from numpy.typing import ArrayLike, NDArray
 
+from napari_tally.core.lazy import open_ome_zarr, open_tiff
 from napari_tally.settings import NormalisationSettings
 
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -43,6 +44,9 @@ _DECODER_ERRORS = (
     tifffile.TiffFileError,
     PIL.Image.DecompressionBombError,
 )
+LAZY_BYTES = 2**28
+"""Images with more pixels than this stay in their files."""
+_ROWS = 4096
 _UNITS_IN_UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3, "cm": 1e4}
 
 log = logging.getLogger(__name__)
@@ -85,12 +89,17 @@ class Image:
     @property
     def is_lazy(self) -> bool:
         """Whether the pixels stay in their file until they are read."""
-        return not isinstance(self.planes, np.ndarray)
+        return is_lazy(self.planes)
 
     @property
     def fingerprint(self) -> str:
         """Tells images apart, whatever they are called: 16 hexadecimal digits that depend on the pixels alone."""
-        return hashlib.sha256(np.ascontiguousarray(self.planes).data).hexdigest()[:16]
+        digest = hashlib.sha256()
+        for plane in self.planes:
+            for channel in plane:
+                for row in range(0, channel.shape[0], _ROWS):  # the same bytes as all at once
+                    digest.update(np.ascontiguousarray(channel[row : row + _ROWS]).data)
+        return digest.hexdigest()[:16]
 
     def read(self, plane: int, region: tuple[slice, slice]) -> NDArray[Any]:
         """Give rows and columns of a plane, (C, *size of region).
@@ -116,6 +125,11 @@ class Image:
             return self
         whole = slice(0, self.shape[-2]), slice(0, self.shape[-1])
         return replace(self, planes=np.stack([self.read(p, whole) for p in range(len(self.planes))]))
+
+
+def is_lazy(array: object) -> bool:
+    """Whether an array is a dask array: its pixels are read when they are asked for."""
+    return type(array).__module__.startswith("dask.")
 
 
 def _where(region: tuple[slice, slice]) -> str:
@@ -149,7 +163,7 @@ def as_image(
     ValueError
         For values that are no numbers, NaN or infinite, fewer than two axes, or an empty image.
     """
-    a = np.asarray(array)
+    a: Any = array if is_lazy(array) else np.asarray(array)
     if a.dtype == bool:
         a = a.astype(np.uint8)
     if a.dtype.kind not in "uif":
@@ -168,15 +182,15 @@ def as_image(
     sample, channel = axes.find("S"), axes.find("C")
     colour = sample >= 0 and a.shape[sample] in (3, 4)
     if sample >= 0 and a.shape[sample] in (2, 4):  # grey + alpha, RGB + alpha
-        a = np.take(a, range(a.shape[sample] - 1), axis=sample)
+        a = a[tuple(slice(-1 if i == sample else None) for i in range(a.ndim))]
     others = [i for i, letter in enumerate(axes) if letter not in "YXCS"]
     leading = tuple(a.shape[i] for i in others)
     order = [*others, *(i for i in (channel, sample) if i >= 0), axes.index("Y"), axes.index("X")]
     height, width = a.shape[axes.index("Y")], a.shape[axes.index("X")]
     planes = a.transpose(order).reshape(int(np.prod(leading, dtype=int)), -1, height, width)  # (P, C, Y, X)
-    if colour and planes.shape[1] == 3 and all(np.array_equal(planes[:, 0], planes[:, c]) for c in (1, 2)):
+    if not is_lazy(planes) and colour and planes.shape[1] == 3 and all(np.array_equal(planes[:, 0], planes[:, c]) for c in (1, 2)):
         planes, colour = planes[:, :1], False  # grey, saved as colour
-    if planes.dtype.kind == "f" and not np.isfinite(planes).all():
+    if not is_lazy(planes) and planes.dtype.kind == "f" and not np.isfinite(planes).all():
         bad = planes.size - int(np.isfinite(planes).sum())
         raise ValueError(
             f"{name}: {bad} of {planes.size} values are not finite (NaN or infinite). Replace them, for example by 0, and try again."
@@ -187,7 +201,9 @@ def as_image(
 
 
 def read_image(path: str | Path) -> Image:
-    """Read a TIFF (any compression, ImageJ, OME), PNG or JPEG file.
+    """Read a TIFF (any compression, ImageJ, OME), PNG, JPEG or OME-Zarr.
+
+    Large TIFF files and OME-Zarr stay in their files, and are read piece by piece.
 
     Parameters
     ----------
@@ -211,14 +227,17 @@ def read_image(path: str | Path) -> Image:
 
 def read_labels(path: str | Path) -> NDArray[Any]:
     """Read a label image as it is: (Y, X) or (planes, Y, X); see `annotations.check_labels` for what may be wrong."""
-    return _decode(Path(path), palette=False)[0]
+    array = _decode(Path(path), palette=False)[0]
+    return array.compute() if is_lazy(array) else array
 
 
-def _decode(path: Path, palette: bool = True) -> tuple[NDArray[Any], str | None, tuple[float, float] | None]:
+def _decode(path: Path, palette: bool = True) -> tuple[Any, str | None, tuple[float, float] | None]:
     """Read the pixels, the axes and the pixel size; turn what decoders raise into one sentence.
 
     With `palette`, numbers that stand for colours become the colours; of labels the numbers are wanted.
     """
+    if path.is_dir() and path.suffix.lower() == ".zarr":
+        return open_ome_zarr(path)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file.")
     if path.suffix.lower() not in SUFFIXES:
@@ -231,7 +250,8 @@ def _decode(path: Path, palette: bool = True) -> tuple[NDArray[Any], str | None,
                 if not tif.series:
                     raise ValueError("it holds no image")
                 series = max(tif.series, key=lambda series: series.size)  # not the thumbnail
-                return series.asarray(), series.axes, _tiff_pixel_size(tif)
+                pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
+                return pixels, series.axes, _tiff_pixel_size(tif)
         with PIL.Image.open(path) as picture:
             array = np.asarray(picture.convert("RGB") if picture.mode in colours else picture)
             return array, "YX" if array.ndim == 2 else "YXS", None
@@ -286,12 +306,12 @@ def list_images(folder: str | Path) -> dict[str, Path]:
         raise ValueError(f"{folder}: there is no such folder.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+        if path.suffix.lower() in (*SUFFIXES, ".zarr") and not path.name.startswith("."):
             if path.stem in found:
                 raise ValueError(f"{folder}: {found[path.stem].name} and {path.name} have the same stem; rename one of them.")
             found[path.stem] = path
     if not found:
-        raise ValueError(f"{folder}: there is no image in this folder ({', '.join(SUFFIXES)}).")
+        raise ValueError(f"{folder}: there is no image in this folder ({', '.join((*SUFFIXES, '.zarr'))}).")
     return found
 
 

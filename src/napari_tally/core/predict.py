@@ -103,26 +103,30 @@ class Predictor:
         A copy of its network is used; it may be trained meanwhile.
     image : Image
     settings : PredictionSettings
+    window : (C, 2) float32, optional
+        Intensities that become 0 and 1; left out: measured, or those of the model.
     """
 
-    def __init__(self, model: Model, image: Image, settings: PredictionSettings) -> None:
+    def __init__(self, model: Model, image: Image, settings: PredictionSettings, window: NDArray[np.float32] | None = None) -> None:
         require_channels(model, image)
-        self.image, self._settings = image, settings
+        self.image, self.settings, self.model_scale = image, settings, model.scale
         self._device = choose_device(settings.device)
         self._network = folded(model.network).to(self._device)
         self._channels = model.settings.channels
-        self._window = window_for(model, image)
+        self.window = window_for(model, image) if window is None else window
         self.scale = working_scale(model, image, settings)
         self._shape = image.shape[-2], image.shape[-1]
         self._grid = scaled_shape(self._shape, self.scale)  # size of a plane in network pixels
 
-    def tiles(self) -> list[Region]:
-        """Give the tiles of a plane, in pixels of the image."""
-        if side := self._settings.tile:
-            return plan_tiles(self._shape, (side, side))
-        halo = round(_halo(self._network) / self.scale)
-        pixels = _affordable(self._device) / bytes_per_pixel(self._network) / self.scale**2
-        return plan_tiles(self._shape, best_stride(self._shape, halo, pixels))
+    def tiles(self, grid: int = 1) -> list[Region]:
+        """Give the tiles of a plane, in pixels of the image; each begins on a multiple of `grid`."""
+        stride = (self.settings.tile, self.settings.tile)
+        if not self.settings.tile:
+            halo = round(_halo(self._network) / self.scale)
+            pixels = _affordable(self._device) / bytes_per_pixel(self._network) / self.scale**2
+            stride = best_stride(self._shape, halo, pixels)
+        down, across = (max(grid, side // grid * grid) if side < n else n for side, n in zip(stride, self._shape, strict=True))
+        return plan_tiles(self._shape, (down, across))
 
     def tile(self, plane: int, region: Region) -> Generator[float, None, NDArray[np.float32]]:
         """Compute the probabilities of a region of a plane.
@@ -164,13 +168,13 @@ class Predictor:
 
     def _whole(self, plane: int, region: Region) -> Generator[float, None, NDArray[np.float32]]:
         wanted = needed(self._grid, self._shape, region)  # in network pixels
-        probabilities = yield from _classify(self._network, self._grid, wanted, partial(self._read, plane), self._settings.average)
+        probabilities = yield from _classify(self._network, self._grid, wanted, partial(self._read, plane), self.settings.average)
         return rescale_piece(probabilities, self._grid, self._shape, region)
 
     def _read(self, plane: int, piece: Region) -> NDArray[np.float32]:
         """Give a piece of a plane as the network sees it: (C, *size of piece) in network pixels."""
         raw = self.image.read(plane, needed(self._shape, self._grid, piece))
-        picture = rescale_piece(normalise(raw, self._window), self._shape, self._grid, piece)
+        picture = rescale_piece(normalise(raw, self.window), self._shape, self._grid, piece)
         return np.repeat(picture, self._channels, axis=0) if len(picture) < self._channels else picture  # grey is repeated
 
 

@@ -11,7 +11,7 @@ Prediction draws no random numbers, so there is no seed but that of the training
 import hashlib
 import json
 import platform
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import napari_tally
 from napari_tally.core.devices import choose_device, describe_device
@@ -32,6 +31,7 @@ from napari_tally.settings import CountingSettings, PredictionSettings, RuleSett
 FORMAT = 1
 NAME = "record.json"
 _KEY = "napari_tally_record"
+_ROWS = 4096
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-image")
 
 
@@ -89,8 +89,8 @@ class RunRecord:
 
     def add(
         self, image: Image, path: str | Path | None, found: Prediction, labels_file: str | None = None, remarks: tuple[str, ...] = ()
-    ) -> None:
-        """Note what was found in an image; `labels_file` is relative to the record."""
+    ) -> dict[str, Any]:
+        """Note what was found in an image, and give the note; `labels_file` is relative to the record."""
         self.content["images"].append(
             {
                 "name": image.name,
@@ -99,12 +99,14 @@ class RunRecord:
                 "shape": list(image.shape),
                 "pixel_size": None if image.pixel_size is None else list(image.pixel_size),
                 "zoom": found.zoom,
-                "found": len(np.unique(found.labels[found.labels > 0])),
+                "found": found.cells,
                 "labels": labels_file,
-                "labels_fingerprint": fingerprint_labels(found.labels),
+                "labels_fingerprint": fingerprint_labels(found.labels, image.shape),
                 "remarks": [remark for remark in remarks if remark],
             }
         )
+        note: dict[str, Any] = self.content["images"][-1]
+        return note
 
     def write(self, folder: str | Path) -> Path:
         """Write record.json into a folder, whole or not at all."""
@@ -148,10 +150,23 @@ def versions() -> dict[str, str]:
     }
 
 
-def fingerprint_labels(labels: NDArray[np.integer]) -> str:
-    """Give 16 hexadecimal digits that depend on the shape and the ids alone."""
-    pixels = np.ascontiguousarray(labels, np.int32)
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
+def fingerprint_labels(labels: Any, shape: Sequence[int] | None = None) -> str:
+    """Give 16 hexadecimal digits that depend on the shape and the ids alone.
+
+    Parameters
+    ----------
+    labels : (..., Y, X) int array; or (P, Y, X), read in pieces, where a shape is given
+    shape : sequence of int, optional
+        (..., Y, X), as it is written.
+    """
+    shape = tuple(labels.shape if shape is None else shape)
+    digest = hashlib.sha256(repr(shape).encode())
+    stack = labels.reshape(-1, *shape[-2:]) if isinstance(labels, np.ndarray) else labels
+    for p in range(stack.shape[0]):
+        for row in range(0, shape[-2], _ROWS):  # the same bytes as all at once
+            rows = stack[p, row : min(row + _ROWS, shape[-2]), 0 : shape[-1]]
+            digest.update(np.ascontiguousarray(rows, np.int32).data)
+    return digest.hexdigest()[:16]
 
 
 def read_record(path: str | Path) -> RunRecord:
@@ -255,7 +270,7 @@ def _again(
     """Predict one image again."""
     name = entry["name"]
     place = others.get(name) or (Path(entry["path"]) if entry["path"] else None)
-    if place is None or not place.is_file():
+    if place is None or not place.exists():
         where = f"is no longer at {place}" if place else "was in no file"
         return Replayed(name, False, None, None, (f"the image {where}; say in which folder it is", *why))
     try:
@@ -271,7 +286,7 @@ def _again(
         then = read_labels(file)
         if fingerprint_labels(then) == entry["labels_fingerprint"] and then.shape == found.labels.shape:
             pixels = int((then != found.labels).sum())
-    now = len(np.unique(found.labels[found.labels > 0]))
+    now = found.cells
     if not same and not why:
         why = ("no reason is known: model, image, versions and kind of device are those of the record",)
     return Replayed(name, same, pixels, (entry["found"], now), why)

@@ -17,12 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from napari_tally.core.counting import describe_rule, measure_cells, summarise, write_table
 from napari_tally.core.images import Image
+from napari_tally.core.large import measure_large
 from napari_tally.core.regions import Region
 from napari_tally.settings import RuleSettings
 
@@ -47,12 +49,12 @@ class Results:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def add(self, labels: NDArray, image: Image, regions: Sequence[Region] | None = None, group: str = "") -> pd.DataFrame:
+    def add(self, labels: Any, image: Image, regions: Sequence[Region] | None = None, group: str = "") -> pd.DataFrame:
         """Count the cells of an image; give its rows of the table of images.
 
         Parameters
         ----------
-        labels : int array of shape `image.shape`
+        labels : int array of shape `image.shape`, or (P, Y, X) that is read in pieces
         image : Image
         regions : sequence of Region, optional
         group : str
@@ -63,17 +65,30 @@ class Results:
         ValueError
             As :func:`measure_cells`; nothing is added then.
         """
-        cells = measure_cells(labels, image, self.rules, regions)
+        if isinstance(labels, np.ndarray):
+            cells = measure_cells(labels, image, self.rules, regions)
+        else:
+            cells = measure_large(labels, image, self.rules, regions)
         counts = summarise(cells, image, self.rules)
         parts = summarise(cells, image, self.rules, regions) if regions else None
         for table in (cells, counts) if parts is None else (cells, counts, parts):
             if group:
                 table.insert(1 if table is cells else 2, "group", group)
+        self.take(cells, counts, parts)
+        return counts
+
+    def take(self, cells: pd.DataFrame, counts: pd.DataFrame, regions: pd.DataFrame | None = None) -> None:
+        """Take the tables of an image as they are: those that an earlier run has written."""
         self._cells.append(cells)
         self._counts.append(counts)
-        if parts is not None:
-            self._regions.append(parts)
-        return counts
+        if regions is not None:
+            self._regions.append(regions)
+
+    def last(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+        """Give the tables of the image that was added last."""
+        here = self._counts[-1]["image"].iloc[0]
+        parts = self._regions[-1] if self._regions and self._regions[-1]["image"].iloc[0] == here else None
+        return self._cells[-1], self._counts[-1], parts
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Give the tables that there are, by name."""

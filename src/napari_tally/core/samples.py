@@ -109,12 +109,12 @@ def prepare_planes(
     for pair, factor in zip(pairs, scales, strict=True):
         own = intensity_window(pair.image, normalisation) if window is None else window[: pair.image.channels]
         stack = pair.labels.reshape(-1, *pair.labels.shape[-2:])
-        for i, (plane, labels) in enumerate(zip(pair.image.planes, stack, strict=True)):
+        for i, labels in enumerate(stack):
             known = labels != NOT_ANNOTATED
             if not known.any() or (len(stack) > 1 and known.all() and not (labels > 0).any()):
                 continue
-            shape = scaled_shape(labels.shape, factor)
-            picture = rescale(normalise(plane, own), shape)
+            shape, whole = scaled_shape(labels.shape, factor), (slice(0, labels.shape[0]), slice(0, labels.shape[1]))
+            picture = rescale(normalise(pair.image.read(i, whole), own), shape)
             picture = np.broadcast_to(picture, (channels, *shape)) if len(picture) == 1 else picture
             small = rescale_labels(_sequential(labels), shape)
             planes.append(

@@ -348,7 +348,9 @@ class PredictWidget(QWidget):
             details.append(f"Cells cover {row['covered_percent']:.1f} % of the image")
         else:
             details.append(f"In {len(shown)} images" if len(shown) > 1 else f"In {len(rows)} planes")
-        remarks = [f"{counted.layer.name}: {size_remark(counted.found.labels, counted.diameter * counted.found.zoom)}" for counted in shown]
+        remarks = [
+            f"{counted.layer.name}: {size_remark(counted.cells['area_px'], counted.diameter * counted.found.zoom)}" for counted in shown
+        ]
         details += [f"<b>Please look:</b> {escape(remark)}" for remark in remarks if not remark.endswith(": ")]
         say(self.details, "<br>".join(details))
         self._fill_table(rows)

@@ -1,0 +1,177 @@
+"""The same tiles on other processes or machines: dask.distributed runs them, this process joins the cells.
+
+::
+
+    this process            worker (a process; on a cluster, a machine)
+    tiles ────────────────▶ opens model and image itself, once; predicts; writes the pixels of its tile to the label file
+    cells ◀──────────────── what there is to know of the hills of the tile: a few numbers a cell
+
+Neither the network nor pixels travel. The image, the model file and the folder of results must be where every worker finds them
+under the same name. A worker that dies takes its tile with it; the scheduler gives the tile to another.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_tally.core.events import run_to_end
+from napari_tally.core.find import TileWork
+from napari_tally.core.images import read_image
+from napari_tally.core.instances import TileHills
+from napari_tally.core.lazy import CHUNK, LabelsZarr
+from napari_tally.core.model_file import find_model
+from napari_tally.core.predict import Predictor
+from napari_tally.core.tiles import Region
+from napari_tally.settings import CountingSettings, PredictionSettings
+
+_PATIENCE = 10
+"""Seconds to wait for a scheduler."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker needs to know, but for the tile. Small: it travels with every tile."""
+
+    model: str
+    fingerprint: str
+    path: str
+    settings: PredictionSettings
+    counting: CountingSettings
+    window: tuple[tuple[float, float], ...]
+    labels: str
+    planes: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A runner of tiles for :func:`napari_tally.core.find.find_cells`.
+
+    Attributes
+    ----------
+    client : distributed.Client
+    model : str
+        Model file or name of a shipped model, which the workers open.
+    fingerprint : str
+        Of that model: workers refuse another one.
+    path : Path
+        The image.
+    threads : int
+        Of each worker; 0 = as torch does there.
+    """
+
+    client: Any
+    model: str
+    fingerprint: str
+    threads: int
+    path: Path = Path()
+    grid = CHUNK
+    """Tiles begin on chunks of the label file, so that no two workers write to one."""
+
+    def run(self, work: TileWork, labels: LabelsZarr, plane: int, tiles: Sequence[Region]) -> Generator[Any, None, None]:
+        """Have the tiles of a plane computed.
+
+        Yields
+        ------
+        (int, TileHills) or None
+            The place of a tile in `tiles` when it is written; None every half second without one.
+
+        Raises
+        ------
+        ValueError
+            What the worker raised for a bad image.
+        """
+        from distributed import wait
+
+        window = tuple((float(low), float(high)) for low, high in work.predictor.window)
+        task = _Task(
+            self.model,
+            self.fingerprint,
+            str(self.path.resolve()),
+            work.predictor.settings,
+            work.counting,
+            window,
+            str(labels.partial.resolve()),
+            labels.shape[0],
+            self.threads,
+        )
+        bounds = [tuple((part.start, part.stop) for part in tile) for tile in tiles]
+        # pure=False: the tile is written even if some earlier task looked alike
+        futures = {self.client.submit(_compute, task, plane, tile, pure=False): n for n, tile in enumerate(bounds)}
+        try:
+            while futures:
+                try:
+                    wait(list(futures), timeout=0.5, return_when="FIRST_COMPLETED")
+                except TimeoutError:
+                    yield None
+                for future in [future for future in futures if future.done()]:
+                    n = futures.pop(future)
+                    yield n, future.result()
+        finally:
+            self.client.cancel(list(futures))
+
+
+def connect(scheduler: str, workers: int) -> Any:
+    """Connect to a scheduler, or start workers on this machine.
+
+    Parameters
+    ----------
+    scheduler : str
+        Its address, like tcp://node1:8786; "" = none.
+    workers : int
+        Processes to start here where there is no scheduler.
+
+    Raises
+    ------
+    ValueError
+        If dask.distributed is not installed, or nobody answers at the address.
+    """
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise ValueError("For several workers dask.distributed is needed: pip install 'napari-tally[cluster]'.") from error
+    if not scheduler:
+        return Client(LocalCluster(n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50))
+    try:
+        return Client(scheduler, timeout=_PATIENCE)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"No scheduler answers at {scheduler} ({str(error) or type(error).__name__}). Start one: dask scheduler."
+        ) from error
+
+
+def share_of_threads(workers: int) -> int:
+    """Give the threads for each of so many workers on this machine; on other machines (0) all that torch takes there."""
+    return max(1, torch.get_num_threads() // workers) if workers else 0
+
+
+def _compute(task: _Task, plane: int, bounds: tuple[tuple[int, int], tuple[int, int]]) -> TileHills:
+    """Compute a tile on a worker and write its pixels."""
+    if task.threads:
+        torch.set_num_threads(task.threads)
+    work = _open(task)
+    tile = slice(*bounds[0]), slice(*bounds[1])
+    piece, top, _ = run_to_end(work.run(plane, tile))
+    LabelsZarr.reopen(Path(task.labels), task.planes, work.shape)[plane, tile[0], tile[1]] = piece
+    return top
+
+
+@lru_cache(maxsize=1)
+def _open(task: _Task) -> TileWork:
+    """Open model and image: once for all tiles of an image on a worker."""
+    model = _model(task.model, task.fingerprint)
+    image = read_image(task.path)
+    return TileWork(Predictor(model, image, task.settings, np.array(task.window, np.float32)), task.counting)
+
+
+@lru_cache(maxsize=1)
+def _model(name: str, fingerprint: str) -> Any:
+    model = find_model(name)
+    if model.fingerprint != fingerprint:
+        raise ValueError(f"The model {name} is another one on this worker.")
+    return model

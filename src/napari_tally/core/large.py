@@ -1,0 +1,89 @@
+"""Measuring the cells of labels that do not fit into memory: sums over pieces, the same numbers as of the whole."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from napari_tally.core.counting import rule_applies
+from napari_tally.core.images import Image
+from napari_tally.core.lazy import pieces
+from napari_tally.core.regions import Region, locate
+from napari_tally.settings import RuleSettings
+
+_SIDE = 2048
+
+
+def measure_large(
+    labels: Any, image: Image, rules: RuleSettings | None = None, regions: Sequence[Region] | None = None, side: int = _SIDE
+) -> pd.DataFrame:
+    """Measure every cell, piece by piece.
+
+    Parameters
+    ----------
+    labels : (P, Y, X) array of int
+        Read in pieces; no id comes in two planes.
+    image : Image
+    rules, regions
+        As for :func:`napari_tally.core.counting.measure_cells`.
+    side : int
+        Of a piece, in pixels.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As :func:`napari_tally.core.counting.measure_cells` without shapes.
+    """
+    sums = [_measure_piece(labels, image, *piece) for piece in pieces(labels.shape, side)]
+    how = {"plane": "max", "border": "any", "first": "any"} | dict.fromkeys(("area", "y", "x"), "sum")
+    for c in range(image.channels):
+        how |= {f"sum_{c}": "sum", f"min_{c}": "min", f"max_{c}": "max"}
+    parts = pd.concat(sums).groupby("label").agg(how)  # a row a cell, in the order of the labels
+    height, width = image.pixel_size or (float("nan"), float("nan"))
+    cells = pd.DataFrame({"image": image.name, "plane": parts["plane"].to_numpy(int), "label": parts.index.to_numpy(int)})
+    area = parts["area"].to_numpy(np.int64)
+    cells["y"], cells["x"] = parts["y"].to_numpy() / area, parts["x"].to_numpy() / area
+    cells["y_um"], cells["x_um"] = (cells["y"] + 0.5) * height, (cells["x"] + 0.5) * width
+    cells["area_px"], cells["area_um2"] = area, area * height * width
+    for c in range(image.channels):
+        end = f"_{c}" if image.channels > 1 else ""
+        cells["mean_intensity" + end] = parts[f"sum_{c}"].to_numpy() / area
+        cells["min_intensity" + end], cells["max_intensity" + end] = parts[f"min_{c}"].to_numpy(), parts[f"max_{c}"].to_numpy()
+    cells["touches_border"] = parts["border"].to_numpy(bool)
+    cells["counted"] = rule_applies(cells, parts["first"].to_numpy(bool), rules or RuleSettings(), image)
+    if regions:
+        cells["region"] = ""
+        for p in range(len(image.planes)):
+            here = (cells["plane"] == p).to_numpy()
+            cells.loc[here, "region"] = locate(regions, cells.loc[here, ["y", "x"]].to_numpy(float), p)
+    return cells
+
+
+def _measure_piece(labels: Any, image: Image, p: int, rows: slice, columns: slice) -> pd.DataFrame:
+    """Add up what lies in a piece: a row a cell."""
+    piece = np.asarray(labels[p, rows, columns])
+    down, right = np.nonzero(piece)
+    ids, place = np.unique(piece[down, right], return_inverse=True)
+    y, x = down + rows.start, right + columns.start
+    first = (y == 0) | (x == 0)
+    last = (y == labels.shape[1] - 1) | (x == labels.shape[2] - 1)
+    n = len(ids)
+    table = {
+        "label": ids.astype(np.int64),
+        "plane": np.full(n, p),
+        "area": np.bincount(place, minlength=n),
+        "y": np.bincount(place, weights=y, minlength=n),
+        "x": np.bincount(place, weights=x, minlength=n),
+        "border": np.bincount(place, weights=first | last, minlength=n) > 0,
+        "first": np.bincount(place, weights=first, minlength=n) > 0,
+    }
+    if n:
+        pixels = image.read(p, (rows, columns))
+        for c in range(image.channels):
+            values = pixels[c, down, right].astype(np.float64)
+            low, high = np.full(n, np.inf), np.full(n, -np.inf)
+            np.minimum.at(low, place, values)
+            np.maximum.at(high, place, values)
+            table |= {f"sum_{c}": np.bincount(place, weights=values, minlength=n), f"min_{c}": low, f"max_{c}": high}
+    return pd.DataFrame(table)

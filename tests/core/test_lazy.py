@@ -1,0 +1,129 @@
+"""Images that stay in their files: the same pixels, and one sentence where they cannot be read."""
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import zarr
+
+from napari_tally.core import images
+from napari_tally.core.counting import measure_cells
+from napari_tally.core.events import run_to_end
+from napari_tally.core.find import Piece, find_cells
+from napari_tally.core.images import as_image, intensity_window, read_image, read_labels
+from napari_tally.core.large import measure_large
+from napari_tally.core.lazy import LabelsZarr, write_tiff_in_pieces
+from napari_tally.core.model_file import find_model
+from napari_tally.core.regions import Region
+from napari_tally.settings import NormalisationSettings, PredictionSettings, RuleSettings
+
+WHOLE = slice(None), slice(None)
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Let images of a kilobyte count as large."""
+    monkeypatch.setattr(images, "LAZY_BYTES", 1000)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((70, 90), {"tile": (32, 48)}),
+        ((70, 90), {"rowsperstrip": 7}),
+        ((70, 90), {"compression": "zstd", "predictor": True}),
+        ((3, 70, 90), {"photometric": "minisblack", "metadata": {"axes": "ZYX"}}),
+        ((3, 70, 90), {"photometric": "minisblack", "metadata": {"axes": "CYX"}}),
+        ((70, 90, 3), {"photometric": "rgb", "tile": (16, 16)}),
+    ],
+)
+def test_tiff_read_in_pieces(tmp_path, rng, monkeypatch, shape, options):
+    tifffile.imwrite(tmp_path / "a.tif", rng.integers(0, 60000, shape).astype(np.uint16), ome="metadata" in options, **options)
+    whole = read_image(tmp_path / "a.tif")
+    monkeypatch.setattr(images, "LAZY_BYTES", 1000)
+    image = read_image(tmp_path / "a.tif")
+    assert image.is_lazy
+    assert not whole.is_lazy
+    assert (image.shape, image.channels, image.colour, image.leading) == (whole.shape, whole.channels, whole.colour, whole.leading)
+    np.testing.assert_array_equal(image.read(0, (slice(3, 60), slice(10, 90))), whole.planes[0][:, 3:60, 10:90])
+    np.testing.assert_array_equal(image.loaded().planes, whole.planes)
+    assert image.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(intensity_window(image, NormalisationSettings()), intensity_window(whole, NormalisationSettings()))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_ome_zarr(tmp_path, rng, version):
+    pixels = rng.integers(0, 255, (2, 40, 50)).astype(np.uint8)
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=version)
+    group.create_array("s0", shape=pixels.shape, chunks=(1, 16, 16), dtype="uint8")[:] = pixels
+    axes = [{"name": "c", "type": "channel"}, *({"name": a, "type": "space", "unit": "nanometer"} for a in "yx")]
+    scale = [{"type": "scale", "scale": [1, 250, 500]}]
+    multiscales = {"multiscales": [{"axes": axes, "datasets": [{"path": "s0", "coordinateTransformations": scale}]}]}
+    group.attrs.update(multiscales if version == 2 else {"ome": {"version": "0.5", **multiscales}})
+    image = read_image(tmp_path / "a.zarr")
+    assert image.is_lazy
+    assert image.channels == 2
+    assert image.pixel_size == (0.25, 0.5)
+    np.testing.assert_array_equal(image.read(0, WHOLE), pixels)
+
+
+def test_a_folder_that_is_no_ome_zarr(tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    with pytest.raises(ValueError, match=r"a\.zarr: this folder cannot be read as an OME-Zarr image"):
+        read_image(tmp_path / "a.zarr")
+
+
+def test_values_that_are_not_finite_are_found_where_they_are_read():
+    pixels = np.zeros((40, 40), np.float32)
+    pixels[30, 30] = np.nan
+    image = as_image(da.from_array(pixels, chunks=10), name="slide")
+    assert image.read(0, (slice(0, 20), slice(0, 20))).shape == (1, 20, 20)
+    with pytest.raises(ValueError, match=r"slide: there are values that are not finite .* in rows 20 to 39, columns 20 to 39"):
+        image.read(0, (slice(20, 40), slice(20, 40)))
+
+
+def test_a_torn_tiff_says_where(tmp_path, large, rng):
+    tifffile.imwrite(tmp_path / "a.tif", rng.integers(0, 255, (64, 64)).astype(np.uint8), tile=(16, 16), compression="zlib")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 600] = bytes(600)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a: the pixels in rows 0 to 63, columns 0 to 63 cannot be read|cannot be read as an image"):
+        read_image(tmp_path / "a.tif").read(0, (slice(0, 64), slice(0, 64)))
+
+
+def test_labels_written_in_pieces(tmp_path, rng):
+    truth = rng.integers(0, 70000, (2, 700, 530)).astype(np.uint32)
+    labels = LabelsZarr(tmp_path / "l.zarr", 2, (700, 530))
+    for p in (0, 1):
+        for rows in (slice(0, 333), slice(333, 700)):
+            labels[p, rows, slice(0, 530)] = truth[p, rows]
+    assert not (tmp_path / "l.zarr").exists()
+    write_tiff_in_pieces(tmp_path / "l.tif", labels, (2, 700, 530), np.uint32, (0.5, 0.25))
+    np.testing.assert_array_equal(read_labels(tmp_path / "l.tif"), truth)
+    labels.finish((0.5, 0.25))
+    group = zarr.open_group(tmp_path / "l.zarr")
+    np.testing.assert_array_equal(group["0"][:], truth)
+    np.testing.assert_array_equal(group["1"][:], truth[:, ::2, ::2])
+    assert read_image(tmp_path / "l.zarr").pixel_size == (0.5, 0.25)
+    assert not labels.partial.exists()
+
+
+def test_cells_measured_in_pieces_are_those_of_the_whole(rng):
+    labels = np.kron(rng.permutation(np.arange(1, 31)).reshape(5, 6) * rng.integers(0, 2, (5, 6)), np.ones((9, 11), int))
+    image = as_image(rng.integers(0, 999, (2, *labels.shape)), axes="CYX", pixel_size=(0.5, 0.5))
+    regions = [Region("left", (np.array([(-1.0, -1), (-1, 30), (60, 30), (60, -1)]),))]
+    rules = RuleSettings(border="frame")
+    pieces = measure_large(labels[None], image, rules, regions, side=8)
+    whole = measure_cells(labels, image, rules, regions, shapes=False)
+    pd.testing.assert_frame_equal(pieces, whole[pieces.columns], check_dtype=False)
+
+
+def test_the_tiles_that_are_looked_at_come_first():
+    model, image = find_model("nuclei"), as_image(np.zeros((96, 96), np.uint8))
+    last = find_cells(
+        model, image, PredictionSettings(tile=48, diameter=20, device="cpu"), next_tile=lambda plane, waiting: len(waiting) - 1
+    )
+    news = []
+    run_to_end(last, news.append)
+    assert [event.region[0].start + event.region[1].start for event in news if isinstance(event, Piece)] == [96, 48, 48, 0]

@@ -54,6 +54,7 @@ def predict_files(
     from napari_tally.core.events import run_to_end
     from napari_tally.core.find import find_cells
     from napari_tally.core.images import read_image, write_labels
+    from napari_tally.core.range import range_remark
     from napari_tally.core.record import RunRecord
     from napari_tally.core.results import Results
 
@@ -66,8 +67,8 @@ def predict_files(
                 image, regions, group = read_image(path), choice.regions(path), choice.group(path)
                 with Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
                     found = run_to_end(find_cells(model, image, settings, counting), progress.tile)
-                remark = size_remark(found.labels, model.diameter * found.zoom)
-                if remark:
+                remarks = size_remark(found.labels, model.diameter * found.zoom), range_remark(model, image, found)
+                for remark in filter(None, remarks):
                     print(f"Note: {path.name}: {remark}")
                 results.add(found.labels, image, regions, group)
             except ValueError as error:
@@ -77,7 +78,7 @@ def predict_files(
                 failed += 1
                 continue
             write_labels(out / "labels" / f"{path.stem}.tif", found.labels, image.pixel_size)
-            record.add(image, path, found, f"labels/{path.stem}.tif", (remark,))
+            record.add(image, path, found, f"labels/{path.stem}.tif", remarks)
     finally:  # what is counted is kept, whatever happens to the next image
         if len(results):
             results.write(out)

@@ -81,7 +81,7 @@ def test_the_numbers_by_hand(model):
     for n in range(4):
         labels[10:20, 20 * n + 5 : 20 * n + 15] = n + 1
     cell = np.where(labels > 0, 0.9, 0.0).astype(np.float32)
-    found = Prediction(np.stack([1 - cell, cell, 0 * cell])[None], labels, 1.0)
+    found = Prediction(np.stack([1 - cell, cell, 0 * cell])[None], labels, 1.0, 4)
     numbers = dict(zip(NAMES, measure(model, as_image(np.where(labels > 0, 200, 100).astype(np.uint8)), found), strict=True))
     assert numbers["certainty"] == pytest.approx(0.8)
     assert numbers["share"] == pytest.approx(np.log(400 / 8100 + 0.002))

@@ -27,14 +27,18 @@ from skimage.measure import regionprops
 
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import Prediction, find_cells
-from napari_tally.core.images import Image, normalise, rescale
+from napari_tally.core.images import Image, normalise
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import window_for
+from napari_tally.core.rescale import rescale
+from napari_tally.settings import PredictionSettings
 
 KEY = "range"
 """Where the fingerprint stands in the record of a model."""
 _SIDE = 1024
 """Pixels along a side, at most, of the middle of an image that is measured."""
+_KEPT_OUT = 512
+"""The same, where the probabilities were not kept and must be computed again."""
 _FEW = 3
 """Fewer cells say nothing of size and shape."""
 _MOST = 256
@@ -96,12 +100,13 @@ def measure(model: Model, image: Image, found: Prediction) -> NDArray[np.float64
     model : Model
     image : Image
     found : Prediction
-        What this model found in it.
+        What this model found in it, with the probabilities.
     """
+    assert found.probabilities is not None
     p = len(image.planes) // 2
     height, width = image.planes.shape[2:]
     rows, columns = (slice(max(0, (n - _SIDE) // 2), max(0, (n - _SIDE) // 2) + _SIDE) for n in (height, width))
-    grey = normalise(image.planes[p][:, rows, columns], window_for(model, image)).mean(axis=0)
+    grey = normalise(image.read(p, (rows, columns)), window_for(model, image)).mean(axis=0)
     cell = 1 - np.asarray(found.probabilities[p][0, rows, columns], np.float32)
     labels = np.asarray(found.labels).reshape(-1, height, width)[p][rows, columns]
     inside, maybe, scale = cell > 0.5, cell > 0.1, model.scale / found.zoom
@@ -180,6 +185,9 @@ def range_remark(model: Model, image: Image, found: Prediction) -> str:
     known = fingerprint_of(model)
     if known is None:
         return ""
+    if found.probabilities is None:  # of a slide they are not kept: look at its middle once more
+        image = _middle(image, _KEPT_OUT)
+        found = run_to_end(find_cells(model, image, PredictionSettings(diameter=model.diameter * found.zoom), keep=True))
     far, apart = distance(known, measure(model, image, found))
     if far <= known.limit:
         return ""
@@ -194,11 +202,12 @@ def range_remark(model: Model, image: Image, found: Prediction) -> str:
 
 def fingerprint_images(model: Model, images: Iterable[Image], side: int = _SIDE) -> Fingerprint:
     """Predict images (of each the middle, at most `side` pixels wide) and make their fingerprint."""
-    points = []
-    for image in images:
-        corner = [max(0, (n - side) // 2) for n in image.planes.shape[2:]]
-        p = len(image.planes) // 2
-        planes = image.planes[p : p + 1, :, corner[0] : corner[0] + side, corner[1] : corner[1] + side]
-        middle = replace(image, planes=np.asarray(planes), leading=())
-        points.append(measure(model, middle, run_to_end(find_cells(model, middle))))
-    return fingerprint(points)
+    return fingerprint(
+        [measure(model, middle, run_to_end(find_cells(model, middle))) for middle in (_middle(image, side) for image in images)]
+    )
+
+
+def _middle(image: Image, side: int) -> Image:
+    """Cut the middle out of the middle plane."""
+    rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + min(n, side)) for n in image.shape[-2:])
+    return replace(image, planes=image.read(len(image.planes) // 2, (rows, columns))[None], leading=())

@@ -99,7 +99,7 @@ class RunRecord:
                 "shape": list(image.shape),
                 "pixel_size": None if image.pixel_size is None else list(image.pixel_size),
                 "zoom": found.zoom,
-                "found": len(np.unique(found.labels[found.labels > 0])),
+                "found": found.cells,
                 "labels": labels_file,
                 "labels_fingerprint": fingerprint_labels(found.labels),
                 "remarks": [remark for remark in remarks if remark],
@@ -271,7 +271,6 @@ def _again(
         then = read_labels(file)
         if fingerprint_labels(then) == entry["labels_fingerprint"] and then.shape == found.labels.shape:
             pixels = int((then != found.labels).sum())
-    now = len(np.unique(found.labels[found.labels > 0]))
     if not same and not why:
         why = ("no reason is known: model, image, versions and kind of device are those of the record",)
-    return Replayed(name, same, pixels, (entry["found"], now), why)
+    return Replayed(name, same, pixels, (entry["found"], found.cells), why)

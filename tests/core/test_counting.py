@@ -42,6 +42,7 @@ def test_one_row_a_cell(image):
         "mean_intensity": [35.0, 10.0, 10.0],
         "min_intensity": [10.0, 10.0, 10.0],
         "max_intensity": [60.0, 10.0, 10.0],
+        "touches_top_left": [False, True, False],
         "touches_border": [False, True, True],
         "counted": [True, True, True],
     }

@@ -27,6 +27,7 @@ from napari_tally.core.images import Image, read_image, write_labels
 from napari_tally.core.lazy import LabelsZarr, write_tiff_in_pieces
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import TileDone
+from napari_tally.core.range import range_remark
 from napari_tally.core.record import RunRecord
 from napari_tally.core.regions import Region
 from napari_tally.core.results import Results
@@ -35,6 +36,8 @@ from napari_tally.settings import BatchSettings, CountingSettings, PredictionSet
 _SUFFIX = {"tiff": ".tif", "ome-zarr": ".zarr"}
 _TABLES_EVERY = 5.0
 """Seconds."""
+_KEPT = 2e7
+"""Pixels of an image whose probabilities are kept in memory, at most."""
 
 
 @dataclass(frozen=True)
@@ -163,13 +166,15 @@ class Batch:
         if image.is_lazy or self.files.format == "ome-zarr" or self.runner:
             labels = LabelsZarr(target.with_suffix(".zarr"), len(image.planes), (image.shape[-2], image.shape[-1]))
         runner = self.runner and replace(self.runner, path=path)
-        found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=False, runner=runner)
+        keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
+        found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=keep, runner=runner)
         counts = results.add(found.labels, image, regions, group)
         cells, _, parts = results.last()
-        remark = size_remark(cells["area_px"].to_numpy(), self.model.diameter * found.zoom)
-        note = record.add(image, path, found, f"labels/{target.name}", (remark,))
+        remarks = size_remark(cells["area_px"], self.model.diameter * found.zoom), range_remark(self.model, image, found)
+        note = record.add(image, path, found, f"labels/{target.name}", remarks)
         self._write_labels(found.labels, labels, target, image, found.cells)
         write_table(self.out / "done" / f"{path.stem}.csv", cells)
+        remark = " ".join(filter(None, remarks))
         tables = {"counts": counts.to_csv(index=False), "regions": None if parts is None else parts.to_csv(index=False)}
         _write(self.out / "done" / f"{path.stem}.json", {"way": self._way(path), "file": state, "remark": remark, "record": note, **tables})
         return remark

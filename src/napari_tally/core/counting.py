@@ -60,8 +60,8 @@ def measure_cells(
     pandas.DataFrame
         One row a cell and plane: image, plane, label, y and x (centroid in pixels; whole numbers are centres of pixels), y_um and x_um
         (from the corner of the image), area_px, area_um2, perimeter_px, perimeter_um (only of square pixels), eccentricity, solidity,
-        mean_intensity, min_intensity, max_intensity (with a number for the channel if there are several), touches_border, counted, and
-        region where there are regions. What is in um is NaN where the pixel size is unknown.
+        mean_intensity, min_intensity, max_intensity (with a number for the channel if there are several), touches_top_left and
+        touches_border (of the image), counted, and region where there are regions. What is in um is NaN where the pixel size is unknown.
 
     Raises
     ------
@@ -71,14 +71,38 @@ def measure_cells(
     if labels.shape != image.shape:
         raise ValueError(f"{image.name}: labels of shape {labels.shape} on an image of shape {image.shape}.")
     stack = np.maximum(labels, 0).reshape(-1, *labels.shape[-2:])
-    tables = [_measure_plane(plane, image, p, rules or RuleSettings(), shapes) for p, plane in enumerate(stack)]
+    cells = pd.concat([_measure_plane(plane, image, p, shapes) for p, plane in enumerate(stack)], ignore_index=True)
+    return apply_rules(cells, image, rules, regions)
+
+
+def apply_rules(
+    cells: pd.DataFrame, image: Image, rules: RuleSettings | None = None, regions: Sequence[Region] | None = None
+) -> pd.DataFrame:
+    """Decide anew which of the cells that are measured count, and in which region they lie; give a new table.
+
+    Parameters
+    ----------
+    cells : pandas.DataFrame
+        From :func:`measure_cells` of the same image.
+    image, rules, regions
+        As there.
+
+    Raises
+    ------
+    ValueError
+        If the rule is in um2 and the pixel size is unknown.
+    """
+    cells = cells.drop(columns="region", errors="ignore").assign(counted=_counted(cells, rules or RuleSettings(), image))
     if regions:
-        for p, table in enumerate(tables):
-            table["region"] = locate(regions, table[["y", "x"]].to_numpy(float), p)
-    return pd.concat(tables, ignore_index=True)
+        names = np.full(len(cells), "", object)
+        for p in range(len(image.planes)):
+            here = (cells["plane"] == p).to_numpy()
+            names[here] = locate(regions, cells.loc[here, ["y", "x"]].to_numpy(float), p)
+        cells["region"] = names
+    return cells
 
 
-def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, rules: RuleSettings, shapes: bool) -> pd.DataFrame:
+def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, shapes: bool) -> pd.DataFrame:
     wanted = ["label", "centroid", "area", "bbox", "intensity_mean", "intensity_min", "intensity_max", *(_SHAPES if shapes else ())]
     table = regionprops_table(labels, image.planes[p].transpose(1, 2, 0), properties=wanted)
     height, width = image.pixel_size or (float("nan"), float("nan"))
@@ -94,14 +118,13 @@ def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, rules: Rul
     for c in range(image.channels):
         for what in ("mean", "min", "max"):
             cells[f"{what}_intensity" + (f"_{c}" if image.channels > 1 else "")] = table[f"intensity_{what}-{c}"]
-    first = (table["bbox-0"] == 0) | (table["bbox-1"] == 0)
-    cells["touches_border"] = first | (table["bbox-2"] == labels.shape[0]) | (table["bbox-3"] == labels.shape[1])
-    cells["counted"] = rule_applies(cells, first, rules, image)
+    cells["touches_top_left"] = (table["bbox-0"] == 0) | (table["bbox-1"] == 0)
+    cells["touches_border"] = cells["touches_top_left"] | (table["bbox-2"] == labels.shape[0]) | (table["bbox-3"] == labels.shape[1])
     return cells
 
 
-def rule_applies(cells: pd.DataFrame, first: NDArray[np.bool_], rules: RuleSettings, image: Image) -> NDArray[np.bool_]:
-    """Apply the rule; `first` are the cells at the top or left edge."""
+def _counted(cells: pd.DataFrame, rules: RuleSettings, image: Image) -> NDArray[np.bool_]:
+    """Apply the rule."""
     if rules.smallest and rules.unit == "um2" and not image.pixel_size:
         raise ValueError(
             f"{image.name}: cells below {rules.smallest:g} um2 shall not count, but the pixel size of the image is not known. "
@@ -109,7 +132,8 @@ def rule_applies(cells: pd.DataFrame, first: NDArray[np.bool_], rules: RuleSetti
         )
     area = cells["area_um2" if rules.unit == "um2" else "area_px"]
     large = (area >= rules.smallest).to_numpy() if rules.smallest else np.ones(len(cells), bool)
-    return large & ~{"all": np.zeros(len(cells), bool), "exclude": cells["touches_border"].to_numpy(bool), "frame": first}[rules.border]
+    column = {"all": None, "exclude": "touches_border", "frame": "touches_top_left"}[rules.border]
+    return large & ~cells[column].to_numpy(bool) if column else large
 
 
 def describe_rule(rules: RuleSettings) -> str:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from napari_tally.core.counting import rule_applies
+from napari_tally.core.counting import apply_rules
 from napari_tally.core.images import Image
 from napari_tally.core.lazy import pieces
-from napari_tally.core.regions import Region, locate
+from napari_tally.core.regions import Region
 from napari_tally.settings import RuleSettings
 
 _SIDE = 2048
@@ -50,14 +50,8 @@ def measure_large(
         end = f"_{c}" if image.channels > 1 else ""
         cells["mean_intensity" + end] = parts[f"sum_{c}"].to_numpy() / area
         cells["min_intensity" + end], cells["max_intensity" + end] = parts[f"min_{c}"].to_numpy(), parts[f"max_{c}"].to_numpy()
-    cells["touches_border"] = parts["border"].to_numpy(bool)
-    cells["counted"] = rule_applies(cells, parts["first"].to_numpy(bool), rules or RuleSettings(), image)
-    if regions:
-        cells["region"] = ""
-        for p in range(len(image.planes)):
-            here = (cells["plane"] == p).to_numpy()
-            cells.loc[here, "region"] = locate(regions, cells.loc[here, ["y", "x"]].to_numpy(float), p)
-    return cells
+    cells["touches_top_left"], cells["touches_border"] = parts["first"].to_numpy(bool), parts["border"].to_numpy(bool)
+    return apply_rules(cells, image, rules, regions)
 
 
 def _measure_piece(labels: Any, image: Image, p: int, rows: slice, columns: slice) -> pd.DataFrame:

@@ -286,7 +286,6 @@ def _again(
         then = read_labels(file)
         if fingerprint_labels(then) == entry["labels_fingerprint"] and then.shape == found.labels.shape:
             pixels = int((then != found.labels).sum())
-    now = found.cells
     if not same and not why:
         why = ("no reason is known: model, image, versions and kind of device are those of the record",)
-    return Replayed(name, same, pixels, (entry["found"], now), why)
+    return Replayed(name, same, pixels, (entry["found"], found.cells), why)

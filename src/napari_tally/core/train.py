@@ -34,6 +34,8 @@ from napari_tally.core.losses import weighted_cross_entropy
 from napari_tally.core.model_file import Model
 from napari_tally.core.plan import TrainingPlan, build_meta_network, own_scale
 from napari_tally.core.predict import require_channels
+from napari_tally.core.range import KEY as RANGE
+from napari_tally.core.range import fingerprint_images
 from napari_tally.core.samples import PatchSampler, Plane, TrainingPair, prepare_planes
 from napari_tally.core.unet import UNet
 from napari_tally.core.validation import (
@@ -62,6 +64,8 @@ _STEADY_BATCH = 4
 """From this batch on, the statistics of a batch are near the running ones, and are kept only from three quarters of the budget on."""
 _PATIENCE_WITH_NAN = 3
 _PREVIEW_PIXELS = 2e6
+_KNOWN, _KNOWN_SIDE = 12, 384
+"""So many training images, at most, say what the model knows (core/range.py); so many pixels wide, so that it takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,9 @@ def train(
         """Hand out an event. Whoever takes it may walk away, so the caller's model is made whole first."""
         model.network.load_state_dict(_mean([*learned, learner.average.network.state_dict()]))
         model.record = _provenance(pairs, plan, augmentation, step, clock.active, last, comparison, start)
+        if isinstance(event, Finished):
+            known = start.record.get(RANGE) if start and event.start_kept else None
+            model.record[RANGE] = known or fingerprint_images(model, [pair.image for pair in pairs[:_KNOWN]], _KNOWN_SIDE).as_dict()
         yield from clock.outside(event)
 
     for phase in phases:

@@ -1,0 +1,244 @@
+"""One page that says it all: the counts, what was found drawn on the images, how it was done, a paragraph for the paper.
+
+The page is one HTML file without scripts and without anything from elsewhere, so it can be mailed, archived and printed. It is made of the
+folder of results alone (core/results.py); images are shown where they are still at the place that the record names.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from PIL import Image as Pillow
+
+import napari_tally
+from napari_tally.core.images import read_image, read_labels
+from napari_tally.core.overlay import overlay
+from napari_tally.core.record import read_record
+
+NAME = "report.html"
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+_THUMBNAILS, _SIDE = 9, 300
+_WIDTH, _HEIGHT = 420, 180
+"""Of a plot, in pixels."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A count that was checked by hand (core/audit.py).
+
+    Attributes
+    ----------
+    predicted, corrected, low, high : float
+        Cells; `low` to `high` is the 95 % interval.
+    windows, clicks : int
+        Windows counted by hand, and cells in them.
+    """
+
+    predicted: float
+    corrected: float
+    low: float
+    high: float
+    windows: int
+    clicks: int
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a plot, in pixels of the plot, with what it says when pointed at."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    says: str
+
+
+def write_report(folder: str | Path, title: str = "", checked: Interval | None = None) -> Path:
+    """Write report.html into a folder of results.
+
+    Parameters
+    ----------
+    folder : str or Path
+        What ``predict`` wrote, or *Save* in the window.
+    title : str
+        Left out: the name of the folder.
+    checked : Interval, optional
+        The corrected count, if it was audited.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no results.
+    """
+    folder = Path(folder)
+    tables = {name: _read(folder / f"{name}.csv") for name in ("counts", "cells", "regions", "groups")}
+    if tables["counts"] is None or tables["cells"] is None:
+        raise ValueError(
+            f"{folder}: there are no results in this folder; counts.csv and cells.csv are wanted. 'napari-tally predict' writes them."
+        )
+    counts, cells, record = tables["counts"], tables["cells"], read_record(folder).content
+    counted = cells[cells["counted"].astype(bool)]
+    many = counts["plane"].groupby(counts["image"]).transform("max") > 0
+    counts = counts.assign(name=counts["image"].astype(str) + np.where(many, ", plane " + counts["plane"].astype(str), ""))
+    known = bool(counts["cells_per_mm2"].notna().all())
+    sizes = np.sqrt(4 / np.pi * counted["area_um2" if known else "area_px"].to_numpy(float))
+    density = counts["cells_per_mm2"] if known else counts["count"]
+    page = (
+        _environment()
+        .get_template(_TEMPLATE.name)
+        .render(
+            title=title or folder.resolve().name,
+            total=int(counts["count"].sum()),
+            images=counts["image"].nunique(),
+            checked=checked,
+            counts=counts.to_dict("records"),
+            regions=_rows(tables["regions"]),
+            groups=_rows(tables["groups"]),
+            rule=counts["rule"].iloc[0],
+            known=known,
+            sizes=_histogram(sizes),
+            size_range=(float(sizes.min()), float(np.median(sizes)), float(sizes.max())) if len(sizes) else None,
+            densities=_bars(density.to_numpy(float), counts["name"].tolist()),
+            density_top=float(density.max()),
+            plot=(_WIDTH, _HEIGHT),
+            thumbnails=_thumbnails(folder, record),
+            remarks=[(entry["name"], remark) for entry in record["images"] for remark in entry.get("remarks", [])],
+            record=record,
+            methods=methods(record, counts, checked),
+            version=napari_tally.__version__,
+        )
+    )
+    partial = folder / (NAME + ".part")
+    partial.write_text(page, encoding="utf-8")
+    return partial.replace(folder / NAME)
+
+
+def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Interval | None = None) -> str:
+    """Write the paragraph for the section "Methods" of a paper, in plain text.
+
+    Parameters
+    ----------
+    record : dict
+        The content of the run record.
+    counts : pandas.DataFrame
+        The table of images.
+    checked : Interval, optional
+    """
+    settings, model = record["settings"], record["model"]
+    found, training = settings["counting"], model.get("training", {})
+    n = counts["image"].nunique()
+    origin = (
+        f"started from {training['start']} and was trained for {training['steps']} steps" if training.get("steps") else "was used as it is"
+    )
+    if training.get("name"):
+        origin = f"comes with the program ('{training['name']}')"
+    sentences = [
+        (
+            f"Cells were counted in {n} image{'s' * (n != 1)} with napari-tally {record['versions']['napari-tally']} "
+            f"(PyTorch {record['versions']['torch']}, {record['device']}), a U-Net (Ronneberger et al. 2015; Falk et al. 2019)."
+        ),
+        f"The model (fingerprint {model['fingerprint']}) {origin}.",
+        (
+            f"Cells were separated by a watershed on the predicted probability (seed threshold {found['seed_threshold']:g}, valley "
+            f"{found['valley']:g}, edge threshold {found['edge_threshold']:g}, smoothing {found['smoothing']:g} px, smallest cell "
+            f"{found['min_area']:g} px)."
+        ),
+        f"Counting rule: {counts['rule'].iloc[0]}.",
+    ]
+    if settings["rules"]["border"] == "frame":
+        sentences.append(
+            "This is the unbiased counting frame (Gundersen 1977), with the area of the image without its first row and column."
+        )
+    if settings["prediction"]["diameter"]:
+        sentences.append(f"The diameter of the cells was stated as {settings['prediction']['diameter']:g} px.")
+    sentences.append(f"In all, {int(counts['count'].sum()):,} cells were counted.")
+    if checked is None:
+        sentences.append("The count was not checked against hand counts.")
+    else:
+        sentences.append(
+            f"The count was corrected by {checked.clicks:,} cells counted by hand in {checked.windows} randomly placed windows: "
+            f"{checked.corrected:,.0f} (95 % confidence interval {checked.low:,.0f} to {checked.high:,.0f})."
+        )
+    return " ".join(sentences)
+
+
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["whole"] = lambda value: "–" if pd.isna(value) else f"{value:,.0f}"
+    made.filters["short"] = lambda value: "–" if pd.isna(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return made
+
+
+def _read(path: Path) -> pd.DataFrame | None:
+    try:
+        return pd.read_csv(path, dtype={"image": str, "group": str, "region": str})
+    except FileNotFoundError:
+        return None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: this table cannot be read ({error}).") from error
+
+
+def _rows(table: pd.DataFrame | None) -> list[dict[Any, Any]]:
+    return [] if table is None else table.to_dict("records")
+
+
+def _histogram(values: np.ndarray) -> list[Bar]:
+    """Draw a histogram; the bins follow Freedman and Diaconis, at most 40 of them."""
+    if not len(values):
+        return []
+    bins = min(40, max(5, len(np.histogram_bin_edges(values, "fd")) - 1)) if np.ptp(values) else 1
+    numbers, edges = np.histogram(values, bins)
+    says = [f"{low:.3g} to {high:.3g}: {n}" for n, low, high in zip(numbers, edges, edges[1:], strict=False)]
+    return _bars(numbers.astype(float), says, labelled=False)
+
+
+def _bars(values: np.ndarray, says: Sequence[str], labelled: bool = True) -> list[Bar]:
+    """Lay bars side by side, the largest as high as the plot."""
+    top, step = max(np.nan_to_num(values).max(initial=0.0), 1e-12), _WIDTH / max(1, len(values))
+    return [
+        Bar(
+            round(i * step, 2),
+            round(_HEIGHT * (1 - v / top), 2),
+            round(0.9 * step, 2),
+            round(_HEIGHT * v / top, 2),
+            f"{say}: {v:,.4g}" if labelled else say,
+        )
+        for i, (v, say) in enumerate(zip(np.nan_to_num(values), says, strict=True))
+    ]
+
+
+def _thumbnails(folder: Path, record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Give (caption, data URL) of up to nine images, spread over the study, with the outlines of the cells."""
+    there = [
+        entry
+        for entry in record["images"]
+        if entry.get("path") and Path(entry["path"]).is_file() and entry.get("labels") and (folder / entry["labels"]).is_file()
+    ]
+    chosen = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, min(_THUMBNAILS, len(there))).astype(int))] if there else []
+    made = []
+    for entry in chosen:
+        picture = Pillow.fromarray(overlay(read_image(entry["path"]), read_labels(folder / entry["labels"])))
+        factor = _SIDE / max(picture.size)
+        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        content = io.BytesIO()
+        picture.resize(size, Pillow.Resampling.LANCZOS if factor < 1 else Pillow.Resampling.NEAREST).save(content, "JPEG", quality=82)
+        url = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+        made.append((f"{entry['name']}: {entry['found']} cells found", url))
+    return made

@@ -8,41 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from models import bright_is_cell, nine_discs
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 import napari_tally as nt
 from napari_tally.core.counting import measure_cells, summarise
-from napari_tally.core.model_file import build_network
-from napari_tally.settings import CountingSettings, NetworkSettings
+from napari_tally.settings import CountingSettings
 from napari_tally.widgets._layers import annotation_of, image_from_layer, layers_of, region_of, start_annotation
 from napari_tally.widgets._session import session
 from napari_tally.widgets.predict import PredictWidget
-
-
-def bright_is_cell(channels: int = 1) -> nt.Model:
-    """A real U-Net whose weights pass the first channel on: the probability of a cell is sigmoid(20 * (brightness - 0.5))."""
-    settings = NetworkSettings(channels=channels, depth=1, base_width=2, batch_norm=False)
-    network = build_network(settings).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
-        for convolution in (network.down[0][0], network.down[0][2], network.merge[0][0], network.merge[0][2]):
-            convolution.weight[0, 0, 1, 1] = 1
-        network.head.weight[1, 0] = 20
-        network.head.bias[:] = torch.tensor([0.0, -10.0, -30.0])
-    return nt.Model(network, settings, counting=CountingSettings(seed_threshold=0.6, edge_threshold=0.4))
-
-
-def discs(side: int = 64, radius: int = 6) -> np.ndarray:
-    """Draw nine discs, the later the brighter, on a noisy ground; three of them lie on the upper border."""
-    y, x = np.mgrid[:side, :side]
-    image = np.random.default_rng(0).normal(20, 2, (side, side))
-    for n, (i, j) in enumerate((i, j) for i in (0.05, 0.5, 0.84) for j in (0.16, 0.5, 0.84)):
-        image[np.hypot(y - i * side, x - j * side) < radius] += 120 + 10 * n
-    return image.clip(0).astype(np.uint8)
 
 
 @pytest.fixture
@@ -79,7 +55,7 @@ def count(widget, qtbot, click):
 def test_by_mouse_from_a_model_file_to_the_numbers(make_napari_viewer, qtbot, click, tmp_path):
     viewer = make_napari_viewer()
     nt.save_model(bright_is_cell(), tmp_path / "bright.safetensors")
-    image = viewer.add_image(discs(), name="well", scale=(0.5, 0.5), units="um")
+    image = viewer.add_image(nine_discs(), name="well", scale=(0.5, 0.5), units="um")
     widget = PredictWidget(viewer)
     viewer.window.add_dock_widget(widget)
     assert not widget.run_button.isEnabled()
@@ -142,14 +118,14 @@ def test_two_clicks_count_nuclei_without_any_training(model, qtbot, click):
 
 def test_cells_much_larger_than_the_model_knows_are_remarked(model, widget, count):
     session(model).put(replace(bright_is_cell(), diameter=3.0), "small cells")
-    model.add_image(discs(), name="well")
+    model.add_image(nine_discs(), name="well")
     count()
     assert "Please look:" in widget.details.text()
     assert "but at this magnification the model expects about 3 px" in widget.details.text()
 
 
 def test_the_same_pixels_as_the_python_api_with_the_thresholds_of_the_form(model, widget, count):
-    image = model.add_image(discs())
+    image = model.add_image(nine_discs())
     widget.counting["seed_threshold"].value = 0.97
     widget.counting["min_area"].value = 60
     widget.how["tile"].value = 32
@@ -160,7 +136,7 @@ def test_the_same_pixels_as_the_python_api_with_the_thresholds_of_the_form(model
 
 
 def test_another_threshold_counts_anew_without_the_network(model, widget, qtbot, count):
-    image = model.add_image(discs())
+    image = model.add_image(nine_discs())
     count()
     kept = next(iter(widget._results.values())).found.probabilities
     layers = list(model.layers)
@@ -178,8 +154,8 @@ def test_another_threshold_counts_anew_without_the_network(model, widget, qtbot,
 
 
 def test_all_images_at_once_and_what_cannot_be_counted_is_named(model, widget, count):
-    model.add_image(discs(), name="a")
-    model.add_image(discs(48), name="b")
+    model.add_image(nine_discs(), name="a")
+    model.add_image(nine_discs(48), name="b")
     model.add_image(np.zeros((2, 48, 48)), axis_labels=("c", "y", "x"), name="two")
     widget.image_choice.setCurrentIndex(widget.image_choice.findText("All images"))
     count()
@@ -196,7 +172,7 @@ def test_all_images_at_once_and_what_cannot_be_counted_is_named(model, widget, c
 
 
 def test_a_stack_has_a_row_for_each_plane(model, widget, count):
-    stack = model.add_image(np.stack([discs(), np.full((64, 64), 20, np.uint8)]), name="stack")
+    stack = model.add_image(np.stack([nine_discs(), np.full((64, 64), 20, np.uint8)]), name="stack")
     count()
     assert layers_of(model, "prediction", stack)[0].data.shape == (2, 64, 64)
     assert layers_of(model, "probability", stack)[0].data.shape == (2, 64, 64)
@@ -228,7 +204,7 @@ def test_cancel_stops_between_two_tiles_and_leaves_no_trace(model, widget, click
 
 
 def test_layers_may_be_renamed_edited_and_deleted_at_any_time(model, widget, click, qtbot, count):
-    a, b = model.add_image(discs(), name="a"), model.add_image(discs(), name="b")
+    a, b = model.add_image(nine_discs(), name="a"), model.add_image(nine_discs(), name="b")
     widget.image_choice.setCurrentIndex(widget.image_choice.findText("All images"))
     click(widget.run_button)
     model.layers.remove(a)
@@ -239,7 +215,7 @@ def test_layers_may_be_renamed_edited_and_deleted_at_any_time(model, widget, cli
     model.layers.remove("c labels")
     widget.counting["seed_threshold"].value = 0.7
     qtbot.waitUntil(lambda: "c labels" in model.layers)
-    b.data = discs(48)
+    b.data = nine_discs(48)
     count()
     assert layers_of(model, "prediction", b)[-1].data.shape == (48, 48)
     model.layers.clear()
@@ -248,7 +224,7 @@ def test_layers_may_be_renamed_edited_and_deleted_at_any_time(model, widget, cli
 
 
 def test_a_new_model_brings_its_thresholds(model, widget, qtbot, count):
-    model.add_image(discs())
+    model.add_image(nine_discs())
     count()
     strict = bright_is_cell()
     strict.counting = CountingSettings(min_area=10_000)
@@ -258,7 +234,7 @@ def test_a_new_model_brings_its_thresholds(model, widget, qtbot, count):
 
 
 def test_the_tables_are_those_of_the_command_line(model, widget, click, count, tmp_path, qtbot):
-    image = image_from_layer(model.add_image(discs(), name="a"))
+    image = image_from_layer(model.add_image(nine_discs(), name="a"))
     count()
     click(widget.save_button)
     dialog = widget.findChild(QFileDialog)
@@ -283,7 +259,7 @@ def test_the_tables_are_those_of_the_command_line(model, widget, click, count, t
 
 
 def test_the_cells_go_into_the_annotation_around_what_is_annotated(model, widget, click, count):
-    image = model.add_image(discs())
+    image = model.add_image(nine_discs())
     count()
     click(widget.copy_button)
     annotation = annotation_of(model, image)

@@ -9,7 +9,7 @@
 Nothing but the hills is kept of a tile, so that a slide needs no more memory than a tile, if its labels go to a file.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -81,6 +81,7 @@ def find_cells(
     keep: bool | None = None,
     next_tile: Callable[[int, list[Region]], int] | None = None,
     runner: Any = None,
+    planes: Sequence[int] | None = None,
 ) -> Generator[TileDone, None, Prediction]:
     """Find the cells of an image.
 
@@ -102,6 +103,8 @@ def find_cells(
 
     runner : optional
         Computes the tiles elsewhere; see :mod:`napari_tally.core.cluster`. It needs `out`.
+    planes : sequence of int, optional
+        Look at these alone; the others have no cells then.
 
     Yields
     ------
@@ -119,19 +122,22 @@ def find_cells(
         diameter = yield from estimate_diameter(model, image, settings)
         settings = replace(settings, diameter=diameter)
     work = TileWork(Predictor(model, image, settings), counting)
-    planes, shape = len(image.planes), work.shape
-    labels = np.zeros((planes, *shape), np.int32) if out is None else out
+    planes, shape = range(len(image.planes)) if planes is None else planes, work.shape
+    labels = np.zeros((len(image.planes), *shape), np.int32) if out is None else out
     keep = not image.is_lazy and out is None if keep is None else keep
-    probabilities = np.empty((planes, model.settings.classes, *shape), np.float32) if keep else None
+    probabilities = None
+    if keep:
+        probabilities = np.zeros((len(image.planes), model.settings.classes, *shape), np.float32)
+        probabilities[:, 0] = 1  # planes that are not looked at are background
     tiles = work.predictor.tiles(runner.grid if runner else 1)
-    total, cells = planes * len(tiles), 0
-    for p in range(planes):
+    total, cells = len(planes) * len(tiles), 0
+    for number, p in enumerate(planes):
         hills = Hills(counting, work.zoom)
         before: dict[int, int] = {}  # where the hills of each tile begin
         waiting = list(range(len(tiles)))
         results = runner.run(work, out, p, tiles) if runner else None
         while waiting:
-            done = p * len(tiles) + len(before)
+            done = number * len(tiles) + len(before)
             if results:
                 n, top = yield from mapped(next_of(results), partial(part_done, done, total))
                 waiting.remove(n)
@@ -145,12 +151,12 @@ def find_cells(
             before[n] = hills.add(top)
             yield Piece(done + 1, total, p, tiles[n], None if piece is None else piece + before[n] * (piece > 0))
         cell_of = hills.cells()
-        number = int(cell_of.max(initial=0))
+        here = int(cell_of.max(initial=0))
         cell_of[cell_of > 0] += cells  # ids go on from plane to plane, so no id comes twice
         for n, tile in enumerate(tiles):
             piece = labels[p, *tile]
             labels[p, *tile] = np.where(piece > 0, cell_of[piece + np.int64(before[n])], 0)
-        cells += number
+        cells += here
     return Prediction(probabilities, labels.reshape(image.shape) if out is None else out, work.zoom, cells)
 
 

@@ -124,6 +124,11 @@ class LabelsZarr:
         labels._levels = [labels._group["0"]]
         return labels
 
+    @property
+    def array(self) -> Any:
+        """The zarr array: (Y, X) of a single plane, else (P, Y, X)."""
+        return self._levels[0]
+
     def __getitem__(self, where: tuple[int, slice, slice]) -> NDArray[np.uint32]:
         return self._levels[0][self._at(where)]
 

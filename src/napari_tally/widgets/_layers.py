@@ -13,6 +13,7 @@ Positions follow napari: a layer with fewer axes than the viewer has the last on
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import dask.array as da
 import numpy as np
 import pint
 from napari.components import ViewerModel
@@ -23,7 +24,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox
 from skimage.draw import polygon
 
-from napari_tally.core.images import Image, as_image
+from napari_tally.core.images import Image, as_image, is_lazy
 
 KEY = "napari_tally"
 Role = Literal["annotation", "prediction", "probability", "aid"]
@@ -40,7 +41,7 @@ def image_from_layer(layer: ImageLayer) -> Image:
     Returns
     -------
     Image
-        With a pixel size where the last two axes of the layer have units of length.
+        With a pixel size where the last two axes of the layer have units of length. Pixels of a dask or zarr layer stay where they are.
 
     Raises
     ------
@@ -52,7 +53,10 @@ def image_from_layer(layer: ImageLayer) -> Image:
     axes = None
     if _channel_axis(layer) == 0:
         axes = "C" + "Q" * (layer.ndim - 3) + "YX"
-    return as_image(np.asarray(data), axes=axes, rgb=layer.rgb, name=layer.name, pixel_size=pixel_size(layer))
+    if type(data).__module__.startswith("zarr."):
+        data = da.from_zarr(data)
+    data = data if is_lazy(data) else np.asarray(data)
+    return as_image(data, axes=axes, rgb=layer.rgb, name=layer.name, pixel_size=pixel_size(layer))
 
 
 def require_channels_first(layer: ImageLayer) -> None:

@@ -9,14 +9,18 @@
 Both steps run on a worker thread. The probabilities are kept as long as their image is in the viewer.
 """
 
+import shutil
 import time
+import weakref
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 from napari.layers import Image as ImageLayer
@@ -26,6 +30,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QCheckBox,
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
@@ -40,13 +45,25 @@ from qtpy.QtWidgets import (
 )
 
 from napari_tally.core.counting import measure_cells, size_remark, summarise, write_table
-from napari_tally.core.events import mapped
 from napari_tally.core.images import Image
 from napari_tally.core.instances import label_planes
+from napari_tally.core.large import measure_large
+from napari_tally.core.lazy import LabelsZarr
 from napari_tally.settings import CountingSettings, PredictionSettings
 from napari_tally.widgets._form import SettingsForm
+from napari_tally.widgets._gaze import Gaze
 from napari_tally.widgets._job import Job
-from napari_tally.widgets._layers import LayerCombo, Role, belong, copy_cells, image_from_layer, is_source, layers_of, placement
+from napari_tally.widgets._layers import (
+    LayerCombo,
+    Role,
+    belong,
+    copy_cells,
+    image_from_layer,
+    is_source,
+    label_shape,
+    layers_of,
+    placement,
+)
 from napari_tally.widgets._parts import button, fill, group, note, say
 from napari_tally.widgets._session import SHIPPED, session, unwrap
 
@@ -59,6 +76,8 @@ if TYPE_CHECKING:
 
 _PATIENCE = 200
 """Milliseconds without a change of the thresholds after which the cells are found anew."""
+_SHOWN_TILE = 2048
+"""Pixels along a side of the tiles of a large image: small enough to see the first one soon."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +106,15 @@ class Counted:
     diameter: float
     cells: pd.DataFrame
     summary: pd.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Filling:
+    """News: the labels of a large image fill, tile by tile, in the order in which the user looks."""
+
+    layer: ImageLayer
+    image: Image
+    labels: LabelsZarr
 
 
 @dataclass(frozen=True)
@@ -119,6 +147,7 @@ class PredictWidget(QWidget):
         self._results: dict[Any, Counted] = {}  # by the id of the image layer
         self._offered: CountingSettings | None = None  # the thresholds of the last model
         self._began, self._folder = 0.0, ""
+        self._gaze = Gaze(self._viewer)
         self._finding, self._loading, self._deciding = Job(self), Job(self), Job(self)
         for job in (self._finding, self._deciding):
             job.event.connect(self._take_event)
@@ -136,6 +165,8 @@ class PredictWidget(QWidget):
 
         self.image_choice = LayerCombo(self._viewer, is_source, extra="All images", extra_last=True)
         self.image_choice.setToolTip("The image to count, or all images of the viewer.")
+        self.this_plane = QCheckBox("Only the plane shown")
+        self.this_plane.setToolTip("Count the plane that the sliders show, rather than all planes.")
         self.model_text = QLabel()
         self.load_button = button("Load…", "Take a model that comes with napari-tally, or a file.")
         self._offer_models()
@@ -169,6 +200,7 @@ class PredictWidget(QWidget):
 
         choices = QFormLayout()
         choices.addRow("Image", self.image_choice)
+        choices.addRow("", self.this_plane)
         model_row = QHBoxLayout()
         model_row.addWidget(self.model_text, 1)
         model_row.addWidget(self.load_button)
@@ -244,11 +276,17 @@ class PredictWidget(QWidget):
     def _run(self) -> None:
         model, layers, counting, settings = self._session.model, list(self._chosen()), self.counting.value, self.how.value
         assert model
+        gaze, only = self._gaze, self.this_plane.isChecked() and self.this_plane.isVisible()
+        gaze.follow(layers)
         say(self.message, "")
         self._began = time.monotonic()
-        self._finding.start(lambda: _find(model, layers, counting, settings), description="Counting cells")
+        self._finding.start(lambda: _find(model, layers, counting, settings, gaze, only), description="Counting cells")
 
-    def _take_event(self, event: Progress | Results) -> None:
+    def _take_event(self, event: Progress | Filling | Results) -> None:
+        if isinstance(event, Filling):
+            if event.layer in self._viewer.layers:
+                self._put_labels(event.layer, event.image, event.labels).refresh()
+            return
         if isinstance(event, Results):
             for counted in event.counted:
                 known = self._results.get(counted.layer.unique_id)
@@ -265,24 +303,32 @@ class PredictWidget(QWidget):
     def _lay(self, counted: Counted, new: bool) -> None:
         """Show what was found as layers just above the image; what the user has selected stays selected."""
         image, active = counted.layer, self._viewer.layers.selection.active
-        if new:
+        if new and counted.found.probabilities is not None:
             look = {"colormap": "magma", "contrast_limits": (0, 1), "visible": False, "opacity": 0.7}
-            assert counted.found.probabilities is not None
             cell = (1 - counted.found.probabilities[:, 0]).reshape(counted.image.shape)
             self._put("probability", cell, ImageLayer, image, name=f"{image.name} probability", **look)
-        labels = self._put("prediction", counted.found.labels, Labels, image, name=f"{image.name} labels")
+        labels = self._put_labels(image, counted.image, counted.found.labels)
         labels.visible = labels.visible or new
         features = counted.cells.drop(columns="image").rename(columns={"label": "index"})
         labels.features = features.dropna(axis="columns", how="all")
-        labels.editable = False  # it is made anew when a threshold changes; corrections belong into the annotation
+        labels.refresh()
         self._viewer.layers.selection.active = active
+
+    def _put_labels(self, layer: ImageLayer, image: Image, labels: Any) -> Labels:
+        """Show labels; of a large image they stay in their file."""
+        if isinstance(labels, LabelsZarr):
+            labels = labels.array if labels.array.ndim == len(image.shape) else da.from_zarr(labels.array).reshape(image.shape)
+        shown: Labels = self._put("prediction", labels, Labels, layer, name=f"{layer.name} labels")
+        shown.editable = False  # it is made anew when a threshold changes; corrections belong into the annotation
+        return shown
 
     def _put(self, role: Role, data: NDArray[Any], kind: type, image: ImageLayer, **look: Any) -> Any:
         """Give the layer of the image that has this role, holding `data`; a new one is laid above the image."""
         layers = self._viewer.layers
         old = next(reversed(layers_of(self._viewer, role, image)), None)
         if old is not None and old.data.shape == data.shape:
-            old.data = data
+            if old.data is not data:
+                old.data = data
             return old
         if old is not None:
             layers.remove(old)
@@ -303,9 +349,9 @@ class PredictWidget(QWidget):
         self._later.start()
 
     def _decide(self, returned: object = None) -> None:
-        """Find the cells anew where other thresholds are wished; the latest wish wins."""
+        """Find the cells anew where other thresholds are wished; the latest wish wins. Slides are too large for that: they stay."""
         counting = self.counting.value
-        stale = [counted for counted in self._results.values() if counted.counting != counting]
+        stale = [counted for counted in self._results.values() if counted.counting != counting and counted.found.probabilities is not None]
         if not stale or self._later.isActive() or self._finding.is_active:
             return
         if self._deciding.is_active:
@@ -327,6 +373,7 @@ class PredictWidget(QWidget):
         return [self._results[layer.unique_id] for layer in self._chosen() if layer.unique_id in self._results]
 
     def _show(self, layer: object = None) -> None:
+        self.this_plane.setVisible(any(len(label_shape(layer)) > 2 for layer in self._chosen()))
         shown = self._shown()
         rows = pd.concat([counted.summary for counted in shown], ignore_index=True) if shown else pd.DataFrame()
         many = len(rows) > 1
@@ -338,6 +385,8 @@ class PredictWidget(QWidget):
             say(self.count_text, "")
             say(self.details, "Nothing is counted yet.")
             return
+        if any(counted.found.probabilities is None and counted.counting != self.counting.value for counted in shown):
+            say(self.message, "The image is large: press Count cells to use the new thresholds.")
         n, inside = int(rows["count"].sum()), int(rows["count_without_border"].sum())
         say(self.count_text, f"{n} cell{'s' * (n != 1)}")
         details = [f"{inside} of them do not touch the border"]
@@ -430,8 +479,13 @@ def _load(path: Path) -> "Generator[None, None, tuple[Model, str]]":
 
 
 def _find(
-    model: "Model", layers: Sequence[ImageLayer], counting: CountingSettings, settings: PredictionSettings
-) -> Generator[Progress | Results, None, list[str]]:
+    model: "Model",
+    layers: Sequence[ImageLayer],
+    counting: CountingSettings,
+    settings: PredictionSettings,
+    gaze: "Gaze",
+    only: bool = False,
+) -> Generator[Progress | Filling | Results, None, list[str]]:
     """Predict and count images on the worker thread; give the reasons for those that could not be used, if others could."""
     from napari_tally.core.find import find_cells
 
@@ -441,20 +495,46 @@ def _find(
         yield Progress(n / len(layers), f"{_which(n, len(layers))}reading")
         try:
             image = image_from_layer(layer)
-            found = yield from mapped(find_cells(model, image, settings, counting), partial(_progress, n, len(layers)))
+            planes = [gaze.plane(layer)] if only else None
+            out, how = None, settings
+            if image.is_lazy:
+                folder = Path(mkdtemp(prefix="napari-tally-"))
+                out = LabelsZarr(folder / "labels.zarr", len(image.planes), (image.shape[-2], image.shape[-1]))
+                weakref.finalize(out.array, shutil.rmtree, folder, ignore_errors=True)  # when its layer is gone
+                how = settings if settings.tile else replace(settings, tile=_SHOWN_TILE)
+                yield Filling(layer, image, out)
+            work = find_cells(model, image, how, counting, out=out, next_tile=partial(gaze.nearest, layer), planes=planes)
+            found = yield from _fill_in(work, partial(_progress, n, len(layers)), layer, image, out)
         except ValueError as error:
             refused.append(str(error))
             continue
-        counted.append(_count(layer, image, found, counting, model.diameter))
+        counted.append(_count(layer, image, found, counting, model.diameter, planes))
         yield Results(tuple(counted))
     if refused and not counted:
         raise ValueError(refused[0])
     return refused
 
 
+def _fill_in(
+    work: "Generator[TileDone, None, Prediction]", progress: Any, layer: ImageLayer, image: Image, out: LabelsZarr | None
+) -> "Generator[Progress | Filling, None, Prediction]":
+    """Hand on the progress, and say so when a tile of a large image is there."""
+    from napari_tally.core.find import Piece
+
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            result: Prediction = end.value
+            return result
+        if out is not None and isinstance(event, Piece):
+            yield Filling(layer, image, out)
+        yield progress(event)
+
+
 def _progress(n: int, images: int, tile: "TileDone") -> Progress:
     """Turn news of one image into news of all images."""
-    return Progress((n + tile.done / tile.total) / images, f"{_which(n, images)}tile {tile.done} of {tile.total}")
+    return Progress((n + tile.done / tile.total) / images, f"{_which(n, images)}tile {int(tile.done)} of {tile.total}")
 
 
 def _which(n: int, images: int) -> str:
@@ -471,9 +551,15 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
         yield Results(tuple(counted))
 
 
-def _count(layer: ImageLayer, image: Image, found: "Prediction", counting: CountingSettings, diameter: float) -> Counted:
-    cells = measure_cells(found.labels, image)
-    return Counted(layer, image, found, counting, diameter, cells, summarise(cells, image))
+def _count(
+    layer: ImageLayer, image: Image, found: "Prediction", counting: CountingSettings, diameter: float, planes: Sequence[int] | None = None
+) -> Counted:
+    measure = measure_large if isinstance(found.labels, LabelsZarr) else measure_cells
+    cells = measure(found.labels, image)
+    summary = summarise(cells, image)
+    if planes is not None:
+        summary = summary[summary["plane"].isin(planes)]
+    return Counted(layer, image, found, counting, diameter, cells, summary)
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,94 @@
+"""Images that stay in their files: labels that fill where the user looks, and one plane of a stack."""
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from models import bright_is_cell, nine_discs
+from napari.components import ViewerModel
+from qtpy.QtCore import Qt
+
+import napari_tally as nt
+from napari_tally.core.tiles import plan_tiles
+from napari_tally.settings import PredictionSettings
+from napari_tally.widgets._gaze import Gaze
+from napari_tally.widgets._layers import layers_of
+from napari_tally.widgets._session import session
+from napari_tally.widgets.predict import PredictWidget
+
+
+@pytest.fixture
+def viewer():
+    return ViewerModel()
+
+
+@pytest.fixture
+def widget(viewer, qtbot):
+    session(viewer).put(bright_is_cell(), "bright")
+    widget = PredictWidget(viewer)
+    widget.show()
+    qtbot.addWidget(widget)
+    return widget
+
+
+def press_count(widget, qtbot):
+    qtbot.mouseClick(widget.run_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: widget.run_button.isEnabled())
+
+
+@pytest.mark.parametrize("kind", ["dask", "zarr"])
+def test_a_lazy_layer_gives_the_cells_of_one_in_memory(widget, viewer, qtbot, tmp_path, kind):
+    picture = np.tile(nine_discs(), (2, 3))
+    read = []
+    if kind == "dask":
+        blocks = da.from_array(picture, chunks=64)
+        data = blocks.map_blocks(lambda block: read.append(block.shape) or block, dtype=picture.dtype, meta=np.empty((0, 0), np.uint8))
+    else:
+        data = zarr.create_array(str(tmp_path / "a.zarr"), data=picture, chunks=(64, 64))
+    image = viewer.add_image(data, name="slide", contrast_limits=(0, 255))
+    widget.how.value = PredictionSettings(tile=64)
+    press_count(widget, qtbot)
+    (labels,) = layers_of(viewer, "prediction", image)
+    np.testing.assert_array_equal(np.asarray(labels.data[:]), nt.predict(picture, bright_is_cell()).labels)
+    assert isinstance(labels.data, zarr.Array)
+    assert not labels.editable
+    assert widget.count_text.text().startswith(f"{labels.data[:].max()} cells")
+    if kind == "dask":
+        assert max(read) <= (64, 64)
+    folder = labels.data.store.root.parent
+    assert folder.exists()
+    viewer.layers.clear()
+    del labels, image
+    assert not widget._results
+
+
+def test_only_the_plane_that_is_shown(widget, viewer, qtbot):
+    stack = np.stack([nine_discs(), nine_discs(radius=4), nine_discs(radius=7)])
+    image = viewer.add_image(stack, name="stack")
+    assert widget.this_plane.isVisible()
+    viewer.dims.set_current_step(0, 1)
+    widget.this_plane.setChecked(True)
+    press_count(widget, qtbot)
+    (labels,) = layers_of(viewer, "prediction", image)
+    whole = nt.predict(stack, bright_is_cell()).labels
+    assert [int(plane.max() > 0) for plane in labels.data] == [0, 1, 0]
+    np.testing.assert_array_equal(labels.data[1] > 0, whole[1] > 0)
+    assert widget.count_text.text().startswith(f"{len(np.unique(whole[1])) - 1} cells")
+
+
+def test_a_single_plane_offers_no_choice_of_planes(widget, viewer):
+    viewer.add_image(nine_discs())
+    assert not widget.this_plane.isVisible()
+
+
+def test_tiles_near_the_middle_of_the_view_come_first(viewer):
+    image = viewer.add_image(np.zeros((3, 100, 100)), scale=(1, 2, 2))
+    gaze = Gaze(viewer)
+    gaze.follow([image])
+    tiles = plan_tiles((100, 100), (25, 25))
+    viewer.dims.set_current_step(0, 2)
+    for y, x in ((10, 80), (60, 30), (-50, 200)):
+        viewer.scene.camera.center = (0, 2 * y, 2 * x)
+        rows, columns = tiles[gaze.nearest(image, 2, tiles)]
+        assert (rows.start, columns.start) == (min(75, max(0, y // 25 * 25)), min(75, x // 25 * 25))
+    assert gaze.plane(image) == 2

@@ -1,0 +1,277 @@
+"""The dock widget to count many files: drop them, choose a folder for the results, start; a table fills as it goes.
+
+What is written is complete or absent, and a run that was stopped, or broken off by anything, goes on where it was
+(core/batch.py). The command line's ``predict`` does the same.
+"""
+
+import time
+from collections.abc import Generator, Iterable
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFileDialog,
+    QFormLayout,
+    QHeaderView,
+    QLabel,
+    QProgressBar,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
+
+from napari_tally.core.images import SUFFIXES, list_images
+from napari_tally.settings import BatchSettings
+from napari_tally.widgets._form import SettingsForm
+from napari_tally.widgets._job import Job
+from napari_tally.widgets._parts import button, fill, group, note, say
+from napari_tally.widgets._session import session, unwrap
+
+if TYPE_CHECKING:
+    import napari
+
+    from napari_tally.core.model_file import Model
+
+
+class News:
+    """News: what is known of each file by now (text and tooltip by row), and how far all are."""
+
+    def __init__(self, rows: dict[int, tuple[str, str]], fraction: float, doing: str) -> None:
+        self.rows, self.fraction, self.doing = rows, fraction, doing
+
+
+class BatchWidget(QWidget):
+    """Count the cells of many files.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: "napari.Viewer") -> None:
+        super().__init__()
+        self._session = session(unwrap(napari_viewer))
+        self._paths: list[Path] = []
+        self._out: Path | None = None
+        self._began = 0.0
+        self._job = Job(self)
+        self._job.event.connect(self._take)
+        self._job.state_changed.connect(self._enable)
+        self._job.returned.connect(self._finish)
+        self._job.stopped.connect(self._tell_stopped)
+        self._job.failed.connect(self._tell_failure)
+        self.setAcceptDrops(True)
+
+        self.model_text = QLabel()
+        self.add_button = button("Add files…", "Choose images: TIFF, PNG, JPEG. Or drop files and folders here.", self._ask_for_files)
+        self.folder_button = button("Add folder…", "All images of a folder, or an OME-Zarr.", self._ask_for_folder)
+        self.clear_button = button("Clear", "Empty the list; files stay as they are.", self.clear)
+        self.table = QTableWidget(0, 2)
+        self.table.setHorizontalHeaderLabels(["File", "Cells"])
+        self.table.setToolTip("Drop files or folders here.")
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setMinimumHeight(200)
+        self.table.verticalHeader().hide()
+        self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.table.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
+        self.out_text = QLabel()
+        self.out_button = button("Choose…", "The folder for label images, tables and the record.", self._ask_for_out)
+        self.files = SettingsForm(BatchSettings)
+        self.start_button = button(
+            "Count all", "Count the cells of all files. Those that are counted already are not counted again.", self._start
+        )
+        self.stop_button = button("Stop", "Stop after the tile at work. Count all goes on from there.", self._job.stop)
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 1000)
+        self.bar.hide()
+        self.message = note()
+
+        choices = QFormLayout()
+        choices.addRow("Model", self.model_text)
+        results = QFormLayout()
+        results.addRow("Folder", self.out_text)
+        fill(
+            self,
+            group("What to count", choices, self.table, [self.add_button, self.folder_button, self.clear_button]),
+            group("Results", results, [self.out_button], self.files.native),
+            group("", [self.start_button, self.stop_button], self.bar, self.message),
+        )
+        self._session.model_changed.connect(self._take_model)
+        self._take_model(self._session.model)
+        self._show_out()
+
+    # What to count
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:  # noqa: D102  Qt's
+        if event.mimeData().hasUrls() and not self._job.is_active:
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:  # noqa: D102  Qt's
+        self.add(Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile())
+        event.acceptProposedAction()
+
+    def add(self, paths: Iterable[Path]) -> None:
+        """Add files, and the images of folders; what is in the list already, or has the stem of one that is, stays out."""
+        refused = []
+        for path in paths:
+            try:
+                found = list(list_images(path).values()) if path.is_dir() and path.suffix.lower() != ".zarr" else [path]
+            except ValueError as error:
+                refused.append(str(error))
+                continue
+            for file in found:
+                if file.suffix.lower() not in (*SUFFIXES, ".zarr"):
+                    refused.append(f"{file.name}: files ending in {', '.join(SUFFIXES)} are read.")
+                elif file in self._paths:
+                    continue
+                elif any(file.stem == known.stem for known in self._paths):
+                    refused.append(f"{file.name}: there is a file of this name already; their results would overwrite each other.")
+                else:
+                    self._paths.append(file)
+        if self._paths and self._out is None:
+            self._out = self._paths[0].parent / "counts"
+        say(self.message, "<br>".join(escape(reason) for reason in refused[:3]) + ("<br>…" if len(refused) > 3 else ""))
+        self._fill_table()
+        self._show_out()
+
+    def clear(self) -> None:
+        """Empty the list."""
+        self._paths.clear()
+        self._fill_table()
+        self._enable()
+
+    def _fill_table(self) -> None:
+        self.table.setRowCount(len(self._paths))
+        for row, path in enumerate(self._paths):
+            for column, (text, tip) in enumerate(((path.name, str(path)), ("", ""))):
+                self._set(row, column, text, tip)
+        self._enable()
+
+    def _set(self, row: int, column: int, text: str, tip: str) -> None:
+        item = QTableWidgetItem(text)
+        item.setToolTip(tip or text)
+        if column:
+            item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.table.setItem(row, column, item)
+
+    def _ask_for_files(self) -> None:
+        dialog = self._dialog("Images to count", QFileDialog.FileMode.ExistingFiles)
+        dialog.setNameFilter(f"Images ({' '.join('*' + suffix for suffix in SUFFIXES)})")
+        dialog.filesSelected.connect(self._add_chosen)
+        dialog.open()
+
+    def _ask_for_folder(self) -> None:
+        dialog = self._dialog("A folder of images", QFileDialog.FileMode.Directory)
+        dialog.fileSelected.connect(self._add_one)
+        dialog.open()
+
+    def _ask_for_out(self) -> None:
+        dialog = self._dialog("A folder for the results", QFileDialog.FileMode.Directory)
+        dialog.fileSelected.connect(self.put_out)
+        dialog.open()
+
+    def _dialog(self, title: str, mode: QFileDialog.FileMode) -> QFileDialog:
+        dialog = QFileDialog(self, title)
+        dialog.setFileMode(mode)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        return dialog
+
+    def _add_chosen(self, chosen: list[str]) -> None:
+        self.add(Path(path) for path in chosen)
+
+    def _add_one(self, chosen: str) -> None:
+        self.add([Path(chosen)])
+
+    def put_out(self, folder: str | Path) -> None:
+        """Choose the folder for the results."""
+        self._out = Path(folder)
+        self._show_out()
+
+    def _show_out(self) -> None:
+        text = str(self._out) if self._out else "beside the files"
+        self.out_text.setText(self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, 220))
+        self.out_text.setToolTip(text)
+
+    def _take_model(self, model: "Model | None") -> None:
+        name = self._session.model_name
+        text = self.fontMetrics().elidedText(name, Qt.TextElideMode.ElideMiddle, 220)
+        self.model_text.setText(text if model else "none yet: train or load one first")
+        self.model_text.setToolTip(name)
+        self._enable()
+
+    # The work
+
+    def _start(self) -> None:
+        model, paths, out, files, name = self._session.model, list(self._paths), self._out, self.files.value, self._session.model_name
+        assert model
+        assert out
+        self._began = time.monotonic()
+        say(self.message, "")
+        self._fill_table()
+        self._job.start(lambda: _run(model.copy(), name, paths, out, files), description="Counting files")
+
+    def _take(self, news: News) -> None:
+        for row, (text, tip) in news.rows.items():
+            self._set(row, 1, text, tip)
+        if item := self.table.item(max(news.rows, default=-1), 0):
+            self.table.scrollToItem(item)
+        self.bar.setValue(round(1000 * news.fraction))
+        passed = time.monotonic() - self._began
+        left = passed / news.fraction - passed if news.fraction > 0.01 and passed > 2 else 0.0
+        self.bar.setFormat(news.doing + (f", {left / 60:.0f} min left" if left > 90 else f", {left:.0f} s left" if left else ""))
+
+    def _enable(self, state: object = None) -> None:
+        busy = self._job.is_active
+        self.start_button.setEnabled(not busy and bool(self._paths) and self._session.model is not None)
+        self.stop_button.setEnabled(busy)
+        for part in (self.add_button, self.folder_button, self.clear_button, self.out_button):
+            part.setEnabled(not busy)
+        self.bar.setVisible(busy)
+
+    def _finish(self, summary: str) -> None:
+        say(self.message, summary)
+
+    def _tell_stopped(self) -> None:
+        say(self.message, "Stopped. Count all goes on from here.")
+
+    def _tell_failure(self, error: Exception) -> None:
+        say(self.message, escape(str(error)))
+
+
+def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSettings) -> Generator[News, None, str]:
+    """Run the batch on the worker thread; give a summary."""
+    from napari_tally.core.batch import Batch, ImageDone, PassedOver, Working
+    from napari_tally.settings import PredictionSettings
+
+    work: Generator[Any, None, Any] = Batch(model, name, out, PredictionSettings(), model.counting, files=files).run(paths)
+    rows: dict[int, tuple[str, str]] = {}
+    cells = bad = odd = 0
+    while True:
+        try:
+            event = next(work)
+        except StopIteration:
+            break
+        row, part = event.number - 1, 0.0
+        if isinstance(event, Working):
+            part = event.tile.done / event.tile.total if event.tile else 0.0
+            rows[row] = ("…", "at work")
+        elif isinstance(event, PassedOver):
+            rows[row], bad = ("passed over", event.reason), bad + 1
+        elif isinstance(event, ImageDone):
+            n = int(event.counts["count"].sum())
+            mark = " (!)" if event.remark else ""
+            rows[row] = (f"{n}{mark}", event.remark or ("counted by an earlier run" if event.again else "counted"))
+            cells, odd = cells + n, odd + bool(event.remark)
+        done = event.number - isinstance(event, Working) + part
+        # All rows each time: of the news only the last comes through
+        yield News(dict(rows), min(1.0, done / event.total), f"file {event.number} of {event.total}")
+    summary = f"<b>{cells:,} cells</b> in {len(paths) - bad} files. Labels, tables and the record are in {escape(str(out))}."
+    if bad:
+        summary += f"<br>{bad} file{'s' * (bad != 1)} could not be read: the table says why."
+    if odd:
+        summary += f"<br><b>Please look:</b> {odd} marked with (!) may be unlike the training images; rest the mouse on it."
+    return summary

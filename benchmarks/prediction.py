@@ -165,10 +165,8 @@ def average(data: Path) -> None:
         result = evaluate((pair.image.name, pair.labels, labels) for pair, labels in zip(pairs, found, strict=True))
         five, eighty = result.matchings[0], result.matchings[3]
         megapixels = sum(pair.labels.size for pair in pairs) / 1e6
-        print(
-            f"| {8 if eight else 1} | {five.ap:.3f} | {eighty.ap:.3f} | {five.f1:.3f} | {100 * result.bias:+.1f} % | {seconds / megapixels:.2f} |",
-            flush=True,
-        )
+        scores = f"{five.ap:.3f} | {eighty.ap:.3f} | {five.f1:.3f} | {100 * result.bias:+.1f} %"
+        print(f"| {8 if eight else 1} | {scores} | {seconds / megapixels:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -220,7 +220,7 @@ class PredictWidget(QWidget):
         fill(
             self,
             group("What to count", choices, [self.run_button, self.cancel_button], self.bar, self.message),
-            group("Result", self.count_text, self.details, self.table, [self.save_button, self.results.export_button, self.copy_button]),
+            group("Result", self.count_text, self.details, self.table, [self.save_button, self.results.export_button], [self.copy_button]),
             self.results,
             group("What is a cell?", self.counting.native, note("Changes count at once: the network does not run again.")),
             self.expert_button,

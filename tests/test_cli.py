@@ -382,3 +382,14 @@ def test_export_for_other_programs(tmp_path, folders, capsys):
     assert len((tmp_path / "elsewhere" / "points" / "a.csv").read_text().splitlines()) == 5
     assert run("export", tmp_path / "none") == 2
     assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_next_passes_over_what_is_annotated(tmp_path, folders, model_file, capsys):
+    images, _ = folders
+    tifffile.imwrite(images / "b.tif", discs(radius=5)[0])
+    assert run("next", "--model", model_file, images) == 0
+    out = capsys.readouterr().out
+    assert "Passed over, for the model was trained on them: 1." in out
+    assert "1. b.tif: " in out
+    assert run("next", "--model", model_file, images / "a.tif") == 2
+    assert "All of these images are annotated already" in one_line(capsys)

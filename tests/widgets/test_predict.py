@@ -240,10 +240,11 @@ def test_the_tables_are_those_of_the_command_line(model, widget, click, count, t
     dialog = widget.findChild(QFileDialog)
     dialog.setDirectory(str(tmp_path))
     dialog.accept()
+    qtbot.waitUntil(lambda: widget.message.text().startswith("Saved tables, labels, record.json and report.html in "))
     cells = measure_cells(nt.predict(image, bright_is_cell()).labels, image)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "cells.csv"), cells, rtol=1e-5, check_dtype=False)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "counts.csv"), summarise(cells, image), rtol=1e-5, check_dtype=False)
-    assert widget.message.text() == f"Saved counts.csv and cells.csv in {tmp_path}."
+    assert {path.name for path in tmp_path.iterdir()} >= {"labels", "record.json", "report.html"}
     (tmp_path / "cells.csv").write_text("mine")
     widget._save_unless_there(str(tmp_path))
     box = widget.findChild(QMessageBox)
@@ -252,9 +253,10 @@ def test_the_tables_are_those_of_the_command_line(model, widget, click, count, t
     assert (tmp_path / "cells.csv").read_text() == "mine"
     widget._save_unless_there(str(tmp_path))
     click(widget.findChildren(QMessageBox)[-1].button(QMessageBox.StandardButton.Yes))
+    qtbot.waitUntil(lambda: not widget.results.is_writing)
     assert (tmp_path / "cells.csv").read_text().startswith("image,plane")
     widget.save(tmp_path / "not there")
-    assert "not there" in widget.message.text()
+    qtbot.waitUntil(lambda: "not there" in widget.message.text())
     assert widget.message.text().endswith("Choose another folder.")
 
 

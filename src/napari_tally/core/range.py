@@ -64,7 +64,7 @@ _NUMBERS: dict[str, tuple[float, str, str]] = {
     "solidity": (0.02, "the shapes found are more ragged or bent", "the shapes found are rounder"),
 }
 NAMES = tuple(_NUMBERS)
-_UNITS = np.array([number[0] for number in _NUMBERS.values()])
+UNITS = np.array([number[0] for number in _NUMBERS.values()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ def distance(known: Fingerprint, point: NDArray[np.float64]) -> tuple[float, NDA
         i = NAMES.index(name)
         bound = limit(known.points[:, i])
         point[i] = min(point[i], bound) if name == "certainty" else max(point[i], bound)
-    apart = np.nan_to_num((point - known.points) / _UNITS)
+    apart = np.nan_to_num((point - known.points) / UNITS)
     distances = np.sqrt((apart**2).sum(axis=1))
     nearest = int(np.argmin(distances))
     return float(distances[nearest]), apart[nearest]
@@ -186,28 +186,34 @@ def range_remark(model: Model, image: Image, found: Prediction) -> str:
     if known is None:
         return ""
     if found.probabilities is None:  # of a slide they are not kept: look at its middle once more
-        image = _middle(image, _KEPT_OUT)
+        image = middle_of(image, _KEPT_OUT)
         found = run_to_end(find_cells(model, image, PredictionSettings(diameter=model.diameter * found.zoom), keep=True))
     far, apart = distance(known, measure(model, image, found))
     if far <= known.limit:
         return ""
-    chosen = [int(i) for i in np.argsort(-np.abs(apart)) if abs(apart[i]) > far / 3][:3]
-    words = [str(_NUMBERS[NAMES[i]][1 if apart[i] < 0 else 2]) for i in chosen]
-    why = "".join(f"; {word}" for word in words if word)
+    why = "".join(f"; {word}" for word in words_of(apart))
     return (
         f"This image is unlike those that the model was trained on (distance {far:.1f}, usual are up to {known.limit:.1f}){why}. "
         "Look at the cells before you trust the count. To mend it, annotate an image like this one and train on."
     )
 
 
+def words_of(apart: NDArray[np.float64]) -> list[str]:
+    """Say what a signed difference (8,) in units consists of, in at most three phrases, the largest first."""
+    far = float(np.sqrt((apart**2).sum()))
+    chosen = [int(i) for i in np.argsort(-np.abs(apart)) if abs(apart[i]) > far / 3][:3]
+    words = [str(_NUMBERS[NAMES[i]][1 if apart[i] < 0 else 2]) for i in chosen]
+    return [word for word in words if word]
+
+
 def fingerprint_images(model: Model, images: Iterable[Image], side: int = _SIDE) -> Fingerprint:
     """Predict images (of each the middle, at most `side` pixels wide) and make their fingerprint."""
     return fingerprint(
-        [measure(model, middle, run_to_end(find_cells(model, middle))) for middle in (_middle(image, side) for image in images)]
+        [measure(model, middle, run_to_end(find_cells(model, middle))) for middle in (middle_of(image, side) for image in images)]
     )
 
 
-def _middle(image: Image, side: int) -> Image:
+def middle_of(image: Image, side: int) -> Image:
     """Cut the middle out of the middle plane."""
     rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + min(n, side)) for n in image.shape[-2:])
     return replace(image, planes=image.read(len(image.planes) // 2, (rows, columns))[None], leading=())

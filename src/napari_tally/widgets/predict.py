@@ -44,7 +44,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_tally.core.counting import measure_cells, size_remark, summarise, write_table
+from napari_tally.core.counting import measure_cells, size_remark, summarise
 from napari_tally.core.images import Image
 from napari_tally.core.instances import label_planes
 from napari_tally.core.large import measure_large
@@ -65,6 +65,7 @@ from napari_tally.widgets._layers import (
     placement,
 )
 from napari_tally.widgets._parts import button, fill, group, note, say
+from napari_tally.widgets._results import SAVED, ResultsPart, Run
 from napari_tally.widgets._session import SHIPPED, session, unwrap
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ _PATIENCE = 200
 """Milliseconds without a change of the thresholds after which the cells are found anew."""
 _SHOWN_TILE = 2048
 """Pixels along a side of the tiles of a large image: small enough to see the first one soon."""
+_MANY = 500
+"""More cells than this and their shapes are measured when they are saved, not at every change of a threshold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +99,11 @@ class Counted:
     diameter : float
         Median diameter of the training cells in pixels.
     cells, summary : pandas.DataFrame
-        One row a cell, one row a plane; see :mod:`napari_tally.core.counting`.
+        One row a cell, one row a plane; see :mod:`napari_tally.core.counting`. As measured: the rules are applied in `_results.py`.
+    run : Run
+        The model, what it is called, and how it was run.
+    remark : str
+        Whether the image is unlike those that the model was trained on; "" = it is not, or that is not known.
     """
 
     layer: ImageLayer
@@ -106,6 +113,8 @@ class Counted:
     diameter: float
     cells: pd.DataFrame
     summary: pd.DataFrame
+    run: Run
+    remark: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +198,10 @@ class PredictWidget(QWidget):
         self.table.verticalHeader().hide()
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        self.save_button = button("Save CSV…", "Write counts.csv (one row an image) and cells.csv (one row a cell).", self._ask_for_folder)
+        self.save_button = button(
+            "Save…", "Write tables (counts.csv, cells.csv), labels, the record and a report of what is shown.", self._ask_for_folder
+        )
+        self.results = ResultsPart(self._viewer)
         self.copy_button = button(
             "Copy to annotation",
             "Copy the cells into the annotation of the image, to correct them and train on. What is annotated already stays.",
@@ -208,11 +220,14 @@ class PredictWidget(QWidget):
         fill(
             self,
             group("What to count", choices, [self.run_button, self.cancel_button], self.bar, self.message),
-            group("Result", self.count_text, self.details, self.table, [self.save_button, self.copy_button]),
+            group("Result", self.count_text, self.details, self.table, [self.save_button, self.results.export_button], [self.copy_button]),
+            self.results,
             group("What is a cell?", self.counting.native, note("Changes count at once: the network does not run again.")),
             self.expert_button,
             self.expert_options,
         )
+        self.results.changed.connect(self._recount)
+        self.results.said.connect(self._say)
         self.image_choice.changed.connect(self._show)
         self._viewer.layers.events.removed.connect(self._forget)
         self._session.model_changed.connect(self._take_model)
@@ -276,11 +291,12 @@ class PredictWidget(QWidget):
     def _run(self) -> None:
         model, layers, counting, settings = self._session.model, list(self._chosen()), self.counting.value, self.how.value
         assert model
+        run = Run(model, self._session.model_name, settings)
         gaze, only = self._gaze, self.this_plane.isChecked() and self.this_plane.isVisible()
         gaze.follow(layers)
         say(self.message, "")
         self._began = time.monotonic()
-        self._finding.start(lambda: _find(model, layers, counting, settings, gaze, only), description="Counting cells")
+        self._finding.start(lambda: _find(run, layers, counting, gaze, only), description="Counting cells")
 
     def _take_event(self, event: Progress | Filling | Results) -> None:
         if isinstance(event, Filling):
@@ -309,8 +325,7 @@ class PredictWidget(QWidget):
             self._put("probability", cell, ImageLayer, image, name=f"{image.name} probability", **look)
         labels = self._put_labels(image, counted.image, counted.found.labels)
         labels.visible = labels.visible or new
-        features = counted.cells.drop(columns="image").rename(columns={"label": "index"})
-        labels.features = features.dropna(axis="columns", how="all")
+        self._tabulate(labels, counted)
         labels.refresh()
         self._viewer.layers.selection.active = active
 
@@ -321,6 +336,21 @@ class PredictWidget(QWidget):
         shown: Labels = self._put("prediction", labels, Labels, layer, name=f"{layer.name} labels")
         shown.editable = False  # it is made anew when a threshold changes; corrections belong into the annotation
         return shown
+
+    def _tabulate(self, labels: Labels, counted: Counted) -> None:
+        """Give the table of cells to the label layer, where napari's features table shows it."""
+        features = self.results.cells(counted).drop(columns="image").rename(columns={"label": "index"})
+        labels.features = features.dropna(axis="columns", how="all")
+
+    def _recount(self) -> None:
+        """Count by another rule, or in other regions: nothing is measured anew."""
+        for counted in self._results.values():
+            for labels in layers_of(self._viewer, "prediction", counted.layer):
+                self._tabulate(labels, counted)
+        self._show()
+
+    def _say(self, text: str) -> None:
+        say(self.message, escape(text))
 
     def _put(self, role: Role, data: NDArray[Any], kind: type, image: ImageLayer, **look: Any) -> Any:
         """Give the layer of the image that has this role, holding `data`; a new one is laid above the image."""
@@ -375,10 +405,11 @@ class PredictWidget(QWidget):
     def _show(self, layer: object = None) -> None:
         self.this_plane.setVisible(any(len(label_shape(layer)) > 2 for layer in self._chosen()))
         shown = self._shown()
-        rows = pd.concat([counted.summary for counted in shown], ignore_index=True) if shown else pd.DataFrame()
+        rows = pd.concat([self.results.summary(counted) for counted in shown], ignore_index=True) if shown else pd.DataFrame()
         many = len(rows) > 1
-        for widget in (self.save_button, self.copy_button):
+        for widget in (self.save_button, self.results.export_button, self.copy_button):
             widget.setVisible(bool(shown))
+        self.results.show_results(shown)
         self.table.setVisible(many)
         self._enable()
         if not shown:
@@ -400,6 +431,7 @@ class PredictWidget(QWidget):
         remarks = [
             f"{counted.layer.name}: {size_remark(counted.cells['area_px'], counted.diameter * counted.found.zoom)}" for counted in shown
         ]
+        remarks += [f"{counted.layer.name}: {counted.remark}" for counted in shown]
         details += [f"<b>Please look:</b> {escape(remark)}" for remark in remarks if not remark.endswith(": ")]
         say(self.details, "<br>".join(details))
         self._fill_table(rows)
@@ -434,7 +466,7 @@ class PredictWidget(QWidget):
             say(self.message, escape(str(error)))
 
     def _ask_for_folder(self) -> None:
-        dialog = QFileDialog(self, "Save counts.csv and cells.csv in a folder")
+        dialog = QFileDialog(self, "A folder for the results")
         dialog.setFileMode(QFileDialog.FileMode.Directory)
         dialog.setOption(QFileDialog.Option.ShowDirsOnly)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -442,12 +474,12 @@ class PredictWidget(QWidget):
         dialog.open()
 
     def _save_unless_there(self, folder: str) -> None:
-        there = [name for name in ("counts.csv", "cells.csv") if (Path(folder) / name).exists()]
+        there = [name for name in SAVED if (Path(folder) / name).exists()]
         if not there:
             self.save(folder)
             return
         box = QMessageBox(self)
-        box.setText(f"{folder} has {' and '.join(there)} already. Replace?")
+        box.setText(f"{folder} has {', '.join(there)} already. Replace?")
         box.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
         box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self._folder = folder
@@ -458,16 +490,8 @@ class PredictWidget(QWidget):
         self.save(self._folder)
 
     def save(self, folder: str | Path) -> None:
-        """Write counts.csv and cells.csv of the images that are shown, as the command line does."""
-        shown = self._shown()
-        try:
-            write_table(Path(folder) / "counts.csv", pd.concat([counted.summary for counted in shown], ignore_index=True))
-            write_table(Path(folder) / "cells.csv", pd.concat([counted.cells for counted in shown], ignore_index=True))
-        except OSError as error:
-            reason = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
-            say(self.message, f"{escape(reason)}. Choose another folder.")
-            return
-        say(self.message, f"Saved counts.csv and cells.csv in {escape(str(folder))}.")
+        """Write the results of the images that are shown, as the command line does."""
+        self.results.save(folder)
 
 
 def _load(path: Path) -> "Generator[None, None, tuple[Model, str]]":
@@ -479,12 +503,7 @@ def _load(path: Path) -> "Generator[None, None, tuple[Model, str]]":
 
 
 def _find(
-    model: "Model",
-    layers: Sequence[ImageLayer],
-    counting: CountingSettings,
-    settings: PredictionSettings,
-    gaze: "Gaze",
-    only: bool = False,
+    run: Run, layers: Sequence[ImageLayer], counting: CountingSettings, gaze: "Gaze", only: bool = False
 ) -> Generator[Progress | Filling | Results, None, list[str]]:
     """Predict and count images on the worker thread; give the reasons for those that could not be used, if others could."""
     from napari_tally.core.find import find_cells
@@ -496,19 +515,19 @@ def _find(
         try:
             image = image_from_layer(layer)
             planes = [gaze.plane(layer)] if only else None
-            out, how = None, settings
+            out, how = None, run.settings
             if image.is_lazy:
                 folder = Path(mkdtemp(prefix="napari-tally-"))
                 out = LabelsZarr(folder / "labels.zarr", len(image.planes), (image.shape[-2], image.shape[-1]))
                 weakref.finalize(out.array, shutil.rmtree, folder, ignore_errors=True)  # when its layer is gone
-                how = settings if settings.tile else replace(settings, tile=_SHOWN_TILE)
+                how = how if how.tile else replace(how, tile=_SHOWN_TILE)
                 yield Filling(layer, image, out)
-            work = find_cells(model, image, how, counting, out=out, next_tile=partial(gaze.nearest, layer), planes=planes)
+            work = find_cells(run.model, image, how, counting, out=out, next_tile=partial(gaze.nearest, layer), planes=planes)
             found = yield from _fill_in(work, partial(_progress, n, len(layers)), layer, image, out)
         except ValueError as error:
             refused.append(str(error))
             continue
-        counted.append(_count(layer, image, found, counting, model.diameter, planes))
+        counted.append(_count(layer, image, found, counting, run, planes))
         yield Results(tuple(counted))
     if refused and not counted:
         raise ValueError(refused[0])
@@ -547,19 +566,26 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
     for old in stale:
         assert old.found.probabilities is not None
         labels = label_planes(old.found.probabilities, counting, old.found.zoom).reshape(old.image.shape)
-        counted.append(_count(old.layer, old.image, replace(old.found, labels=labels), counting, old.diameter))
+        number = int(labels.max(initial=0))
+        cells = measure_cells(labels, old.image, shapes=number <= _MANY)
+        found = replace(old.found, labels=labels, cells=number)
+        counted.append(replace(old, found=found, counting=counting, cells=cells, summary=summarise(cells, old.image)))
         yield Results(tuple(counted))
 
 
 def _count(
-    layer: ImageLayer, image: Image, found: "Prediction", counting: CountingSettings, diameter: float, planes: Sequence[int] | None = None
+    layer: ImageLayer, image: Image, found: "Prediction", counting: CountingSettings, run: Run, planes: Sequence[int] | None = None
 ) -> Counted:
-    measure = measure_large if isinstance(found.labels, LabelsZarr) else measure_cells
-    cells = measure(found.labels, image)
+    from napari_tally.core.range import range_remark
+
+    if isinstance(found.labels, LabelsZarr):
+        cells = measure_large(found.labels, image)
+    else:
+        cells = measure_cells(found.labels, image, shapes=found.cells <= _MANY)
     summary = summarise(cells, image)
     if planes is not None:
         summary = summary[summary["plane"].isin(planes)]
-    return Counted(layer, image, found, counting, diameter, cells, summary)
+    return Counted(layer, image, found, counting, run.model.diameter, cells, summary, run, range_remark(run.model, image, found))
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,38 @@
+"""``napari-tally next``: which image to annotate next, and why."""
+
+import argparse
+from pathlib import Path
+
+from napari_tally.cli._parts import Commands, Progress, expand
+
+
+def register(command: Commands) -> None:
+    """Add the command."""
+    parser = command("next", run, "Say which of the images to annotate next: those that would teach the model most, with the reason.")
+    parser.add_argument("--model", required=True, metavar="FILE|NAME", help="the model, trained on what is annotated so far")
+    parser.add_argument("--number", type=int, default=5, metavar="N", help="how many to suggest")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER", help="those that it was trained on are passed over")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    from napari_tally.core.events import run_to_end
+    from napari_tally.core.images import read_image
+    from napari_tally.core.model_file import find_model
+    from napari_tally.core.suggest import look_at, suggest
+
+    model, paths = find_model(arguments.model), expand(arguments.images)
+    seen, points, names = set(model.record.get("seen", [])), [], []
+    for i, path in enumerate(paths):
+        image = read_image(path)
+        if image.fingerprint in seen:
+            continue
+        with Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
+            points.append(run_to_end(look_at(model, image), progress.tile))
+        names.append(path.name)
+    if not names:
+        raise ValueError("All of these images are annotated already: the model was trained on them.")
+    if len(names) < len(paths):
+        print(f"Passed over, for the model was trained on them: {len(paths) - len(names)}.")
+    for number, suggestion in enumerate(suggest(model, names, points, arguments.number), start=1):
+        print(f"{number}. {suggestion.name}: {suggestion.reason}.")

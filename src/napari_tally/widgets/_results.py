@@ -1,0 +1,267 @@
+"""The part of the widget *Predict and count* that says which cells count, and hands the results on.
+
+::
+
+    cells as measured ──▶ rule, regions ──▶ table, count, plots      at once, on the window's thread: a table is small
+                                      └───▶ Save, Export             on a worker thread: files, shapes of cells, the report
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtGui import QAction
+from qtpy.QtWidgets import QFileDialog, QFormLayout, QMenu, QVBoxLayout, QWidget
+
+from napari_tally.core.counting import apply_rules, summarise
+from napari_tally.core.export import FORMATS, Format, export
+from napari_tally.core.images import write_labels
+from napari_tally.core.lazy import write_tiff_in_pieces
+from napari_tally.core.regions import Region
+from napari_tally.core.results import Results
+from napari_tally.settings import PredictionSettings, RuleSettings
+from napari_tally.widgets._curves import theme_colours
+from napari_tally.widgets._form import SettingsForm
+from napari_tally.widgets._job import Job
+from napari_tally.widgets._layers import LayerCombo
+from napari_tally.widgets._parts import button, group, note, say
+from napari_tally.widgets._plots import Plots
+from napari_tally.widgets._regions import is_regions, regions_from_shapes
+
+if TYPE_CHECKING:
+    from napari_tally.core.model_file import Model
+    from napari_tally.widgets.predict import Counted
+
+SAVED = ("counts.csv", "cells.csv", "record.json", "report.html")
+_PATIENCE = 200
+"""Milliseconds without a change of the regions after which the cells are counted anew."""
+_LINES = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """What gave a prediction."""
+
+    model: "Model"
+    name: str
+    settings: PredictionSettings
+
+
+class ResultsPart(QWidget):
+    """Rules, regions, plots and exports.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer or ViewerModel
+
+    Attributes
+    ----------
+    changed : Qt signal ()
+        Other cells count.
+    said : Qt signal (str)
+        A sentence for the user.
+    """
+
+    changed = Signal()
+    said = Signal(str)
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._viewer, self._watched = viewer, None
+        self._shown: list[Counted] = []
+        self._writing = Job(self)
+        self._writing.returned.connect(self.said.emit)
+        self._writing.failed.connect(self._tell)
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(_PATIENCE)
+        self._later.timeout.connect(self.changed.emit)
+        self.form = SettingsForm(RuleSettings)
+        self.form.changed.connect(self._tell_of_change)
+        self.region_choice = LayerCombo(viewer, is_regions, extra="No regions")
+        self.region_choice.setToolTip(
+            "A Shapes layer: the cells in each of its shapes are counted by themselves. A cell belongs where its centroid lies. "
+            "Names come from the column 'name' of the layer's features."
+        )
+        self.region_choice.changed.connect(self._watch)
+        self.region_text = note()
+        self.plot_button = button("▸ Plots", "How large the cells are, and how many there are in each image.", self._fold, checkable=True)
+        self.plots = Plots(*theme_colours(getattr(viewer, "theme", "dark")))
+        self.export_button = button("Export…", "Write the cells for other programs: Fiji, QuPath, napari.")
+        menu = QMenu(self)
+        for kind, text in FORMATS.items():
+            menu.addAction(text).setData(kind)
+        menu.triggered.connect(self._ask_where)
+        self.export_button.setMenu(menu)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        choices = QFormLayout()
+        choices.addRow("Regions", self.region_choice)
+        column.addWidget(group("Which cells count?", self.form.native, choices, self.region_text))
+        column.addWidget(self.plot_button)
+        column.addWidget(self.plots)
+        self._kind: Format = "imagej"
+        self._fold()
+        self._watch(self.region_choice.layer)
+        if hasattr(viewer.events, "theme"):
+            viewer.events.theme.connect(self._follow_theme)
+        say(self.region_text, "")
+
+    # What counts
+
+    def cells(self, found: "Counted") -> pd.DataFrame:
+        """Give the table of cells by the rule."""
+        return self._by_rule(found)[0]
+
+    def summary(self, found: "Counted") -> pd.DataFrame:
+        """Give the table of planes by the rule."""
+        cells, rules, _ = self._by_rule(found)
+        made = summarise(cells, found.image, rules)
+        return made[made["plane"].isin(found.summary["plane"])]  # of a stack, only the planes that were looked at
+
+    def _by_rule(self, found: "Counted") -> tuple[pd.DataFrame, RuleSettings, list[Region]]:
+        rules, regions = self.form.value, self._regions(found)
+        if rules.unit == "um2" and not found.image.pixel_size:  # cannot be: `show_results` says so
+            rules = RuleSettings(border=rules.border)
+        return apply_rules(found.cells, found.image, rules, regions), rules, regions
+
+    def _regions(self, found: "Counted") -> list[Region]:
+        shapes = self.region_choice.layer
+        return regions_from_shapes(shapes, found.layer) if shapes is not None else []
+
+    def show_results(self, shown: Sequence["Counted"]) -> None:
+        """Show plots and regions of these images."""
+        self._shown = list(shown)
+        self.export_button.setEnabled(bool(shown))
+        lines, wish = [], self.form.value
+        for found in self._shown:
+            cells, rules, regions = self._by_rule(found)
+            if rules != wish and wish.smallest:
+                lines.append(
+                    escape(f"{found.image.name}: all sizes count, for the pixel size of the image is not known. State the area in px.")
+                )
+            if regions:
+                for row in summarise(cells, found.image, rules, regions).itertuples():
+                    density = f", {row.cells_per_mm2:,.0f}/mm²" if np.isfinite(row.cells_per_mm2) else ""
+                    which = f"{found.image.name}, " if len(self._shown) > 1 else ""
+                    lines.append(escape(f"{which}{row.region}: {row.count} cell{'s' * (row.count != 1)}{density}"))
+        more = [f"… and {len(lines) - _LINES} more; Save writes them all"] if len(lines) > _LINES else []
+        say(self.region_text, "<br>".join(lines[:_LINES] + more))
+        if self.plot_button.isChecked():
+            self._draw()
+
+    def _draw(self) -> None:
+        tables = [self._by_rule(found) for found in self._shown]
+        rows = [self.summary(found) for found in self._shown]
+        counts = pd.concat(rows) if rows else pd.DataFrame({"count": [], "cells_per_mm2": []})
+        known = bool(len(counts)) and bool(counts["cells_per_mm2"].notna().all())
+        areas = [cells.loc[cells["counted"], "area_um2" if known else "area_px"].to_numpy(float) for cells, _, _ in tables]
+        diameters = np.sqrt(4 / np.pi * np.concatenate([*areas, []]))
+        values = counts["cells_per_mm2" if known else "count"].tolist()
+        self.plots.draw(diameters, "µm" if known else "px", values, "cells/mm²" if known else "cells")
+
+    def _fold(self) -> None:
+        unfolded = self.plot_button.isChecked()
+        self.plot_button.setText(f"{'▾' if unfolded else '▸'} Plots")
+        self.plots.setVisible(unfolded)
+        if unfolded:
+            self._draw()
+
+    def _watch(self, layer: Any) -> None:
+        """Follow the shapes of the chosen layer."""
+        if self._watched is not None:
+            self._watched.events.data.disconnect(self._count_later)
+        self._watched = layer
+        if layer is not None:
+            layer.events.data.connect(self._count_later)
+        self.changed.emit()
+
+    def _count_later(self, event: object = None) -> None:
+        self._later.start()
+
+    def _tell_of_change(self, rules: RuleSettings) -> None:
+        self.changed.emit()
+
+    def _tell(self, error: Exception) -> None:
+        self.said.emit(f"{error}. Choose another folder." if isinstance(error, OSError) else str(error))
+
+    def _follow_theme(self, event: object = None) -> None:
+        self.plots.set_colours(*theme_colours(self._viewer.theme))
+
+    # What is written
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether files are being written."""
+        return self._writing.is_active
+
+    def save(self, folder: str | Path) -> None:
+        """Write tables, labels, record and report of the images that are shown, as the command line does."""
+        if self._shown and not self.is_writing:
+            items = [(found, self._regions(found)) for found in self._shown]
+            rules = self.form.value
+            self._writing.start(lambda: _save(Path(folder), items, rules), description="Saving results")
+
+    def export(self, folder: str | Path, kind: Format) -> None:
+        """Write the cells of the images that are shown for another program."""
+        if self._shown and not self.is_writing:
+            shown = list(self._shown)
+            self._writing.start(lambda: _export(Path(folder), shown, kind), description="Exporting cells")
+
+    def _ask_where(self, action: QAction) -> None:
+        self._kind = action.data()
+        dialog = QFileDialog(self, f"A folder for: {FORMATS[self._kind]}")
+        dialog.setFileMode(QFileDialog.FileMode.Directory)
+        dialog.setOption(QFileDialog.Option.ShowDirsOnly)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.fileSelected.connect(self._export_there)
+        dialog.open()
+
+    def _export_there(self, folder: str) -> None:
+        self.export(folder, self._kind)
+
+
+def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: RuleSettings) -> Generator[None, None, str]:
+    """Write the folder of results on the worker thread; give what to say."""
+    from napari_tally.core.record import RunRecord
+    from napari_tally.core.report import write_report
+
+    first = items[0][0]
+    (folder / "labels").mkdir(exist_ok=True)
+    results = Results(rules)
+    record = RunRecord.begin(first.run.model, first.run.name, first.run.settings, first.counting, rules)
+    for found, regions in items:
+        results.add(found.found.labels, found.image, regions)
+        name, labels = _file_name(found.image.name), found.found.labels
+        if isinstance(labels, np.ndarray):
+            write_labels(folder / "labels" / f"{name}.tif", labels, found.image.pixel_size)
+        else:
+            write_tiff_in_pieces(folder / "labels" / f"{name}.tif", labels, found.image.shape, "uint32", found.image.pixel_size)
+        record.add(found.image, found.layer.source.path, found.found, f"labels/{name}.tif", (found.remark,))
+        yield
+    results.write(folder)
+    record.write(folder)
+    yield
+    write_report(folder)
+    return f"Saved tables, labels, record.json and report.html in {folder}."
+
+
+def _export(folder: Path, shown: Sequence["Counted"], kind: Format) -> Generator[None, None, str]:
+    """Write one format on the worker thread; give what to say."""
+    for found in shown:
+        labels = found.found.labels
+        if not isinstance(labels, np.ndarray):
+            labels = np.stack([labels[p, : labels.shape[1], : labels.shape[2]] for p in range(labels.shape[0])]).astype(np.int32)
+        export(labels, _file_name(found.image.name), folder, [kind], found.image.pixel_size)
+        yield
+    return f"Exported {len(shown)} image{'s' * (len(shown) != 1)} to {folder / kind}."
+
+
+def _file_name(name: str) -> str:
+    """Turn the name of a layer into one of a file."""
+    return "".join("_" if c in '/\\:*?"<>|' else c for c in name).strip(". ") or "image"

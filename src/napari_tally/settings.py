@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Preset = Literal["quick", "paper"]
+Loss = Literal["cross-entropy", "binary-cross-entropy", "dice", "bce-dice", "focal", "tversky"]
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,14 @@ class TrainingSettings:
             "tooltip": "Translate the network for this processor first: about a minute, then 1.5 times as fast. Needs a C++ compiler.",
         },
     ] = False
+    loss: Annotated[
+        Loss,
+        {
+            "label": "Loss",
+            "tooltip": "What training makes small. 'cross-entropy' with border weights is the paper's. The areas that 'dice' and 'tversky' "
+            "compare know no border weights.",
+        },
+    ] = "cross-entropy"
     insist: Annotated[
         bool,
         {

@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import replace
-from itertools import count, islice
+from itertools import combinations, count, islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +14,7 @@ from pictures import discs
 from napari_tally.core import train as module
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image
+from napari_tally.core.losses import LOSSES
 from napari_tally.core.model_file import Model, build_network, load_model, save_model
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.predict import predict
@@ -61,6 +62,17 @@ def test_one_seed_gives_one_model_to_the_bit(pairs):
     one, two, three = (state(trained(pairs, seed=seed)[0]) for seed in (4, 4, 5))
     assert equal(one, two)
     assert not equal(one, three)
+
+
+def test_every_loss_trains(pairs):
+    learned = {}
+    for loss in LOSSES:
+        model, events = trained(pairs, loss=loss)
+        assert is_finite(model)
+        assert all(math.isfinite(event.loss) for event in events if isinstance(event, Step))
+        assert model.record["training"]["loss"] == loss
+        learned[loss] = state(model)
+    assert not any(equal(learned[one], learned[other]) for one, other in combinations(LOSSES, 2))
 
 
 def test_previews_do_not_change_the_model(pairs):

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import napari_tally
 from napari_tally.core.devices import bf16_pays
 from napari_tally.core.events import is_out_of_memory
-from napari_tally.core.losses import weighted_cross_entropy
+from napari_tally.core.losses import LOSSES
 from napari_tally.core.model_file import Model
 from napari_tally.core.plan import TrainingPlan, build_meta_network, own_scale
 from napari_tally.core.predict import require_channels
@@ -335,7 +335,7 @@ class _Learner:
             logits = self.network(pictures.contiguous(memory_format=torch.channels_last))  # (N, classes, Y', X')
         crop = (pictures.shape[-1] - logits.shape[-1]) // 2  # "valid": the answer is asked for in the middle only
         inner = slice(crop, pictures.shape[-1] - crop)
-        loss = weighted_cross_entropy(logits, classes[:, inner, inner], weights[:, inner, inner])
+        loss = LOSSES[self._settings.loss](logits, classes[:, inner, inner], weights[:, inner, inner])
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         value = float(loss.detach())

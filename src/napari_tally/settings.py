@@ -14,12 +14,17 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Preset = Literal["quick", "paper"]
+Architecture = Literal["unet", "res-unet", "attention-unet", "unet++", "swin-unetr", "unet-bilinear"]
 Loss = Literal["cross-entropy", "binary-cross-entropy", "dice", "bce-dice", "focal", "tversky"]
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The shape of the U-Net. See :class:`napari_tally.core.unet.UNet`."""
+    """The shape of the network. See :class:`napari_tally.core.unet.UNet` and :mod:`napari_tally.core.architectures`."""
+
+    architecture: Annotated[
+        Architecture, {"label": "Architecture", "tooltip": "The U-Net of the paper, or one of its relatives; see 'How it works'."}
+    ] = "unet"
 
     channels: Annotated[
         int, {"min": 1, "max": 64, "label": "Channels", "tooltip": "Channels of the image: 1 = grey, 3 = colour (RGB)."}
@@ -168,6 +173,26 @@ class TrainingSettings:
             "tooltip": "Translate the network for this processor first: about a minute, then 1.5 times as fast. Needs a C++ compiler.",
         },
     ] = False
+    architecture: Annotated[
+        Literal["auto", "unet", "res-unet", "attention-unet", "unet++", "swin-unetr"],
+        {
+            "label": "Architecture",
+            "tooltip": "The network to train from random weights. 'auto' = that of the model to start from, else the U-Net. "
+            "'unet++' and 'swin-unetr' need MONAI: pip install 'napari-tally[models]'.",
+        },
+    ] = "auto"
+    depth: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 6,
+            "label": "Depth",
+            "tooltip": "How often the network halves the image on the way down; a deeper one sees farther. 0 = by preset.",
+        },
+    ] = 0
+    base_width: Annotated[
+        int, {"min": 0, "max": 128, "label": "Base width", "tooltip": "Feature maps at full resolution (paper: 64). 0 = by preset."}
+    ] = 0
     loss: Annotated[
         Loss,
         {
@@ -214,6 +239,11 @@ class TrainingSettings:
             "0 = every pixel equal, which draws the truest outlines. The preset 'paper' takes 1.",
         },
     ] = 0.0
+
+    @property
+    def own_network(self) -> bool:
+        """Whether a network is asked for that none of the shipped models has."""
+        return self.preset == "paper" or self.architecture not in ("auto", "unet") or bool(self.depth or self.base_width)
 
 
 @dataclass(frozen=True)

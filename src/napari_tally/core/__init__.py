@@ -4,6 +4,7 @@ Reading order, following an image from the microscope to the count:
 :mod:`~napari_tally.core.images` (files and arrays), :mod:`~napari_tally.core.annotations` (what is drawn),
 :mod:`~napari_tally.core.weights` (the border weight map), :mod:`~napari_tally.core.augment`,
 :mod:`~napari_tally.core.samples` (training patches), :mod:`~napari_tally.core.unet` (the network),
+:mod:`~napari_tally.core.variants` and :mod:`~napari_tally.core.architectures` (its relatives, and the registry),
 :mod:`~napari_tally.core.losses`, :mod:`~napari_tally.core.start` (which model to begin with), :mod:`~napari_tally.core.plan`,
 :mod:`~napari_tally.core.train`, :mod:`~napari_tally.core.validation` (what is held out, and did it help?),
 :mod:`~napari_tally.core.model_file`, :mod:`~napari_tally.core.tiles`, :mod:`~napari_tally.core.predict`,

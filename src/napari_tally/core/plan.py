@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from napari_tally.core.architectures import ARCHITECTURES, build_network
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.estimate import training_memory
 from napari_tally.core.images import Image, experiment_window, require_same_channels
-from napari_tally.core.model_file import WELL_KNOWN, Model, build_network
+from napari_tally.core.model_file import WELL_KNOWN, Model
 from napari_tally.core.samples import TrainingPair, cell_diameter
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
@@ -120,9 +121,10 @@ def plan_training(
         if not fits:
             notes.append(f"The start model knows {start.settings.channels} channel(s); its first layer is adapted to {channels}.")
         network = start.settings if fits else replace(start.settings, channels=channels)
+        _require_network(start, settings)
         scale, colour = _scale_for(start, diameter), start.colour if fits else colour
     else:
-        network = replace(PAPER_NETWORK if paper else NetworkSettings(), channels=channels)
+        network = replace(_network_for(settings), channels=channels)
         scale = 1.0 if paper else _working_scale(diameter)
     images = [pair.image for pair in pairs]
     known = set(start.record.get("seen", ())) if start else set()
@@ -139,6 +141,9 @@ def plan_training(
         scale, diameter = start.scale, start.diameter
         scales = [own_scale(start, pair) for pair in pairs]
         notes.append("The cells differ in size from image to image; each image is brought to the size that the network knows.")
+    architecture = ARCHITECTURES[network.architecture]
+    if not architecture.exact:
+        notes.append(f"The {architecture.title} looks at whole tiles: large images are approximate where tiles meet.")
     device = choose_device(settings.device)
     chosen = replace(
         settings,
@@ -171,6 +176,25 @@ def plan_training(
         window=experiment_window(images, normalisation) if normalisation.statistics == "experiment" else None,
         notes=tuple(notes),
     )
+
+
+def _network_for(settings: TrainingSettings) -> NetworkSettings:
+    """Give the network that the wishes describe."""
+    preset = PAPER_NETWORK if settings.preset == "paper" else NetworkSettings()
+    if settings.architecture != "auto" and settings.architecture != "unet":
+        preset = replace(preset, architecture=settings.architecture, padding="same")
+    return replace(preset, depth=settings.depth or preset.depth, base_width=settings.base_width or preset.base_width)
+
+
+def _require_network(start: Model, settings: TrainingSettings) -> None:
+    """Raise a ``ValueError`` if another network is asked for than that of the start."""
+    for wish, name in ((settings.architecture, "architecture"), (settings.depth, "depth"), (settings.base_width, "base_width")):
+        own = getattr(start.settings, name)
+        if wish not in ("auto", 0, own):
+            raise ValueError(
+                f"The start model has the {name.replace('_', ' ')} {own} and {wish} is asked for. "
+                "Start from nothing (random weights), or leave the network as it is."
+            )
 
 
 def _working_scale(diameter: float) -> float:
@@ -238,8 +262,9 @@ def _with_channels(start: Model, settings: NetworkSettings) -> UNet:
     generator_state = torch.random.get_rng_state()
     network = build_network(settings)
     torch.random.set_rng_state(generator_state)
-    weights = start.network.state_dict()
-    first = weights["down.0.0.weight"]  # (base, old channels, 3, 3)
-    mean = first.mean(1, keepdim=True) * first.shape[1] / settings.channels
-    network.load_state_dict(weights | {"down.0.0.weight": mean.repeat(1, settings.channels, 1, 1)})
+    weights, wanted = start.network.state_dict(), network.state_dict()
+    for name in [name for name, tensor in weights.items() if tensor.shape != wanted[name].shape]:  # (maps, old channels, 3, 3)
+        mean = weights[name].mean(1, keepdim=True) * start.settings.channels / settings.channels
+        weights[name] = mean.repeat(1, settings.channels, 1, 1)
+    network.load_state_dict(weights)
     return network.eval()

@@ -22,7 +22,7 @@ def choose_start(wish: str | Model | None, pairs: Sequence[TrainingPair], settin
         random weights. Else the name of a shipped model, or a model file.
     pairs : sequence of TrainingPair
     settings : TrainingSettings
-        The preset ``"paper"`` has a network of its own, so ``"auto"`` gives random weights.
+        The preset ``"paper"``, another architecture, depth or width is a network of its own, so ``"auto"`` gives random weights.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def choose_start(wish: str | Model | None, pairs: Sequence[TrainingPair], settin
     """
     if wish is None or isinstance(wish, Model):
         return wish
-    if wish == "none" or (wish == "auto" and settings.preset == "paper"):
+    if wish == "none" or (wish == "auto" and settings.own_network):
         return None
     if wish != "auto":
         return find_model(wish)

@@ -47,6 +47,8 @@ class UNet(nn.Module):
     Segmentation. MICCAI 2015, figure 1. K. He et al., ICCV 2015 (initialisation).
     """
 
+    exact = True  # an output pixel depends on what lies within the margin, and on nothing else
+
     def __init__(
         self,
         channels: int = 1,

@@ -33,11 +33,13 @@ class NetworkSettings:
         int,
         {
             "min": 2,
-            "max": 3,
+            "max": 34,
             "label": "Classes",
-            "tooltip": "2 = background and cell, as in the paper; 3 = background, cell and the rim where it meets others.",
+            "tooltip": "2 = background and cell, as in the paper; 3 = background, cell and the rim where it meets others. "
+            "Each further type of cells is one more.",
         },
     ] = 3
+    types: Annotated[int, {"min": 1, "max": 32, "label": "Cell types", "tooltip": "Kinds of cells that the network tells apart."}] = 1
     depth: Annotated[
         int, {"min": 1, "max": 6, "label": "Depth", "tooltip": "How often the image is halved on the way down (paper: 4)."}
     ] = 4
@@ -228,6 +230,25 @@ class TrainingSettings:
             "tooltip": "Reach of the border weight in pixels (paper's sigma = 5; Fiji plugin: ridge width).",
         },
     ] = 5.0
+    types: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 32,
+            "label": "Cell types",
+            "tooltip": "How many types of cells to tell apart. The number of a cell says its type. 0 = as the model to start from: mostly 1.",
+        },
+    ] = 0
+    ids_per_type: Annotated[
+        int,
+        {
+            "min": 2,
+            "max": 10**7,
+            "step": 1000,
+            "label": "Numbers a type",
+            "tooltip": "With 1000, cells 1 to 999 are of type 1, cells 1000 to 1999 of type 2, and so on. Only where there are several types.",
+        },
+    ] = 1000
     class_balance: Annotated[
         float,
         {

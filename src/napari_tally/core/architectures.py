@@ -55,7 +55,11 @@ def build_network(settings: NetworkSettings) -> UNet:
         If the architecture does not know these settings, or the package it comes from is not installed.
     """
     wishes = to_dict(settings)
-    architecture = ARCHITECTURES[wishes.pop("architecture")]
+    architecture, types = ARCHITECTURES[wishes.pop("architecture")], wishes.pop("types")
+    if settings.classes - types not in (1, 2):
+        raise ValueError(f"{types} cell type(s) make {types + 1} classes, or {types + 2} with the rim, not {settings.classes}.")
     if architecture.build is not UNet and wishes.pop("padding") != "same":
         raise ValueError(f"{architecture.title} keeps the size of the image; choose the padding 'same'.")
-    return cast(UNet, architecture.build(**wishes))
+    network = cast(UNet, architecture.build(**wishes))
+    network.types = types
+    return network

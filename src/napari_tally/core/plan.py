@@ -1,5 +1,6 @@
 """What training will do: the user's wishes and the data, resolved into one frozen plan before anything runs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_tally.core.architectures import ARCHITECTURES, build_network
+from napari_tally.core.cell_types import require_types
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.estimate import training_memory
 from napari_tally.core.images import Image, experiment_window, require_same_channels
@@ -126,6 +128,12 @@ def plan_training(
     else:
         network = replace(_network_for(settings), channels=channels)
         scale = 1.0 if paper else _working_scale(diameter)
+    types = settings.types or network.types
+    if network.types not in (1, types):
+        raise ValueError(f"The start model tells {network.types} types of cells apart and {types} are asked for; leave the types at 0.")
+    network = replace(network, types=types, classes=network.classes + types - network.types)
+    if types > 1:
+        require_types([pair.labels for pair in pairs], types, settings.ids_per_type)
     images = [pair.image for pair in pairs]
     known = set(start.record.get("seen", ())) if start else set()
     fingerprints = tuple(image.fingerprint for image in images)
@@ -244,7 +252,7 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
         model = start.copy()
         if plan.network != start.settings:
             model.settings, model.colour = plan.network, plan.colour
-            model.network = _with_channels(start, plan.network)
+            model.network = _adapted(start, plan.network)
         larger = start.scale / plan.scale
         counting = replace(start.counting, smoothing=start.counting.smoothing * larger, min_area=start.counting.min_area * larger**2)
         return replace(model, any_size=plan.any_size, normalisation=plan.normalisation, window=plan.window, counting=counting)
@@ -257,14 +265,24 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
     return Model(network.eval(), *shape, normalisation=plan.normalisation, window=plan.window, counting=counting)
 
 
-def _with_channels(start: Model, settings: NetworkSettings) -> UNet:
-    """Give the network for another number of channels: each gets the mean of the old ones, so that grey gives the same."""
+def _adapted(start: Model, settings: NetworkSettings) -> UNet:
+    """Give the network for other channels or more types of cells, so that it says what it said.
+
+    Each channel gets the mean of the old ones, so that grey gives the same. Each type gets the old class "inside" and an equal share of
+    its probability.
+    """
     generator_state = torch.random.get_rng_state()
     network = build_network(settings)
     torch.random.set_rng_state(generator_state)
     weights, wanted = start.network.state_dict(), network.state_dict()
-    for name in [name for name, tensor in weights.items() if tensor.shape != wanted[name].shape]:  # (maps, old channels, 3, 3)
-        mean = weights[name].mean(1, keepdim=True) * start.settings.channels / settings.channels
-        weights[name] = mean.repeat(1, settings.channels, 1, 1)
+    old, types = start.settings, settings.types
+    for name, tensor in weights.items():
+        if tensor.ndim > 1 and tensor.shape[1] != wanted[name].shape[1]:  # (maps, old channels, 3, 3)
+            tensor = tensor.mean(1, keepdim=True).repeat(1, settings.channels, 1, 1) * old.channels / settings.channels
+        if tensor.shape[:1] != wanted[name].shape[:1]:  # the last layer: (old classes, ...)
+            tensor = tensor[[0, *[1] * types, *range(2, old.classes)]].clone()
+            if tensor.ndim == 1:
+                tensor[1 : types + 1] -= math.log(types)
+        weights[name] = tensor
     network.load_state_dict(weights)
     return network.eval()

@@ -170,7 +170,10 @@ def train(
         require_channels(model, pair.image)
 
     def prepare(some: Sequence[TrainingPair], scales: Sequence[float]) -> list[Plane]:
-        return prepare_planes(some, model.settings.channels, scales, model.normalisation, s.border_weight, s.border_width, model.window)
+        ids = s.ids_per_type if model.settings.types > 1 else 0
+        return prepare_planes(
+            some, model.settings.channels, scales, model.normalisation, s.border_weight, s.border_width, model.window, ids
+        )
 
     planes = prepare(pairs, plan.scales)
     if validation:
@@ -204,7 +207,7 @@ def train(
             before.append(judge(start.network, held_out, model.scale))
         if learned and start is not None:  # the second fold begins where the first one did
             learner.begin(start.network.state_dict())
-        learner.learn_from(PatchSampler(phase.training, model.settings.classes, s.class_balance, augmentation))
+        learner.learn_from(PatchSampler(phase.training, model.settings.classes, s.class_balance, augmentation, model.settings.types))
         if phase.begin != "start":
             clock.skip((1 - pace) * (phase.end - clock.fraction(step)))
         began = clock.fraction(step) if phase.begin != "go on" else 0.0  # where its schedule begins

@@ -48,6 +48,7 @@ class UNet(nn.Module):
     """
 
     exact = True  # an output pixel depends on what lies within the margin, and on nothing else
+    types = 1  # kinds of cells: classes 1 to `types` are their insides
 
     def __init__(
         self,

@@ -31,6 +31,8 @@ class SameSize(nn.Module):
     ----------
     exact : bool
         Whether an output pixel depends on the pixels within the margin alone. If not, tiles are approximate at their seams.
+    types : int
+        Kinds of cells: classes 1 to `types` are their insides.
     strided : bool
         Halved by strided 3x3 convolutions, not by pooling.
     blurs : sequence of int
@@ -40,6 +42,7 @@ class SameSize(nn.Module):
     padding = "same"
     lost = 0
     exact = True
+    types = 1
     strided = False
 
     def __init__(self, channels: int, classes: int, depth: int, blur: bool = False) -> None:

@@ -236,7 +236,8 @@ class TrainingSettings:
             "min": 0,
             "max": 32,
             "label": "Cell types",
-            "tooltip": "How many types of cells to tell apart. The number of a cell says its type. 0 = as the model to start from: mostly 1.",
+            "tooltip": "How many types of cells to tell apart; the number of a cell says its type. In the window, several label layers of "
+            "one image are one type each, in their order. 0 = as the model to start from: mostly 1.",
         },
     ] = 0
     ids_per_type: Annotated[
@@ -246,7 +247,7 @@ class TrainingSettings:
             "max": 10**7,
             "step": 1000,
             "label": "Numbers a type",
-            "tooltip": "With 1000, cells 1 to 999 are of type 1, cells 1000 to 1999 of type 2, and so on. Only where there are several types.",
+            "tooltip": "With 1000, cells 1 to 999 are of type 1, cells 1000 to 1999 of type 2, and so on, if there are several types.",
         },
     ] = 1000
     class_balance: Annotated[

@@ -6,7 +6,7 @@ import torch
 from pictures import discs, picture
 
 import napari_tally as nt
-from napari_tally.core.cell_types import merge_layers, require_types, together, typed, types_of_cells, types_of_ids
+from napari_tally.core.cell_types import TypeSums, merge_layers, require_types, together, typed, types_of_cells, types_of_ids
 from napari_tally.core.counting import measure_cells, summarise
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
@@ -15,7 +15,7 @@ from napari_tally.core.model_file import Model, build_network, load_model, save_
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.samples import PatchSampler, TrainingPair, class_map, prepare_planes
 from napari_tally.core.train import train
-from napari_tally.settings import AugmentationSettings, NetworkSettings, NormalisationSettings, TrainingSettings
+from napari_tally.settings import AugmentationSettings, NetworkSettings, NormalisationSettings, PredictionSettings, TrainingSettings
 
 SHAPE = (96, 128)
 PLACES = [(y, x, 8) for y in (16, 48, 80) for x in (16, 40, 64, 88, 112)]
@@ -80,8 +80,17 @@ def test_a_cell_is_of_the_kind_that_most_of_it_is():
     p = np.zeros((4, 1, 6))
     p[1] = [0.5, 0.5, 0.1, 0, 0.3, 0.3]
     p[2] = [0.3, 0.3, 0.4, 0, 0.4, 0.4]
-    assert types_of_cells(p, labels, 2).tolist() == [[1, 1, 1, 0, 2, 2]]
-    assert types_of_cells(p, 0 * labels, 2).tolist() == [[0] * 6]
+    assert types_of_cells(p[None], labels[None], 2).tolist() == [0, 1, 2]
+    assert types_of_cells(p[None], 0 * labels[None], 2).tolist() == [0]
+
+
+def test_kinds_are_gathered_piece_by_piece():
+    """Two pieces of one cell, and a hill that is dropped: by hand."""
+    sums = TypeSums(2)
+    sums.add(np.array([[[0.0, 0.0]], [[0.9, 0.2]], [[0.0, 0.3]]]), np.array([[1, 2]]))
+    sums.add(np.array([[[0.0, 0.0]], [[0.0, 0.9]], [[1.0, 0.0]]]), np.array([[3, 4]]))
+    assert sums.decide().tolist() == [0, 1, 2, 2, 1]
+    assert sums.decide(np.array([0, 1, 1, 1, 0])).tolist() == [0, 2]
 
 
 def test_training_tells_the_kinds_apart(pair, tmp_path):
@@ -94,6 +103,9 @@ def test_training_tells_the_kinds_apart(pair, tmp_path):
     save_model(model, tmp_path / "two.safetensors")
     model = load_model(tmp_path / "two.safetensors")
     found = run_to_end(find_cells(model, pair.image))
+    by_tiles = run_to_end(find_cells(model, pair.image, PredictionSettings(tile=40)))
+    np.testing.assert_array_equal(by_tiles.labels, found.labels)
+    np.testing.assert_array_equal(by_tiles.types, found.types)
     cells = measure_cells(found.labels, pair.image, found.types)
     counts = summarise(cells, pair.image, types=2).iloc[0]
     assert (counts["count"], counts["count_type_1"], counts["count_type_2"]) == (15, 8, 7)
@@ -123,7 +135,7 @@ def test_the_kinds_of_the_start_are_kept(pair):
 
 
 def test_numbers_that_do_not_fit():
-    with pytest.raises(ValueError, match="A cell has the number 1006, so it is of type 11 with 100 numbers a type, and 2 types are asked for"):
+    with pytest.raises(ValueError, match="the number 1006, so it is of type 11 with 100 numbers a type, and 2 types are asked for"):
         require_types([LABELS], 2, 100)
     with pytest.raises(ValueError, match="No cell of type 3 is drawn; its numbers are 2000 to 2999"):
         require_types([LABELS], 3, 1000)
@@ -138,6 +150,6 @@ def test_one_kind_needs_no_column(pair):
 
 
 def test_an_empty_plane_has_its_columns(pair):
-    cells = measure_cells(0 * LABELS, pair.image, np.zeros(SHAPE, np.uint8))
+    cells = measure_cells(0 * LABELS, pair.image, np.zeros(1, np.uint8))
     assert len(cells) == 0
     assert summarise(cells, pair.image, types=2)["count_type_2"].tolist() == [0]

@@ -2,6 +2,7 @@
 
 Reading order, following an image from the microscope to the count:
 :mod:`~napari_tally.core.images` (files and arrays), :mod:`~napari_tally.core.annotations` (what is drawn),
+:mod:`~napari_tally.core.points` (dots as annotation), :mod:`~napari_tally.core.cell_types` (several kinds of cells),
 :mod:`~napari_tally.core.weights` (the border weight map), :mod:`~napari_tally.core.augment`,
 :mod:`~napari_tally.core.samples` (training patches), :mod:`~napari_tally.core.unet` (the network),
 :mod:`~napari_tally.core.variants` and :mod:`~napari_tally.core.architectures` (its relatives, and the registry),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage as ndi
+
 
 def types_of_ids(ids: NDArray[np.integer], ids_per_type: int) -> NDArray[np.int64]:
     """Give the kind of each cell, from 1 on.
@@ -85,22 +85,54 @@ def together(probabilities: NDArray[np.floating], types: int) -> NDArray[np.floa
     return np.concatenate([background, inside.sum(axis=-3, keepdims=True), rim], axis=-3)
 
 
-def types_of_cells(probabilities: NDArray[np.floating], labels: NDArray[np.integer], types: int) -> NDArray[np.uint8]:
-    """Decide for every cell of one plane which kind it is: the one with the highest mean probability in it.
+class TypeSums:
+    """Gathers, piece by piece, how much of each kind is in each cell of a plane.
 
     Parameters
     ----------
-    probabilities : (1 + types (+ 1), Y, X) float
-    labels : (Y, X) int
     types : int
-
-    Returns
-    -------
-    (Y, X) uint8
-        The kind of the cell of each pixel, from 1 on; 0 = background.
+        Number of kinds.
     """
-    ids = np.arange(labels.max(initial=0) + 1)
-    sums = np.array([ndi.sum_labels(probabilities[1 + k], labels, ids) for k in range(types)])  # (types, cells + 1)
-    kinds = (sums.argmax(0) + 1).astype(np.uint8)
-    kinds[0] = 0
-    return kinds[labels]
+
+    def __init__(self, types: int) -> None:
+        self._types = types
+        self._sums = np.zeros((1, types))
+
+    def add(self, probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> None:
+        """Take what the network says, (1 + K (+ 1), Y, X), of a piece of the plane with these labels (Y, X)."""
+        n = max(len(self._sums), int(labels.max(initial=0)) + 1)
+        self._sums = np.pad(self._sums, ((0, n - len(self._sums)), (0, 0)))
+        for k in range(self._types):
+            self._sums[:, k] += np.bincount(labels.ravel(), probabilities[1 + k].ravel(), minlength=n)
+
+    def decide(self, cell_of: NDArray[np.integer] | None = None) -> NDArray[np.uint8]:
+        """Give the kind of each cell, from 1 on: the one that has most of it. Entry 0, the background, is 0.
+
+        Parameters
+        ----------
+        cell_of : (n,) int, optional
+            The cell that each label became, 0 = none.
+        """
+        sums = self._sums
+        if cell_of is not None:
+            sums = np.zeros((int(cell_of.max(initial=0)) + 1, self._types))
+            np.add.at(sums, cell_of[: len(self._sums)], self._sums)
+        kinds = (sums.argmax(1) + 1).astype(np.uint8)
+        kinds[0] = 0
+        return kinds
+
+
+def types_of_cells(probabilities: NDArray[np.floating], labels: NDArray[np.integer], types: int) -> NDArray[np.uint8]:
+    """Give the kind of each cell, from 1 on, entry 0 = background: see :meth:`TypeSums.decide`.
+
+    Parameters
+    ----------
+    probabilities : (P, 1 + types (+ 1), Y, X) float
+    labels : (P, Y, X) int
+        No number in two planes.
+    types : int
+    """
+    sums = TypeSums(types)
+    for maps, plane in zip(probabilities, labels, strict=True):
+        sums.add(maps, plane)
+    return sums.decide()

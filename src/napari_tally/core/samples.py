@@ -192,9 +192,7 @@ class PatchSampler:
         Kinds of cells that are classes of their own.
     """
 
-    def __init__(
-        self, planes: Sequence[Plane], classes: int, balance: float, augmentation: AugmentationSettings, types: int = 1
-    ) -> None:
+    def __init__(self, planes: Sequence[Plane], classes: int, balance: float, augmentation: AugmentationSettings, types: int = 1) -> None:
         self.classes, self.augmentation, self.types = classes, augmentation, types
         self._types = [plane.types for plane in planes]
         maps = [self._class_map(plane.labels, i) for i, plane in enumerate(planes)]

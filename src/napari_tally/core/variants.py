@@ -254,6 +254,11 @@ class UNetPlusPlus(SameSize):
         for unused in ("final_conv_0_1", "final_conv_0_2", "final_conv_0_3"):  # outputs for training with deep supervision
             setattr(self.body, unused, nn.Identity())
 
+    @property
+    def head(self) -> nn.Module:
+        """The last convolution, to classes."""
+        return self.body.final_conv_0_4
+
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, channels, Y, X) to logits (N, classes, Y, X); Y and X are multiples of :attr:`step`."""
         return self.body(x)[0]
@@ -278,6 +283,11 @@ class SwinUNETR(SameSize):
         width = 12 * max(1, round(base_width / 8))  # it wants multiples of 12: three heads and more
         with torch.device("cpu"):  # it asks for values while it is built, which a network without memory does not have
             self.body = _monai_nets().SwinUNETR(channels, classes, feature_size=width, drop_rate=dropout, spatial_dims=2)
+
+    @property
+    def head(self) -> nn.Module:
+        """The last convolution, to classes."""
+        return self.body.out.conv.conv
 
     @property
     def margin(self) -> int:

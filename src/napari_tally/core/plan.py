@@ -53,6 +53,10 @@ class TrainingPlan:
         Names of images that the start model was trained on: they cannot judge it.
     fingerprints : tuple of str
         Those of the images, taken once: the record needs them at every event.
+    n_planes : int
+        Planes of all images together.
+    pixels : float
+        Those of all images together, in network pixels.
     memory : float
         Estimated memory that training takes, in bytes.
     normalisation : NormalisationSettings
@@ -76,6 +80,8 @@ class TrainingPlan:
     pixel_size: float | None = None
     seen: tuple[str, ...] = ()
     fingerprints: tuple[str, ...] = ()
+    n_planes: int = 0
+    pixels: float = 0.0
     memory: float = 0.0
     normalisation: NormalisationSettings = NormalisationSettings()
     window: NDArray[np.float32] | None = None
@@ -179,6 +185,8 @@ def plan_training(
         pixel_size=None if any_size else _shared_pixel_size(images),
         seen=seen,
         fingerprints=fingerprints,
+        n_planes=sum(len(image.planes) for image in images),
+        pixels=pixels,
         memory=training_memory(network, size, chosen.batch, pixels),
         normalisation=normalisation,
         window=experiment_window(images, normalisation) if normalisation.statistics == "experiment" else None,

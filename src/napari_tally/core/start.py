@@ -40,6 +40,11 @@ def choose_start(wish: str | Model | None, pairs: Sequence[TrainingPair], settin
     return max(models, key=lambda model: _fit(model, drawn, settings)) if len(models) > 1 and drawn else next(iter(models), None)
 
 
+def name_of(start: Model | None) -> str:
+    """Say what a model to start from is called; "" = there is none."""
+    return (start.record.get("name") or "a trained model") if start else ""
+
+
 def _fit(start: Model, pairs: Sequence[TrainingPair], settings: TrainingSettings) -> tuple[float, float]:
     """Say how well a model finds the drawn cells, at the scale at which it would be trained: higher is better."""
     plan = plan_training(pairs, settings, start)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 import napari_tally
 from napari_tally.core.devices import bf16_pays
 from napari_tally.core.events import is_out_of_memory
+from napari_tally.core.explain import explain
 from napari_tally.core.losses import LOSSES
 from napari_tally.core.model_file import Model
 from napari_tally.core.plan import TrainingPlan, build_meta_network, own_scale
@@ -534,6 +535,7 @@ def _provenance(
         "steps": steps,
         "seconds": round(seconds, 1),
         "training": to_dict(plan.settings),
+        "plan": [f"{topic}: {text}" for topic, text in explain(plan, before.get("name", "a trained model") if start else "")],
         "augmentation": to_dict(augmentation),
         "validation": to_dict(last.score) if last else None,
         "comparison": to_dict(comparison) if comparison else None,

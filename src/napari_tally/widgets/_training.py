@@ -46,6 +46,7 @@ class Planned:
 
     plan: "TrainingPlan"
     start: str
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ class Run:
 
     def events(self) -> "Generator[Event | Planned | Shared | None, None, list[tuple[Source, Problem]]]":
         """Check, plan and train; give the problems that kept us from training."""
+        from napari_tally.core.explain import explain
         from napari_tally.core.plan import new_model, plan_training
-        from napari_tally.core.start import choose_start
+        from napari_tally.core.start import choose_start, name_of
         from napari_tally.core.train import Step, train
 
         pairs, problems = yield from self._pairs()
@@ -85,7 +87,8 @@ class Run:
         start = choose_start(self.start, pairs, self.settings)
         yield None
         plan = plan_training(pairs, self.settings, start, self.normalisation)
-        yield Planned(plan, start.record.get("name", "") if start else "")
+        words = "\n".join(f"{topic}: {text}" for topic, text in explain(plan, name_of(start)))
+        yield Planned(plan, start.record.get("name", "") if start else "", words)
         self.model = new_model(plan, start)
         shared = time.monotonic()
         for event in train(self.model, pairs, plan, self.augmentation, preview_seconds=self.preview_seconds):

@@ -271,6 +271,7 @@ class TrainWidget(QWidget):
         match type(event).__name__:
             case "Planned":
                 self._show_plan(event.plan, event.start)
+                self.message.setToolTip(event.words)
             case "Shared":
                 if self._session.model is self._current:  # none was loaded meanwhile
                     self._current = event.model

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -151,9 +152,8 @@ def compare(
             continue
         chosen = TrainingSettings(**(to_dict(settings) | {"architecture": architecture, "loss": loss, "seed": seed}))
         training = [pair for i, pair in enumerate(pairs) if i not in dealt[fold]]
-        at = (number, len(wanted), architecture, loss, fold)
         work = _run(training, [pairs[i] for i in dealt[fold]], chosen, fold)
-        run = yield from mapped(work, lambda fraction, at=at: Progress(*at, fraction))  # type: ignore[misc]
+        run = yield from mapped(work, partial(Progress, number, len(wanted), architecture, loss, fold))
         done[architecture, loss, fold, seed] = run
         _write(file, made_with, done)
         yield run

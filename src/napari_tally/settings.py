@@ -246,7 +246,7 @@ class TrainingSettings:
             "min": 2,
             "max": 10**7,
             "step": 1000,
-            "label": "Numbers a type",
+            "label": "Numbers per type",
             "tooltip": "With 1000, cells 1 to 999 are of type 1, cells 1000 to 1999 of type 2, and so on, if there are several types.",
         },
     ] = 1000

@@ -128,7 +128,8 @@ class AnnotateWidget(QWidget):
         self.split_button = button("Split them", "Give every separate piece its own number. Undo takes it back.", self._split)
         self.result = note()
 
-        self.points_group = group("Points instead of outlines", [self.points_choice, QLabel("Radius"), self.radius, self.points_button])
+        dots = [self.points_choice, QLabel("Radius"), self.radius]
+        self.points_group = group("Points instead of outlines", dots, self.points_button)
         choices = QFormLayout()
         choices.addRow("Image", self.image_choice)
         choices.addRow("Cells in", self.labels_choice)

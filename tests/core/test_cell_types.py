@@ -1,12 +1,25 @@
 """Several kinds of cells: from the numbers in the labels to counts of each kind."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import tifffile
 import torch
 from pictures import discs, picture
 
 import napari_tally as nt
-from napari_tally.core.cell_types import TypeSums, merge_layers, require_types, together, typed, types_of_cells, types_of_ids
+from napari_tally.cli import main
+from napari_tally.core.cell_types import (
+    decide,
+    merge_layers,
+    require_types,
+    shares,
+    together,
+    typed,
+    types_of_cells,
+    types_of_ids,
+    with_types,
+)
 from napari_tally.core.counting import measure_cells, summarise
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
@@ -85,12 +98,13 @@ def test_a_cell_is_of_the_kind_that_most_of_it_is():
 
 
 def test_kinds_are_gathered_piece_by_piece():
-    """Two pieces of one cell, and a hill that is dropped: by hand."""
-    sums = TypeSums(2)
-    sums.add(np.array([[[0.0, 0.0]], [[0.9, 0.2]], [[0.0, 0.3]]]), np.array([[1, 2]]))
-    sums.add(np.array([[[0.0, 0.0]], [[0.0, 0.9]], [[1.0, 0.0]]]), np.array([[3, 4]]))
-    assert sums.decide().tolist() == [0, 1, 2, 2, 1]
-    assert sums.decide(np.array([0, 1, 1, 1, 0])).tolist() == [0, 2]
+    """Hills of two pieces that are one cell, and a hill that is none."""
+    first = shares(np.array([[[0.0, 0.0]], [[0.9, 0.2]], [[0.0, 0.3]]]), np.array([[1, 2]]), 2)
+    second = shares(np.array([[[0.0, 0.0]], [[0.0, 0.9]], [[1.0, 0.0]]]), np.array([[1, 2]]), 2)
+    assert first.tolist() == [[0, 0], [0.9, 0], [0.2, 0.3]]
+    assert decide(first).tolist() == [0, 1, 2]
+    cell = np.stack([0 * first[0], first[1] + first[2] + second[1]])
+    assert decide(cell).tolist() == [0, 2]
 
 
 def test_training_tells_the_kinds_apart(pair, tmp_path):
@@ -103,11 +117,12 @@ def test_training_tells_the_kinds_apart(pair, tmp_path):
     save_model(model, tmp_path / "two.safetensors")
     model = load_model(tmp_path / "two.safetensors")
     found = run_to_end(find_cells(model, pair.image))
+    np.testing.assert_array_equal(types_of_cells(found.probabilities, found.labels[None], 2), found.types)
     by_tiles = run_to_end(find_cells(model, pair.image, PredictionSettings(tile=40)))
     np.testing.assert_array_equal(by_tiles.labels, found.labels)
     np.testing.assert_array_equal(by_tiles.types, found.types)
-    cells = measure_cells(found.labels, pair.image, found.types)
-    counts = summarise(cells, pair.image, types=2).iloc[0]
+    cells = with_types(measure_cells(found.labels, pair.image), found.types, found.n_types)
+    counts = summarise(cells, pair.image).iloc[0]
     assert (counts["count"], counts["count_type_1"], counts["count_type_2"]) == (15, 8, 7)
     at = cells[["y", "x"]].round().astype(int).to_numpy()
     assert (cells["type"].to_numpy() == types_of_ids(LABELS[at[:, 0], at[:, 1]], 1000)).all()
@@ -144,12 +159,30 @@ def test_numbers_that_do_not_fit():
 
 
 def test_one_kind_needs_no_column(pair):
-    cells = nt.count(LABELS, pair.image)
+    cells = with_types(nt.count(LABELS, pair.image), None, 1)
     assert "type" not in cells
     assert "count_type_1" not in summarise(cells, pair.image)
 
 
+def test_files_hold_the_kinds(pair, tmp_path):
+    """Through the batch that window and command line stand on, in memory and read in pieces."""
+    torch.manual_seed(0)
+    settings = NetworkSettings(depth=2, base_width=4, types=2, classes=4)
+    model = Model(build_network(settings).eval(), settings)
+    tifffile.imwrite(tmp_path / "a.tif", pair.image.planes[0, 0])
+    save_model(model, tmp_path / "m.safetensors")
+    for form in ("tiff", "ome-zarr"):
+        out = tmp_path / form
+        command = ["predict", "--model", tmp_path / "m.safetensors", "--out", out, "--format", form, "--seed-threshold", 0.1]
+        assert main([*map(str, command), "--valley", "0.01", "--edge-threshold", "0.1", "--min-area", "0", str(tmp_path / "a.tif")]) == 0
+        cells, counts = pd.read_csv(out / "cells.csv"), pd.read_csv(out / "counts.csv")
+        assert set(cells["type"]) <= {1, 2}
+        assert counts["count_type_1"].tolist() == [(cells["type"] == 1).sum()]
+        assert counts["count"].tolist() == (counts["count_type_1"] + counts["count_type_2"]).tolist() == [len(cells)]
+        assert len(cells) > 0
+
+
 def test_an_empty_plane_has_its_columns(pair):
-    cells = measure_cells(0 * LABELS, pair.image, np.zeros(1, np.uint8))
+    cells = with_types(measure_cells(0 * LABELS, pair.image), np.zeros(1, np.uint8), 2)
     assert len(cells) == 0
-    assert summarise(cells, pair.image, types=2)["count_type_2"].tolist() == [0]
+    assert summarise(cells, pair.image)["count_type_2"].tolist() == [0]

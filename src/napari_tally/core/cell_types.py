@@ -10,6 +10,7 @@ The network has one class "inside" for each kind and, as always, one for the rim
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 
@@ -85,54 +86,63 @@ def together(probabilities: NDArray[np.floating], types: int) -> NDArray[np.floa
     return np.concatenate([background, inside.sum(axis=-3, keepdims=True), rim], axis=-3)
 
 
-class TypeSums:
-    """Gathers, piece by piece, how much of each kind is in each cell of a plane.
+def shares(probabilities: NDArray[np.floating], labels: NDArray[np.integer], types: int) -> NDArray[np.float64]:
+    """Add up how much of each kind is in each cell of a piece.
 
     Parameters
     ----------
+    probabilities : (1 + types (+ 1), Y, X) float
+    labels : (Y, X) int
+        0 = background, 1..n.
     types : int
-        Number of kinds.
+
+    Returns
+    -------
+    (n + 1, types) float
     """
+    n = int(labels.max(initial=0)) + 1
+    return np.stack([np.bincount(labels.ravel(), probabilities[1 + k].ravel(), minlength=n) for k in range(types)], axis=1)
 
-    def __init__(self, types: int) -> None:
-        self._types = types
-        self._sums = np.zeros((1, types))
 
-    def add(self, probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> None:
-        """Take what the network says, (1 + K (+ 1), Y, X), of a piece of the plane with these labels (Y, X)."""
-        n = max(len(self._sums), int(labels.max(initial=0)) + 1)
-        self._sums = np.pad(self._sums, ((0, n - len(self._sums)), (0, 0)))
-        for k in range(self._types):
-            self._sums[:, k] += np.bincount(labels.ravel(), probabilities[1 + k].ravel(), minlength=n)
+def decide(sums: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Give the kind of each cell, from 1 on: the one that has most of it. Row 0 is the background, and so is entry 0.
 
-    def decide(self, cell_of: NDArray[np.integer] | None = None) -> NDArray[np.uint8]:
-        """Give the kind of each cell, from 1 on: the one that has most of it. Entry 0, the background, is 0.
-
-        Parameters
-        ----------
-        cell_of : (n,) int, optional
-            The cell that each label became, 0 = none.
-        """
-        sums = self._sums
-        if cell_of is not None:
-            sums = np.zeros((int(cell_of.max(initial=0)) + 1, self._types))
-            np.add.at(sums, cell_of[: len(self._sums)], self._sums)
-        kinds = (sums.argmax(1) + 1).astype(np.uint8)
-        kinds[0] = 0
-        return kinds
+    Parameters
+    ----------
+    sums : (n + 1, types) float
+        From :func:`shares`, added up over all pieces of a cell.
+    """
+    kinds = (sums.argmax(1) + 1).astype(np.uint8)
+    kinds[0] = 0
+    return kinds
 
 
 def types_of_cells(probabilities: NDArray[np.floating], labels: NDArray[np.integer], types: int) -> NDArray[np.uint8]:
-    """Give the kind of each cell, from 1 on, entry 0 = background: see :meth:`TypeSums.decide`.
+    """Give the kind of each cell, from 1 on; entry 0 is the background.
 
     Parameters
     ----------
     probabilities : (P, 1 + types (+ 1), Y, X) float
     labels : (P, Y, X) int
-        No number in two planes.
+        No number comes in two planes.
     types : int
     """
-    sums = TypeSums(types)
-    for maps, plane in zip(probabilities, labels, strict=True):
-        sums.add(maps, plane)
-    return sums.decide()
+    width = labels.shape[-1]
+    stacked = probabilities.swapaxes(0, 1).reshape(probabilities.shape[1], -1, width)  # all planes below each other
+    return decide(shares(stacked, labels.reshape(-1, width), types))
+
+
+def with_types(cells: pd.DataFrame, of_cell: NDArray[np.integer] | None, types: int) -> pd.DataFrame:
+    """Give the table of cells with a column of their kinds, which knows all kinds there are; as it is where there is but one.
+
+    Parameters
+    ----------
+    cells : pandas.DataFrame
+        With the column ``label``.
+    of_cell : (n + 1,) int
+        The kind of each label.
+    types : int
+    """
+    if of_cell is None:
+        return cells
+    return cells.assign(type=pd.Categorical(of_cell[cells["label"].to_numpy()], categories=list(range(1, types + 1))))

@@ -1,4 +1,4 @@
-"""Points as annotation: a dot a cell, as many labs count. Dots become discs to train on; what is found gives dots again.
+"""Points as annotation: a dot a cell, as many labs count. Dots become discs to train on (``export`` makes dots of what is found).
 
 Files are CSV as napari writes Points layers: a column for each axis, ``axis-0``, ``axis-1`` (of a stack the plane comes first), or
 ``y`` and ``x`` (and ``plane``). Positions are in pixels, (0, 0) is the middle of the first one.
@@ -52,11 +52,6 @@ def discs(points: NDArray[np.floating], shape: tuple[int, ...], radius: float) -
     return planes.reshape(shape)
 
 
-def points_of(cells: pd.DataFrame, stack: bool = False) -> NDArray[np.float64]:
-    """Give the centroids of measured cells, (n, 2): y, x; or (n, 3) with the plane before them."""
-    return cells[["plane", "y", "x"] if stack else ["y", "x"]].to_numpy(float)
-
-
 def read_points(path: str | Path) -> NDArray[np.float64]:
     """Read the positions of a CSV file.
 
@@ -84,12 +79,3 @@ def read_points(path: str | Path) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise ValueError(f"{path}: {int((~np.isfinite(values)).any(1).sum())} of {len(values)} rows hold no numbers.")
     return values
-
-
-def write_points(path: str | Path, points: NDArray[np.floating]) -> None:
-    """Write positions as napari writes Points layers: drop the file into the window and they are there. Whole or not at all."""
-    path = Path(path)
-    table = pd.DataFrame(np.asarray(points), columns=[f"axis-{n}" for n in range(np.shape(points)[1])]).rename_axis("index")
-    partial = path.with_name(path.name + ".part")
-    table.to_csv(partial, float_format="%.6g")
-    partial.replace(path)

@@ -44,6 +44,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_tally.core.cell_types import together, types_of_cells, with_types
 from napari_tally.core.counting import measure_cells, size_remark, summarise, write_table
 from napari_tally.core.images import Image
 from napari_tally.core.instances import label_planes
@@ -546,8 +547,11 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
     counted: list[Counted] = []
     for old in stale:
         assert old.found.probabilities is not None
-        labels = label_planes(old.found.probabilities, counting, old.found.zoom).reshape(old.image.shape)
-        counted.append(_count(old.layer, old.image, replace(old.found, labels=labels), counting, old.diameter))
+        probabilities, n = old.found.probabilities, old.found.n_types
+        labels = label_planes(together(probabilities, n), counting, old.found.zoom)
+        types = types_of_cells(probabilities, labels, n) if n > 1 else None
+        found = replace(old.found, labels=labels.reshape(old.image.shape), types=types)
+        counted.append(_count(old.layer, old.image, found, counting, old.diameter))
         yield Results(tuple(counted))
 
 
@@ -555,7 +559,7 @@ def _count(
     layer: ImageLayer, image: Image, found: "Prediction", counting: CountingSettings, diameter: float, planes: Sequence[int] | None = None
 ) -> Counted:
     measure = measure_large if isinstance(found.labels, LabelsZarr) else measure_cells
-    cells = measure(found.labels, image)
+    cells = with_types(measure(found.labels, image), found.types, found.n_types)
     summary = summarise(cells, image)
     if planes is not None:
         summary = summary[summary["plane"].isin(planes)]

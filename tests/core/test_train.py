@@ -283,14 +283,14 @@ def test_flat_means_no_new_best_for_half_of_the_phase():
 
 
 def test_too_little_memory_halves_the_batch_then_the_patch(pairs, monkeypatch):
-    real = module.weighted_cross_entropy
+    real = LOSSES["cross-entropy"]
 
     def loss(logits, classes, weights):
         if logits.numel() > 3 * 16 * 16:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
         return real(logits, classes, weights)
 
-    monkeypatch.setattr(module, "weighted_cross_entropy", loss)
+    monkeypatch.setitem(LOSSES, "cross-entropy", loss)
     model, plan = planned(pairs, batch=2, steps=20)
     events = list(train(model, pairs, plan))
     assert [event.message for event in events if isinstance(event, Trouble)] == [
@@ -304,7 +304,7 @@ def test_far_too_little_memory_ends_with_a_sentence(pairs, monkeypatch):
     def loss(*tensors):
         raise MemoryError
 
-    monkeypatch.setattr(module, "weighted_cross_entropy", loss)
+    monkeypatch.setitem(LOSSES, "cross-entropy", loss)
     model, plan = planned(pairs, steps=20)
     with pytest.raises(MemoryError, match="even with the smallest patches"):
         list(train(model, pairs, plan))
@@ -316,13 +316,13 @@ def test_far_too_little_memory_ends_with_a_sentence(pairs, monkeypatch):
 
 def broken(monkeypatch, when, how):
     """Break the loss of some steps."""
-    real, step = module.weighted_cross_entropy, [0]
+    real, step = LOSSES["cross-entropy"], [0]
 
     def loss(*tensors):
         step[0] += 1
         return how(real(*tensors)) if when(step[0]) else real(*tensors)
 
-    monkeypatch.setattr(module, "weighted_cross_entropy", loss)
+    monkeypatch.setitem(LOSSES, "cross-entropy", loss)
 
 
 def no_number(loss):

@@ -62,7 +62,7 @@ def main() -> None:
     print("|---|---|---|---|---|" + "---|" * len(COLUMNS) + "---|")
     runs = []
     for name in arguments.sets:
-        pairs = list(_read(arguments.data, name))
+        pairs = list(read_set(arguments.data, name))
         for k in arguments.train:
             for start in arguments.starts:
                 for minutes in [*([0.0] if start != "none" else []), *arguments.minutes]:
@@ -129,7 +129,8 @@ def _row(runs: list[dict[str, Any]]) -> str:
     return head + " | ".join(cells) + f" | {kept} of {len(runs)} |"
 
 
-def _read(data: Path, name: str) -> Iterator[TrainingPair]:
+def read_set(data: Path, name: str) -> Iterator[TrainingPair]:
+    """Read the images of a set with their labels."""
     folder = data / ("nuclei_dev" if name in ("fluorescence", "stain") else name)
     for image_path, labels_path in match_by_stem(folder / "images", folder / "labels"):
         image = read_image(image_path)

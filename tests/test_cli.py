@@ -112,6 +112,14 @@ def test_the_start_and_the_trained_model_stand_side_by_side(tmp_path, capsys):
     assert nt.load_model(tmp_path / "m.safetensors").record["start"] == "nuclei"
 
 
+def test_the_plan_is_said_without_training(folders, capsys):
+    assert run("plan", "--images", folders[0], "--labels", folders[1], "--start", "none", "--minutes", 1) == 0
+    out = capsys.readouterr().out
+    assert "Images:       1 image, two-dimensional, 4 cells drawn." in out
+    assert "Held out:" in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+
+
 def test_going_on_from_a_model(tmp_path, folders, model_file):
     assert train(*folders, tmp_path / "on.safetensors", "--start", model_file) == 0
     assert nt.load_model(tmp_path / "on.safetensors").record["start"] == nt.load_model(model_file).record["trained"]

@@ -14,11 +14,17 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Preset = Literal["quick", "paper"]
+Architecture = Literal["unet", "res-unet", "attention-unet", "unet++", "swin-unetr", "unet-bilinear"]
+Loss = Literal["cross-entropy", "binary-cross-entropy", "dice", "bce-dice", "focal", "tversky"]
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The shape of the U-Net. See :class:`napari_tally.core.unet.UNet`."""
+    """The shape of the network. See :class:`napari_tally.core.unet.UNet` and :mod:`napari_tally.core.architectures`."""
+
+    architecture: Annotated[
+        Architecture, {"label": "Architecture", "tooltip": "The U-Net of the paper, or one of its relatives; see 'How it works'."}
+    ] = "unet"
 
     channels: Annotated[
         int, {"min": 1, "max": 64, "label": "Channels", "tooltip": "Channels of the image: 1 = grey, 3 = colour (RGB)."}
@@ -27,11 +33,13 @@ class NetworkSettings:
         int,
         {
             "min": 2,
-            "max": 3,
+            "max": 34,
             "label": "Classes",
-            "tooltip": "2 = background and cell, as in the paper; 3 = background, cell and the rim where it meets others.",
+            "tooltip": "2 = background and cell, as in the paper; 3 = background, cell and the rim where it meets others. "
+            "Each further type of cells is one more.",
         },
     ] = 3
+    types: Annotated[int, {"min": 1, "max": 32, "label": "Cell types", "tooltip": "Kinds of cells that the network tells apart."}] = 1
     depth: Annotated[
         int, {"min": 1, "max": 6, "label": "Depth", "tooltip": "How often the image is halved on the way down (paper: 4)."}
     ] = 4
@@ -167,6 +175,34 @@ class TrainingSettings:
             "tooltip": "Translate the network for this processor first: about a minute, then 1.5 times as fast. Needs a C++ compiler.",
         },
     ] = False
+    architecture: Annotated[
+        Literal["auto", "unet", "res-unet", "attention-unet", "unet++", "swin-unetr"],
+        {
+            "label": "Architecture",
+            "tooltip": "The network to train from random weights. 'auto' = that of the model to start from, else the U-Net. "
+            "'unet++' and 'swin-unetr' need MONAI: pip install 'napari-tally[models]'.",
+        },
+    ] = "auto"
+    depth: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 6,
+            "label": "Depth",
+            "tooltip": "How often the network halves the image on the way down; a deeper one sees farther. 0 = by preset.",
+        },
+    ] = 0
+    base_width: Annotated[
+        int, {"min": 0, "max": 128, "label": "Base width", "tooltip": "Feature maps at full resolution (paper: 64). 0 = by preset."}
+    ] = 0
+    loss: Annotated[
+        Loss,
+        {
+            "label": "Loss",
+            "tooltip": "What training makes small. 'cross-entropy' with border weights is the paper's. The areas that 'dice' and 'tversky' "
+            "compare know no border weights.",
+        },
+    ] = "cross-entropy"
     insist: Annotated[
         bool,
         {
@@ -194,6 +230,26 @@ class TrainingSettings:
             "tooltip": "Reach of the border weight in pixels (paper's sigma = 5; Fiji plugin: ridge width).",
         },
     ] = 5.0
+    types: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 32,
+            "label": "Cell types",
+            "tooltip": "How many types of cells to tell apart; the number of a cell says its type. In the window, several label layers of "
+            "one image are one type each, in their order. 0 = as the model to start from: mostly 1.",
+        },
+    ] = 0
+    ids_per_type: Annotated[
+        int,
+        {
+            "min": 2,
+            "max": 10**7,
+            "step": 1000,
+            "label": "Numbers per type",
+            "tooltip": "With 1000, cells 1 to 999 are of type 1, cells 1000 to 1999 of type 2, and so on, if there are several types.",
+        },
+    ] = 1000
     class_balance: Annotated[
         float,
         {
@@ -205,6 +261,11 @@ class TrainingSettings:
             "0 = every pixel equal, which draws the truest outlines. The preset 'paper' takes 1.",
         },
     ] = 0.0
+
+    @property
+    def own_network(self) -> bool:
+        """Whether a network is asked for that none of the shipped models has."""
+        return self.preset == "paper" or self.architecture not in ("auto", "unet") or bool(self.depth or self.base_width)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pictures import picture
 
-from napari_tally.core.metrics import THRESHOLDS, Matching, evaluate, iou_matrix, match
+from napari_tally.core.metrics import THRESHOLDS, Matching, evaluate, iou_matrix, match, panoptic_quality, seg
 
 TRUTH = picture("""
     1111......
@@ -45,6 +45,30 @@ def test_scores_by_hand():
     assert (found.precision, found.recall) == (2 / 4, 2 / 3)
     assert found.f1 == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
     assert found.ap == 2 / 5
+
+
+def test_panoptic_quality_by_hand():
+    assert panoptic_quality(iou_matrix(TRUTH, FOUND)) == (pytest.approx(6 / 8 + 3 / 5), 2, 2, 1)
+    assert evaluate([("a", TRUTH, FOUND)]).scores["panoptic quality"] == pytest.approx((6 / 8 + 3 / 5) / (2 + 2 / 2 + 1 / 2))
+
+
+def test_seg_by_hand():
+    """Cell 1 is covered to 6 of 8, cell 2 to 3 of 5, cell 3 not at all."""
+    assert seg(TRUTH, FOUND).tolist() == [6 / 8, 3 / 5, 0]
+    assert seg(picture("1111"), picture("11..")).tolist() == [0]  # exactly half is not enough
+    assert evaluate([("a", TRUTH, FOUND), ("b", TRUTH, TRUTH)]).scores["SEG"] == pytest.approx((6 / 8 + 3 / 5 + 3) / 6)
+
+
+def test_all_scores_of_a_perfect_prediction():
+    scores = evaluate([("a", TRUTH, TRUTH), ("empty", 0 * TRUTH, 0 * TRUTH)]).scores
+    assert scores.pop("Rand error") == scores.pop("warping error") == 0
+    assert scores == {name: pytest.approx(1) for name in scores}
+    assert len(scores) == 7
+
+
+def test_scores_that_do_not_exist_are_null():
+    scores = evaluate([("empty", 0 * TRUTH, 0 * TRUTH)]).as_dict()["scores"]
+    assert scores["SEG"] is scores["Rand score"] is scores["pixel IoU"] is None
 
 
 def test_nothing_to_find_and_nothing_found():

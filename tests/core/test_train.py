@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import replace
-from itertools import count, islice
+from itertools import combinations, count, islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +14,7 @@ from pictures import discs
 from napari_tally.core import train as module
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image
+from napari_tally.core.losses import LOSSES
 from napari_tally.core.model_file import Model, build_network, load_model, save_model
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.predict import predict
@@ -61,6 +62,17 @@ def test_one_seed_gives_one_model_to_the_bit(pairs):
     one, two, three = (state(trained(pairs, seed=seed)[0]) for seed in (4, 4, 5))
     assert equal(one, two)
     assert not equal(one, three)
+
+
+def test_every_loss_trains(pairs):
+    learned = {}
+    for loss in LOSSES:
+        model, events = trained(pairs, loss=loss)
+        assert is_finite(model)
+        assert all(math.isfinite(event.loss) for event in events if isinstance(event, Step))
+        assert model.record["training"]["loss"] == loss
+        learned[loss] = state(model)
+    assert not any(equal(learned[one], learned[other]) for one, other in combinations(LOSSES, 2))
 
 
 def test_previews_do_not_change_the_model(pairs):
@@ -271,14 +283,14 @@ def test_flat_means_no_new_best_for_half_of_the_phase():
 
 
 def test_too_little_memory_halves_the_batch_then_the_patch(pairs, monkeypatch):
-    real = module.weighted_cross_entropy
+    real = LOSSES["cross-entropy"]
 
     def loss(logits, classes, weights):
         if logits.numel() > 3 * 16 * 16:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
         return real(logits, classes, weights)
 
-    monkeypatch.setattr(module, "weighted_cross_entropy", loss)
+    monkeypatch.setitem(LOSSES, "cross-entropy", loss)
     model, plan = planned(pairs, batch=2, steps=20)
     events = list(train(model, pairs, plan))
     assert [event.message for event in events if isinstance(event, Trouble)] == [
@@ -292,7 +304,7 @@ def test_far_too_little_memory_ends_with_a_sentence(pairs, monkeypatch):
     def loss(*tensors):
         raise MemoryError
 
-    monkeypatch.setattr(module, "weighted_cross_entropy", loss)
+    monkeypatch.setitem(LOSSES, "cross-entropy", loss)
     model, plan = planned(pairs, steps=20)
     with pytest.raises(MemoryError, match="even with the smallest patches"):
         list(train(model, pairs, plan))
@@ -304,13 +316,13 @@ def test_far_too_little_memory_ends_with_a_sentence(pairs, monkeypatch):
 
 def broken(monkeypatch, when, how):
     """Break the loss of some steps."""
-    real, step = module.weighted_cross_entropy, [0]
+    real, step = LOSSES["cross-entropy"], [0]
 
     def loss(*tensors):
         step[0] += 1
         return how(real(*tensors)) if when(step[0]) else real(*tensors)
 
-    monkeypatch.setattr(module, "weighted_cross_entropy", loss)
+    monkeypatch.setitem(LOSSES, "cross-entropy", loss)
 
 
 def no_number(loss):

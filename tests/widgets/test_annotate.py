@@ -266,3 +266,29 @@ def test_a_closed_widget_is_gone_and_the_layers_stay_usable(make_napari_viewer, 
     viewer.layers["Image cells"].paint((4, 4), 1)
     image.name = "renamed"
     viewer.layers.clear()
+
+
+def test_points_become_cells(opened, click):
+    viewer, widget = opened
+    assert widget.points_group.isHidden()
+    points = viewer.add_points(np.array([[5.0, 5], [10, 12]]), units="um", name="dots")  # in pixels of 0.5 um: (10, 10), (20, 24)
+    assert not widget.points_group.isHidden()
+    click(widget.start_button)
+    labels = annotation_of(viewer, viewer.layers["nuclei"])
+    labels.data[20:23, 24:27] = 7  # drawn before: stays
+    widget.radius.setValue(3)
+    click(widget.points_button)
+    assert widget.message.text() == "1 cell made of points."
+    assert labels.data[10, 10] == labels.data[13, 10] > 0
+    assert labels.data[14, 10] == 0
+    assert labels.data[21, 25] == 7
+    click(widget.undo_button)
+    assert labels.data[10, 10] == 0
+    points.data = np.array([[5.0, 500]])
+    click(widget.points_button)
+    assert "lie outside the image" in widget.message.text()
+    points.data = np.empty((0, 2))
+    click(widget.points_button)
+    assert "dots holds no points yet" in widget.message.text()
+    viewer.layers.remove(points)
+    assert widget.points_group.isHidden()

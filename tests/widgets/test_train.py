@@ -15,6 +15,7 @@ from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 
 import napari_tally as nt
+from napari_tally.core.events import run_to_end
 from napari_tally.widgets import train as train_module
 from napari_tally.widgets._curves import Curves
 from napari_tally.widgets._layers import belong, start_annotation
@@ -422,3 +423,18 @@ def test_time_and_memory_are_said_before_start(viewer, widget):
     assert widget.estimate.text().endswith("GB of memory.")
     choose(widget, steps=5)
     assert widget.estimate.text() == ""
+
+
+def test_label_layers_of_one_image_are_one_type_each(viewer, make_widget):
+    second = np.where(LABELS > 5, LABELS, 0)
+    viewer.layers["drawn"].data = np.where(LABELS > 5, 0, LABELS)
+    viewer.add_labels(second, name="others")
+    widget = make_widget(viewer, types=2, ids_per_type=100)
+    widget.pairs.add_pair()
+    row = widget.pairs._rows[-1]
+    row.show_pair(viewer.layers["wells"], viewer.layers["others"])
+    pairs, problems = run_to_end(widget._wishes()._pairs())
+    assert len(pairs) == 1
+    assert np.unique(pairs[0].labels).tolist() == [0, 1, 2, 3, 4, 5, 100, 101, 102]
+    choose(widget, types=0)
+    assert len(run_to_end(widget._wishes()._pairs())[0]) == 2

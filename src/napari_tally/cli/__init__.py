@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from napari_tally import __version__
-from napari_tally.cli import count, demo, evaluate, export, info, next_image, predict, replay, report, train
+from napari_tally.cli import compare, convert, count, demo, evaluate, export, info, next_image, plan, predict, replay, report, train
 from napari_tally.core.events import OUT_OF_MEMORY, is_out_of_memory
 
-_COMMANDS = (demo, train, predict, count, report, export, next_image, evaluate, replay, info)
+_COMMANDS = (demo, plan, train, predict, count, report, export, next_image, evaluate, compare, replay, info, convert)
 """In the order of the help text."""
 
 

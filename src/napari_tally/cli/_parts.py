@@ -43,8 +43,13 @@ def settings_from(cls: type, arguments: argparse.Namespace, base: Any = None) ->
     return from_dict(cls, values)
 
 
-def read_pairs(images: Path, labels: Path, split: bool = False) -> "list[TrainingPair]":
-    """Read two folders of images and labels into training pairs; say what is odd about the labels."""
+def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 0.0) -> "list[TrainingPair]":
+    """Read two folders of images and labels into training pairs; say what is odd about the labels.
+
+    With a `radius`, the labels are CSV files of points, which become discs.
+    """
+    if radius:
+        return _read_points(images, labels, radius)
     from napari_tally.core.annotations import check_labels, require_labels, split_pieces
     from napari_tally.core.images import match_by_stem, read_image, read_labels
     from napari_tally.core.samples import TrainingPair
@@ -60,6 +65,22 @@ def read_pairs(images: Path, labels: Path, split: bool = False) -> "list[Trainin
         print(f"Note: {message}")
     if len(odd) > 3:
         print(f"Note: the same or similar in {len(odd) - 3} more images.")
+    return pairs
+
+
+def _read_points(images: Path, points: Path, radius: float) -> "list[TrainingPair]":
+    from napari_tally.core.images import list_images, read_image
+    from napari_tally.core.points import discs, read_points
+    from napari_tally.core.samples import TrainingPair
+
+    pairs = []
+    for stem, path in list_images(images).items():
+        image = read_image(path)
+        try:
+            labels = discs(read_points(points / f"{stem}.csv"), image.shape, radius)
+        except ValueError as error:
+            raise ValueError(f"{image.name}: {error}") from error
+        pairs.append(TrainingPair(image, labels))
     return pairs
 
 

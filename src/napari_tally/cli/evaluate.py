@@ -30,6 +30,9 @@ def run(arguments: argparse.Namespace) -> None:
         (truth.stem, require_ids(read_labels(truth), truth), require_ids(read_labels(found), found)) for truth, found in pairs
     )
     print_evaluation(result)
+    print()
+    for name, value in result.scores.items():
+        print(f"{name:20}{value:7.3f}")
     if arguments.json:
         arguments.json.write_text(json.dumps(result.as_dict(), indent=1) + "\n")
 

@@ -13,6 +13,7 @@ def register(command: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
+    from napari_tally.core.architectures import ARCHITECTURES
     from napari_tally.core.model_file import find_model
 
     model = find_model(arguments.model)
@@ -20,13 +21,15 @@ def run(arguments: argparse.Namespace) -> None:
     record = model.record
     images = record.get("images", [])
     made_of = images[0] if record.get("name") and images else f"{len(images)} images"  # a shipped model, or one of the user's
+    insides = ["inside of a cell"] if n.types == 1 else [f"inside of a cell of type {k}" for k in range(1, n.types + 1)]
     parameters = sum(p.numel() for p in model.network.parameters())
     rows = {
-        "Network": f"U-Net, depth {n.depth}, base width {n.base_width}, padding {n.padding}, {parameters / 1e6:.1f} M parameters",
+        "Network": f"{ARCHITECTURES[n.architecture].title}, depth {n.depth}, base width {n.base_width}, padding {n.padding}, "
+        f"{parameters / 1e6:.1f} M parameters",
         "Images": "colour (RGB)" if model.colour else f"{n.channels} channel(s)",
-        "Classes": "background, inside of a cell, rim of a cell" if n.classes == 3 else "background, cell",
+        "Classes": ", ".join(["background", *insides, *["rim of a cell"] * (n.classes > n.types + 1)]),
         "Cell diameter": f"{model.diameter:.0f} px, seen by the network at {model.scale:.2f} of the size",
-        "Receptive margin": f"{model.network.margin} px",
+        "Receptive margin": f"{model.network.margin} px{'' if model.network.exact else '; tiles are approximate where they meet'}",
         "Thresholds": f"seed {model.counting.seed_threshold}, valley {model.counting.valley}, edge {model.counting.edge_threshold}, "
         f"smallest {model.counting.min_area:.0f} px",
         "Trained": f"{record.get('trained', 'never')}, {record.get('steps', 0)} steps in {record.get('seconds', 0)} s "

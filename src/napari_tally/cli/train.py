@@ -26,6 +26,8 @@ def register(command: Commands) -> None:
     parser.add_argument(
         "--split", action="store_true", help="give every separate object of a label image its own id: for black-and-white masks"
     )
+    text = "the labels are points: CSV files (axis-0, axis-1 or y, x), each a disc of so many pixels"
+    parser.add_argument("--radius", type=float, default=0.0, metavar="PX", help=text)
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="images to validate on (default: a part is held out)")
     parser.add_argument("--val-labels", type=Path, metavar="DIR", help="their label images")
     add_settings(parser, TrainingSettings)
@@ -40,8 +42,12 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("--val-images and --val-labels belong together; give both or none.")
     if arguments.out.is_dir():
         raise ValueError(f"{arguments.out} is a folder; --out wants a file name such as model.safetensors.")
-    pairs = read_pairs(arguments.images, arguments.labels, arguments.split)
-    validation = read_pairs(arguments.val_images, arguments.val_labels, arguments.split) if arguments.val_images else []
+    if not 0 <= arguments.radius < 1000:
+        raise ValueError(f"--radius is {arguments.radius:g}; a number of pixels below 1000 is wanted.")
+    pairs = read_pairs(arguments.images, arguments.labels, arguments.split, arguments.radius)
+    validation = []
+    if arguments.val_images:
+        validation = read_pairs(arguments.val_images, arguments.val_labels, arguments.split, arguments.radius)
     from napari_tally.core.start import choose_start
 
     start = choose_start(arguments.start, pairs, settings)

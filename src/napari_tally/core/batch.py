@@ -168,7 +168,7 @@ class Batch:
         runner = self.runner and replace(self.runner, path=path)
         keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
         found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=keep, runner=runner)
-        counts = results.add(found.labels, image, regions, group)
+        counts = results.add(found.labels, image, regions, group, found.types, found.n_types)
         cells, _, parts = results.last()
         remarks = size_remark(cells["area_px"], self.model.diameter * found.zoom), range_remark(self.model, image, found)
         note = record.add(image, path, found, f"labels/{target.name}", remarks)

@@ -166,7 +166,7 @@ def summarise(
         image, [region,] count (of the cells that count), count_without_border (of these, cells that do not touch the border of the
         image), found (cells before the rule), plane, area_px and area_mm2 (of the plane, of its unbiased frame, or of the region),
         covered_percent (of the plane or region, by cells that were found), cells_per_mm2, mean_area_px, mean_area_um2 (of the cells
-        that count), rule. NaN where the pixel size is unknown.
+        that count), rule. NaN where the pixel size is unknown. Of several types of cells count_type_1, count_type_2, ...
     """
     mm2 = image.pixel_size[0] * image.pixel_size[1] * 1e-6 if image.pixel_size else float("nan")
     shape = (image.shape[-2], image.shape[-1])
@@ -190,6 +190,7 @@ def summarise(
                 "mean_area_px": here["area_px"].mean(),
                 "mean_area_um2": here["area_um2"].mean(),
                 "rule": describe_rule(rules),
+                **({f"count_type_{k}": int(n) for k, n in here["type"].value_counts(sort=False).items()} if "type" in here else {}),
             }
             rows.append(row if regions else {key: value for key, value in row.items() if key != "region"})
     return pd.DataFrame(rows)

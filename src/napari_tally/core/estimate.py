@@ -4,6 +4,14 @@ from napari_tally.settings import NetworkSettings
 
 _MAPS = 22.0
 """Maps that one level keeps for the backward pass, in units of its width (measured, see docs/benchmarks.md)."""
+_RELATIVES = {
+    "res-unet": (1.0, 1.05),
+    "attention-unet": (1.0, 1.03),
+    "unet++": (3.3, 1.18),
+    "swin-unetr": (3.0, 3.2),
+    "unet-bilinear": (1.0, 0.56),
+}
+"""Maps and weights of the relatives of the U-Net, relative to it (counted at base width 16)."""
 _COPIES = 9
 """Copies of the weights: network, gradient, two moments of AdamW, running average, last good state, models of the folds."""
 _PIXEL = 60
@@ -13,7 +21,7 @@ _BASE = 500e6
 
 
 def count_parameters(network: NetworkSettings) -> int:
-    """Give the number of weights of a network."""
+    """Give the number of weights of a network; of the relatives of the U-Net roughly."""
     widths = [network.base_width * 2**level for level in range(network.depth + 1)]
     norm = 2 if network.batch_norm else 1  # scale and shift, or a bias
 
@@ -23,7 +31,7 @@ def count_parameters(network: NetworkSettings) -> int:
     down = sum(two(i, o) for i, o in zip([network.channels, *widths[:-1]], widths, strict=True))
     kernel = 4 if network.upsampling == "transposed" else 1
     up = sum(kernel * 2 * w * w + w + two(2 * w, w) for w in widths[:-1])
-    return down + up + (widths[0] + 1) * network.classes
+    return round((down + up + (widths[0] + 1) * network.classes) * _RELATIVES.get(network.architecture, (1, 1))[1])
 
 
 def training_memory(network: NetworkSettings, patch: int, batch: int, pixels: float) -> float:
@@ -42,7 +50,8 @@ def training_memory(network: NetworkSettings, patch: int, batch: int, pixels: fl
     float
         Bytes.
     """
-    maps = 4 * _MAPS * batch * patch**2 * sum(network.base_width * 0.5**level for level in range(network.depth + 1))
+    more = _RELATIVES.get(network.architecture, (1, 1))[0]
+    maps = 4 * _MAPS * more * batch * patch**2 * sum(network.base_width * 0.5**level for level in range(network.depth + 1))
     return _BASE + maps + 4 * _COPIES * count_parameters(network) + pixels * (4 * network.channels + _PIXEL)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_tally.core.cell_types import decide, shares, together
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import mapped
 from napari_tally.core.images import Image, normalise
@@ -47,12 +48,18 @@ class Prediction:
         How many times larger cells are taken to be here, in pixels, than in the training images.
     cells : int
         How many.
+    types : (cells + 1,) uint8, or None
+        The type of each cell, from 1 on, where the model tells several apart; entry 0 is the background.
+    n_types : int
+        How many types the model knows.
     """
 
     probabilities: NDArray[np.float32] | None
     labels: Any
     zoom: float
     cells: int
+    types: NDArray[np.uint8] | None = None
+    n_types: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +138,11 @@ def find_cells(
         probabilities[:, 0] = 1  # planes that are not looked at are background
     tiles = work.predictor.tiles(runner.grid if runner else 1)
     total, cells = len(planes) * len(tiles), 0
+    types = [np.zeros(1, np.uint8)]
     for number, p in enumerate(planes):
         hills = Hills(counting, work.zoom)
         before: dict[int, int] = {}  # where the hills of each tile begin
+        of_type: dict[int, NDArray[np.float64]] = {}  # how much of each type is in them
         waiting = list(range(len(tiles)))
         results = runner.run(work, out, p, tiles) if runner else None
         while waiting:
@@ -149,15 +158,23 @@ def find_cells(
                 if probabilities is not None:
                     probabilities[p][:, *tiles[n]] = found
             before[n] = hills.add(top)
+            if top.shares is not None:
+                of_type[n] = top.shares
             yield Piece(done + 1, total, p, tiles[n], None if piece is None else piece + before[n] * (piece > 0))
         cell_of = hills.cells()
         here = int(cell_of.max(initial=0))
+        sums = np.zeros((here + 1, model.settings.types))
+        for n, own in of_type.items():
+            np.add.at(sums, cell_of[before[n] + np.arange(1, len(own))], own[1:])
+        types.append(decide(sums)[1:])
         cell_of[cell_of > 0] += cells  # ids go on from plane to plane, so no id comes twice
         for n, tile in enumerate(tiles):
             piece = labels[p, *tile]
             labels[p, *tile] = np.where(piece > 0, cell_of[piece + np.int64(before[n])], 0)
         cells += here
-    return Prediction(probabilities, labels.reshape(image.shape) if out is None else out, work.zoom, cells)
+    labels = labels.reshape(image.shape) if out is None else out
+    n_types = model.settings.types
+    return Prediction(probabilities, labels, work.zoom, cells, np.concatenate(types) if n_types > 1 else None, n_types)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,8 +198,11 @@ class TileWork:
         """Give the hills of the pixels of a tile (numbered 1..n), what there is to know of them, and the probabilities."""
         known = grown(tile, ring(self.counting, self.zoom), self.shape)
         found = yield from self.predictor.tile(plane, known)
-        piece, top = climb_tile(found, known, tile, self.shape, self.counting, self.zoom)
-        inner = (slice(t.start - k.start, t.stop - k.start) for t, k in zip(tile, known, strict=True))
+        types = self.predictor.types
+        piece, top = climb_tile(together(found, types), known, tile, self.shape, self.counting, self.zoom)
+        inner = tuple(slice(t.start - k.start, t.stop - k.start) for t, k in zip(tile, known, strict=True))
+        if types > 1:
+            top = replace(top, shares=shares(found[:, *inner], piece, types))
         return piece, top, found[:, *inner]
 
 
@@ -216,6 +236,7 @@ def estimate_diameter(model: Model, image: Image, settings: PredictionSettings) 
     sure, diameter = -1.0, best
     for scale in (1.0, 0.5):
         probabilities = yield from predict_plane(network, rescale(picture, scaled_shape(picture.shape, scale)), settings.tile)
+        probabilities = together(probabilities, model.settings.types)
         labels = find_instances(probabilities, model.counting, model.scale)
         cells = labels > 0
         areas = np.bincount(labels[cells])[1:]

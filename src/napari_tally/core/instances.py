@@ -106,6 +106,8 @@ class TileHills:
         Pixels along the edge of the tile and the hill of each: neighbours will ask.
     passes : (2, k) int64, (k,) float32
         Where hills meet and how high. The second is a hill, or -1 - pixel of another tile.
+    shares : (n + 1, types) float64, or None
+        How much of each type of cells is in each hill, where there are several; row 0 is the background.
     """
 
     heights: NDArray[np.float32]
@@ -114,6 +116,7 @@ class TileHills:
     leads: NDArray[np.int64]
     edge: NDArray[np.int64]
     passes: tuple[NDArray[np.int64], NDArray[np.float32]]
+    shares: NDArray[np.float64] | None = None
 
 
 def climb_tile(

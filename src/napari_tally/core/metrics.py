@@ -1,13 +1,15 @@
 """How well predicted cells fit true cells."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
+
+from napari_tally.core.pixel_metrics import Confusion, confusion, partition, rand_error, warping_error
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -130,14 +132,53 @@ def match(iou: NDArray[np.floating], threshold: float) -> Matching:
     return Matching(threshold, tp, iou.shape[1] - tp, iou.shape[0] - tp)
 
 
+def panoptic_quality(iou: NDArray[np.floating]) -> tuple[float, int, int, int]:
+    """Give what panoptic quality is made of: the sum of IoU over the matched pairs, and TP, FP and FN, a pair matching above IoU 0.5.
+
+    Panoptic quality is sum / (TP + FP / 2 + FN / 2).
+
+    References
+    ----------
+    A. Kirillov et al., CVPR 2019, equation 1.
+    """
+    good = iou > 0.5  # then no cell fits two
+    tp = int(good.sum())
+    return float(iou[good].sum()), tp, iou.shape[1] - tp, iou.shape[0] - tp
+
+
+def seg(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Give the IoU of every true cell with the predicted one that covers more than half of it, 0 where there is none.
+
+    Their mean over all cells is the score SEG of the Cell Tracking Challenge.
+
+    References
+    ----------
+    V. Ulman et al., Nature Methods 2017. M. Maska et al., Bioinformatics 2014.
+    """
+    overlap = _overlap(truth, predicted)
+    covers = overlap[1:, 1:] > overlap.sum(1, keepdims=True)[1:] / 2
+    return np.where(covers, iou_matrix(truth, predicted), 0).max(1, initial=0)
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Matching pooled over images, and counts a image."""
+    """Matching pooled over images, counts an image, and further scores.
+
+    Attributes
+    ----------
+    names, true_counts, predicted_counts
+        One entry an image.
+    matchings
+        At each IoU threshold, over all images.
+    scores : dict
+        What it is -> value; see :func:`evaluate`.
+    """
 
     names: tuple[str, ...]
     true_counts: tuple[int, ...]
     predicted_counts: tuple[int, ...]
     matchings: tuple[Matching, ...]
+    scores: dict[str, float] = field(default_factory=dict)
 
     @property
     def mae(self) -> float:
@@ -170,6 +211,7 @@ class Evaluation:
             "predicted_count": sum(self.predicted_counts),
             "bias": None if self.bias != self.bias else self.bias,
             "mae": self.mae,
+            "scores": {name: None if value != value else value for name, value in self.scores.items()},
             "images": [
                 {"image": name, "true": true, "predicted": predicted}
                 for name, true, predicted in zip(self.names, self.true_counts, self.predicted_counts, strict=True)
@@ -188,9 +230,13 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
     Returns
     -------
     Evaluation
-        Matchings at IoU 0.5, 0.6, 0.7, 0.8, 0.9, true and false positives summed over the images.
+        Matchings at IoU 0.5, 0.6, 0.7, 0.8, 0.9, true and false positives summed over the images. Scores: panoptic quality and SEG over
+        the cells of all images; pixel IoU and Dice of the cells, mean IoU of cells and background over the pixels of all images; Rand
+        and information scores, Rand error and warping error as the mean over images with cells.
     """
     names, true, predicted = [], [], []
+    pixels, pairs_of_pixels = Confusion(np.zeros((2, 2), np.int64)), []
+    pq, covered = np.zeros(4), []
     sums = np.zeros((len(THRESHOLDS), 3), int)
     for name, t, p in triples:
         iou = iou_matrix(t, p)
@@ -198,5 +244,27 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
         true.append(iou.shape[0])
         predicted.append(iou.shape[1])
         sums += [(m.tp, m.fp, m.fn) for m in (match(iou, threshold) for threshold in THRESHOLDS)]
+        pq += panoptic_quality(iou)
+        covered.append(seg(t, p))
+        pixels += confusion(t, p)
+        if iou.shape[0]:
+            within = partition(t, p)
+            pairs_of_pixels.append((within.rand, within.information, rand_error(t, p), _warping(t, p)))
+    cells = np.concatenate(covered) if covered else np.empty(0)
+    means = np.mean(pairs_of_pixels, axis=0) if pairs_of_pixels else np.full(4, np.nan)
+    scores = {
+        "panoptic quality": pq[0] / (pq[1] + pq[2] / 2 + pq[3] / 2) if pq[1:].any() else 1.0,
+        "SEG": cells.mean() if cells.size else np.nan,
+        "pixel IoU": pixels.iou[1],
+        "mean IoU": pixels.mean_iou,
+        "Dice": pixels.dice[1],
+        **dict(zip(("Rand score", "information score", "Rand error", "warping error"), means, strict=True)),
+    }
     pooled = tuple(Matching(t, *map(int, row)) for t, row in zip(THRESHOLDS, sums, strict=True))
-    return Evaluation(tuple(names), tuple(true), tuple(predicted), pooled)
+    return Evaluation(tuple(names), tuple(true), tuple(predicted), pooled, {k: float(v) for k, v in scores.items()})
+
+
+def _warping(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> float:
+    """Give the mean over the planes."""
+    planes = (a.reshape(-1, *a.shape[-2:]) for a in (truth, predicted))
+    return float(np.mean([warping_error(t, p) for t, p in zip(*planes, strict=True)]))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from napari_tally.core.architectures import build_network
 from napari_tally.core.unet import UNet
 from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings, check, from_dict, to_dict
 
@@ -35,7 +36,7 @@ class Model:
     Attributes
     ----------
     network : UNet
-        On the CPU, in evaluation mode.
+        Or one of its relatives, see :mod:`napari_tally.core.architectures`. On the CPU, in evaluation mode.
     settings : NetworkSettings
         The shape of the network.
     colour : bool
@@ -84,11 +85,6 @@ class Model:
         """Give an independent copy: training one leaves the other as it is."""
         network = deepcopy(self.network).eval()  # building a new one would draw random numbers, and so disturb a training under way
         return replace(self, network=network, record=dict(self.record))
-
-
-def build_network(settings: NetworkSettings) -> UNet:
-    """Build a network with random weights; ``torch.manual_seed`` decides which."""
-    return UNet(**to_dict(settings))
 
 
 def save_model(model: Model, path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """What training will do: the user's wishes and the data, resolved into one frozen plan before anything runs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -7,10 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from napari_tally.core.architectures import ARCHITECTURES, build_network
+from napari_tally.core.cell_types import require_types
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.estimate import training_memory
 from napari_tally.core.images import Image, experiment_window, require_same_channels
-from napari_tally.core.model_file import WELL_KNOWN, Model, build_network
+from napari_tally.core.model_file import WELL_KNOWN, Model
 from napari_tally.core.samples import TrainingPair, cell_diameter
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
@@ -50,6 +53,10 @@ class TrainingPlan:
         Names of images that the start model was trained on: they cannot judge it.
     fingerprints : tuple of str
         Those of the images, taken once: the record needs them at every event.
+    n_planes : int
+        Planes of all images together.
+    pixels : float
+        Those of all images together, in network pixels.
     memory : float
         Estimated memory that training takes, in bytes.
     normalisation : NormalisationSettings
@@ -73,6 +80,8 @@ class TrainingPlan:
     pixel_size: float | None = None
     seen: tuple[str, ...] = ()
     fingerprints: tuple[str, ...] = ()
+    n_planes: int = 0
+    pixels: float = 0.0
     memory: float = 0.0
     normalisation: NormalisationSettings = NormalisationSettings()
     window: NDArray[np.float32] | None = None
@@ -120,10 +129,17 @@ def plan_training(
         if not fits:
             notes.append(f"The start model knows {start.settings.channels} channel(s); its first layer is adapted to {channels}.")
         network = start.settings if fits else replace(start.settings, channels=channels)
+        _require_network(start, settings)
         scale, colour = _scale_for(start, diameter), start.colour if fits else colour
     else:
-        network = replace(PAPER_NETWORK if paper else NetworkSettings(), channels=channels)
+        network = replace(_network_for(settings), channels=channels)
         scale = 1.0 if paper else _working_scale(diameter)
+    types = settings.types or network.types
+    if network.types not in (1, types):
+        raise ValueError(f"The start model tells {network.types} types of cells apart and {types} are asked for; leave the types at 0.")
+    network = replace(network, types=types, classes=network.classes + types - network.types)
+    if types > 1:
+        require_types([pair.labels for pair in pairs], types, settings.ids_per_type)
     images = [pair.image for pair in pairs]
     known = set(start.record.get("seen", ())) if start else set()
     fingerprints = tuple(image.fingerprint for image in images)
@@ -139,6 +155,9 @@ def plan_training(
         scale, diameter = start.scale, start.diameter
         scales = [own_scale(start, pair) for pair in pairs]
         notes.append("The cells differ in size from image to image; each image is brought to the size that the network knows.")
+    architecture = ARCHITECTURES[network.architecture]
+    if not architecture.exact:
+        notes.append(f"The {architecture.title} looks at whole tiles: large images are approximate where tiles meet.")
     device = choose_device(settings.device)
     chosen = replace(
         settings,
@@ -166,11 +185,32 @@ def plan_training(
         pixel_size=None if any_size else _shared_pixel_size(images),
         seen=seen,
         fingerprints=fingerprints,
+        n_planes=sum(len(image.planes) for image in images),
+        pixels=pixels,
         memory=training_memory(network, size, chosen.batch, pixels),
         normalisation=normalisation,
         window=experiment_window(images, normalisation) if normalisation.statistics == "experiment" else None,
         notes=tuple(notes),
     )
+
+
+def _network_for(settings: TrainingSettings) -> NetworkSettings:
+    """Give the network that the wishes describe."""
+    preset = PAPER_NETWORK if settings.preset == "paper" else NetworkSettings()
+    if settings.architecture != "auto" and settings.architecture != "unet":
+        preset = replace(preset, architecture=settings.architecture, padding="same")
+    return replace(preset, depth=settings.depth or preset.depth, base_width=settings.base_width or preset.base_width)
+
+
+def _require_network(start: Model, settings: TrainingSettings) -> None:
+    """Raise a ``ValueError`` if another network is asked for than that of the start."""
+    for wish, name in ((settings.architecture, "architecture"), (settings.depth, "depth"), (settings.base_width, "base_width")):
+        own = getattr(start.settings, name)
+        if wish not in ("auto", 0, own):
+            raise ValueError(
+                f"The start model has the {name.replace('_', ' ')} {own} and {wish} is asked for. "
+                "Start from nothing (random weights), or leave the network as it is."
+            )
 
 
 def _working_scale(diameter: float) -> float:
@@ -220,7 +260,7 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
         model = start.copy()
         if plan.network != start.settings:
             model.settings, model.colour = plan.network, plan.colour
-            model.network = _with_channels(start, plan.network)
+            model.network = _adapted(start, plan.network)
         larger = start.scale / plan.scale
         counting = replace(start.counting, smoothing=start.counting.smoothing * larger, min_area=start.counting.min_area * larger**2)
         return replace(model, any_size=plan.any_size, normalisation=plan.normalisation, window=plan.window, counting=counting)
@@ -233,13 +273,24 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
     return Model(network.eval(), *shape, normalisation=plan.normalisation, window=plan.window, counting=counting)
 
 
-def _with_channels(start: Model, settings: NetworkSettings) -> UNet:
-    """Give the network for another number of channels: each gets the mean of the old ones, so that grey gives the same."""
+def _adapted(start: Model, settings: NetworkSettings) -> UNet:
+    """Give the network for other channels or more types of cells, so that it says what it said.
+
+    Each channel gets the mean of the old ones, so that grey gives the same. Each type gets the old class "inside" and an equal share of
+    its probability.
+    """
     generator_state = torch.random.get_rng_state()
     network = build_network(settings)
     torch.random.set_rng_state(generator_state)
-    weights = start.network.state_dict()
-    first = weights["down.0.0.weight"]  # (base, old channels, 3, 3)
-    mean = first.mean(1, keepdim=True) * first.shape[1] / settings.channels
-    network.load_state_dict(weights | {"down.0.0.weight": mean.repeat(1, settings.channels, 1, 1)})
+    weights, wanted = start.network.state_dict(), network.state_dict()
+    old, types = start.settings, settings.types
+    for name, tensor in weights.items():
+        if tensor.ndim > 1 and tensor.shape[1] != wanted[name].shape[1]:  # (maps, old channels, 3, 3)
+            tensor = tensor.mean(1, keepdim=True).repeat(1, settings.channels, 1, 1) * old.channels / settings.channels
+        if tensor.shape[:1] != wanted[name].shape[:1]:  # the last layer: (old classes, ...)
+            tensor = tensor[[0, *[1] * types, *range(2, old.classes)]].clone()
+            if tensor.ndim == 1:
+                tensor[1 : types + 1] -= math.log(types)
+        weights[name] = tensor
+    network.load_state_dict(weights)
     return network.eval()

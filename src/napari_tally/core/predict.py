@@ -112,7 +112,7 @@ class Predictor:
         self.image, self.settings, self.model_scale = image, settings, model.scale
         self._device = choose_device(settings.device)
         self._network = folded(model.network).to(self._device)
-        self._channels = model.settings.channels
+        self._channels, self.types = model.settings.channels, model.settings.types
         self.window = window_for(model, image) if window is None else window
         self.scale = working_scale(model, image, settings)
         self._shape = image.shape[-2], image.shape[-1]

@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from napari_tally.core.cell_types import with_types
 from napari_tally.core.counting import describe_rule, measure_cells, summarise, write_table
 from napari_tally.core.images import Image
 from napari_tally.core.large import measure_large
@@ -49,7 +51,15 @@ class Results:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def add(self, labels: Any, image: Image, regions: Sequence[Region] | None = None, group: str = "") -> pd.DataFrame:
+    def add(
+        self,
+        labels: Any,
+        image: Image,
+        regions: Sequence[Region] | None = None,
+        group: str = "",
+        types: NDArray[np.integer] | None = None,
+        n_types: int = 1,
+    ) -> pd.DataFrame:
         """Count the cells of an image; give its rows of the table of images.
 
         Parameters
@@ -59,6 +69,8 @@ class Results:
         regions : sequence of Region, optional
         group : str
             The group that the image belongs to; "" = none.
+        types, n_types
+            The type of each cell, and how many there are: see :class:`napari_tally.core.find.Prediction`.
 
         Raises
         ------
@@ -69,6 +81,7 @@ class Results:
             cells = measure_cells(labels, image, self.rules, regions)
         else:
             cells = measure_large(labels, image, self.rules, regions)
+        cells = with_types(cells, types, n_types)
         counts = summarise(cells, image, self.rules)
         parts = summarise(cells, image, self.rules, regions) if regions else None
         for table in (cells, counts) if parts is None else (cells, counts, parts):

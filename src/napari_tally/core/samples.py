@@ -12,6 +12,7 @@ from torch import Tensor
 
 from napari_tally.core import augment
 from napari_tally.core.annotations import NOT_ANNOTATED
+from napari_tally.core.cell_types import typed, types_of_ids
 from napari_tally.core.images import Image, intensity_window, normalise
 from napari_tally.core.rescale import rescale
 from napari_tally.core.weights import border_weights, class_weights
@@ -54,6 +55,8 @@ class Plane:
         1..n = cells, 0 = background, -1 = not annotated.
     border : (Y, X) float32
         The border term of the weight map.
+    types : (n + 1,) int, or None
+        The kind of each cell, from 1 on, where there are several; see :mod:`napari_tally.core.cell_types`.
     """
 
     image: str
@@ -61,6 +64,7 @@ class Plane:
     picture: NDArray[np.float32]
     labels: NDArray[np.int32]
     border: NDArray[np.float32]
+    types: NDArray[np.int64] | None = None
 
 
 def cell_diameter(pairs: Sequence[TrainingPair]) -> float:
@@ -82,6 +86,7 @@ def prepare_planes(
     border_weight: float,
     border_width: float,
     window: NDArray[np.float32] | None = None,
+    ids_per_type: int = 0,
 ) -> list[Plane]:
     """Normalise and scale the annotated planes and compute their border weights.
 
@@ -97,6 +102,8 @@ def prepare_planes(
         w0 and sigma of the weight map, in network pixels.
     window : (C, 2) float32, optional
         Intensities that become 0 and 1; left out, each image has its own.
+    ids_per_type : int
+        Where the numbers of the cells tell their kind, how many each kind has; 0 = all are of one.
 
     Returns
     -------
@@ -124,6 +131,7 @@ def prepare_planes(
                     np.array(picture),  # a copy: a broadcast view cannot be written, and torch wants that
                     small,
                     border_weights(small, border_weight, border_width),
+                    np.append(0, types_of_ids(np.unique(labels[labels > 0]), ids_per_type)) if ids_per_type else None,
                 )
             )
     return planes
@@ -176,15 +184,18 @@ class PatchSampler:
     planes : list of Plane
         At least one.
     classes : int
-        Classes of the network, 2 or 3.
+        Classes of the network: 2 or 3, and one more for each further kind of cells.
     balance : float
         Class balance, 0 to 1.
     augmentation : AugmentationSettings
+    types : int
+        Kinds of cells that are classes of their own.
     """
 
-    def __init__(self, planes: Sequence[Plane], classes: int, balance: float, augmentation: AugmentationSettings) -> None:
-        self.classes, self.augmentation = classes, augmentation
-        maps = [class_map(plane.labels, classes) for plane in planes]
+    def __init__(self, planes: Sequence[Plane], classes: int, balance: float, augmentation: AugmentationSettings, types: int = 1) -> None:
+        self.classes, self.augmentation, self.types = classes, augmentation, types
+        self._types = [plane.types for plane in planes]
+        maps = [self._class_map(plane.labels, i) for i, plane in enumerate(planes)]
         self.class_weights = class_weights(np.concatenate([m.ravel() for m in maps]), classes, balance)  # (classes,)
         self._pictures = [torch.from_numpy(plane.picture) for plane in planes]
         # Labels and border weights travel as float planes through the same map; ids stay far below 2^24.
@@ -224,9 +235,16 @@ class PatchSampler:
         picture = augment.vary_intensity(rng, picture, self.augmentation.intensity)
         labels = augment.warp(self._labels[i], where, nearest=True)[0].numpy().astype(np.int32)
         border = augment.warp(self._borders[i], where)[0]
-        classes = torch.from_numpy(class_map(labels, self.classes))
+        classes = torch.from_numpy(self._class_map(labels, i))
         weights = torch.from_numpy(self.class_weights)[classes.clamp_min(0)] + border
         return torch.from_numpy(picture), classes, weights
+
+    def _class_map(self, labels: NDArray[np.int32], i: int) -> NDArray[np.int64]:
+        """Give the classes of labels of plane `i`."""
+        type_of = self._types[i]
+        if self.types == 1 or type_of is None:
+            return class_map(labels, self.classes)
+        return typed(class_map(labels, self.classes - self.types + 1), labels, type_of, self.types)
 
 
 def _sequential(labels: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -22,7 +22,7 @@ def choose_start(wish: str | Model | None, pairs: Sequence[TrainingPair], settin
         random weights. Else the name of a shipped model, or a model file.
     pairs : sequence of TrainingPair
     settings : TrainingSettings
-        The preset ``"paper"`` has a network of its own, so ``"auto"`` gives random weights.
+        The preset ``"paper"``, another architecture, depth or width is a network of its own, so ``"auto"`` gives random weights.
 
     Raises
     ------
@@ -31,13 +31,18 @@ def choose_start(wish: str | Model | None, pairs: Sequence[TrainingPair], settin
     """
     if wish is None or isinstance(wish, Model):
         return wish
-    if wish == "none" or (wish == "auto" and settings.preset == "paper"):
+    if wish == "none" or (wish == "auto" and settings.own_network):
         return None
     if wish != "auto":
         return find_model(wish)
     models = [load_model(path) for path in shipped_models().values()]
     drawn = [pair for pair in pairs if (pair.labels > NOT_ANNOTATED).any()]
     return max(models, key=lambda model: _fit(model, drawn, settings)) if len(models) > 1 and drawn else next(iter(models), None)
+
+
+def name_of(start: Model | None) -> str:
+    """Say what a model to start from is called; "" = there is none."""
+    return (start.record.get("name") or "a trained model") if start else ""
 
 
 def _fit(start: Model, pairs: Sequence[TrainingPair], settings: TrainingSettings) -> tuple[float, float]:

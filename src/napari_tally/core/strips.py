@@ -31,6 +31,8 @@ _REACH = 2
 def bytes_per_pixel(network: UNet) -> int:
     """Estimate the memory that :func:`classify` takes, in bytes per pixel of the picture."""
     floats = 3 * network.head.in_channels  # skips of all levels (a geometric series), and the map that goes up
+    if type(network) is not UNet:
+        floats *= 5  # nothing is in strips
     return 4 * (floats + network.channels + 2 * network.classes)
 
 

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 import napari_tally
 from napari_tally.core.devices import bf16_pays
 from napari_tally.core.events import is_out_of_memory
-from napari_tally.core.losses import weighted_cross_entropy
+from napari_tally.core.explain import explain
+from napari_tally.core.losses import LOSSES
 from napari_tally.core.model_file import Model
 from napari_tally.core.plan import TrainingPlan, build_meta_network, own_scale
 from napari_tally.core.predict import require_channels
@@ -170,7 +171,10 @@ def train(
         require_channels(model, pair.image)
 
     def prepare(some: Sequence[TrainingPair], scales: Sequence[float]) -> list[Plane]:
-        return prepare_planes(some, model.settings.channels, scales, model.normalisation, s.border_weight, s.border_width, model.window)
+        ids = s.ids_per_type if model.settings.types > 1 else 0
+        return prepare_planes(
+            some, model.settings.channels, scales, model.normalisation, s.border_weight, s.border_width, model.window, ids
+        )
 
     planes = prepare(pairs, plan.scales)
     if validation:
@@ -204,7 +208,7 @@ def train(
             before.append(judge(start.network, held_out, model.scale))
         if learned and start is not None:  # the second fold begins where the first one did
             learner.begin(start.network.state_dict())
-        learner.learn_from(PatchSampler(phase.training, model.settings.classes, s.class_balance, augmentation))
+        learner.learn_from(PatchSampler(phase.training, model.settings.classes, s.class_balance, augmentation, model.settings.types))
         if phase.begin != "start":
             clock.skip((1 - pace) * (phase.end - clock.fraction(step)))
         began = clock.fraction(step) if phase.begin != "go on" else 0.0  # where its schedule begins
@@ -335,7 +339,7 @@ class _Learner:
             logits = self.network(pictures.contiguous(memory_format=torch.channels_last))  # (N, classes, Y', X')
         crop = (pictures.shape[-1] - logits.shape[-1]) // 2  # "valid": the answer is asked for in the middle only
         inner = slice(crop, pictures.shape[-1] - crop)
-        loss = weighted_cross_entropy(logits, classes[:, inner, inner], weights[:, inner, inner])
+        loss = LOSSES[self._settings.loss](logits, classes[:, inner, inner], weights[:, inner, inner])
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         value = float(loss.detach())
@@ -531,6 +535,7 @@ def _provenance(
         "steps": steps,
         "seconds": round(seconds, 1),
         "training": to_dict(plan.settings),
+        "plan": [f"{topic}: {text}" for topic, text in explain(plan, before.get("name", "a trained model") if start else "")],
         "augmentation": to_dict(augmentation),
         "validation": to_dict(last.score) if last else None,
         "comparison": to_dict(comparison) if comparison else None,

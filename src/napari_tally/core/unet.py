@@ -47,6 +47,9 @@ class UNet(nn.Module):
     Segmentation. MICCAI 2015, figure 1. K. He et al., ICCV 2015 (initialisation).
     """
 
+    exact = True  # an output pixel depends on what lies within the margin, and on nothing else
+    types = 1  # kinds of cells: classes 1 to `types` are their insides
+
     def __init__(
         self,
         channels: int = 1,

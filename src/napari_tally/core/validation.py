@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_tally.core.annotations import NOT_ANNOTATED
+from napari_tally.core.cell_types import together
 from napari_tally.core.events import run_to_end
 from napari_tally.core.instances import find_instances
 from napari_tally.core.metrics import Mistakes, iou_matrix, match, mistakes
@@ -307,8 +308,8 @@ class Judged:
     ----------
     planes : list of Plane
         Only their annotated pixels count; predicted cells that lie mostly where nothing is annotated are left out.
-    maps : list of (classes, Y, X) float32
-        Probabilities.
+    maps : list of (2 or 3, Y, X) float32
+        Probabilities of background, inside and (if the network has it) rim; all kinds of cells together.
     scale : float
         Network pixels per image pixel.
     """
@@ -343,7 +344,8 @@ class Judged:
 
 def judge(network: UNet, planes: Sequence[Plane], scale: float = 1.0) -> Judged:
     """Predict planes with a network in evaluation mode."""
-    return Judged(list(planes), [run_to_end(predict_plane(network, plane.picture)) for plane in planes], scale)
+    maps = (run_to_end(predict_plane(network, plane.picture)) for plane in planes)
+    return Judged(list(planes), [together(probabilities, network.types) for probabilities in maps], scale)
 
 
 def score(judged: Sequence[Judged], countings: Sequence[CountingSettings]) -> Score:

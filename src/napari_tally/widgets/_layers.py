@@ -18,13 +18,14 @@ import numpy as np
 import pint
 from napari.components import ViewerModel
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer, Shapes
+from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox
 from skimage.draw import polygon
 
 from napari_tally.core.images import Image, as_image, is_lazy
+from napari_tally.core.points import discs
 
 KEY = "napari_tally"
 Role = Literal["annotation", "prediction", "probability", "aid"]
@@ -264,6 +265,42 @@ def copy_cells(viewer: ViewerModel, image: ImageLayer, found: Labels, annotation
     next_cell(annotation)
     found.visible = False
     return annotation
+
+
+def cells_from_points(viewer: ViewerModel, points: Points, labels: Labels, radius: float) -> int:
+    """Draw a disc around every point that lies on no drawn cell; see :func:`napari_tally.core.points.discs`.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    points : napari.layers.Points
+        It may have its own scale, translation and units.
+    labels : napari.layers.Labels
+    radius : float
+        In pixels of the labels.
+
+    Returns
+    -------
+    int
+        How many cells there are more.
+
+    Raises
+    ------
+    ValueError
+        If there are no points, or some lie outside, or they do not say on which plane of a stack they are.
+    """
+    if not len(points.data):
+        raise ValueError(f"{points.name} holds no points yet: add one on each cell.")
+    places = _to_data_of(labels, points, np.asarray(points.data))
+    if np.isnan(places).any():
+        raise ValueError(f"{points.name} is flat and {labels.name} is a stack: points that lie on planes are wanted.")
+    found = discs(places, labels.data.shape, radius)
+    at = tuple(np.round(places).astype(int).T)
+    found[np.isin(found, found[at][labels.data[at] > 0])] = 0
+    before = len(np.unique(labels.data))
+    rewrite(labels, fill_in(labels.data, found))
+    next_cell(labels)
+    return len(np.unique(labels.data)) - before
 
 
 def next_cell(labels: Labels) -> None:

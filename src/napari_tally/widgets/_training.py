@@ -19,6 +19,7 @@ from napari_tally.widgets._layers import image_from_layer
 
 if TYPE_CHECKING:
     from napari_tally.core.annotations import Problem
+    from napari_tally.core.images import Image
     from napari_tally.core.model_file import Model
     from napari_tally.core.plan import TrainingPlan
     from napari_tally.core.samples import TrainingPair
@@ -45,6 +46,7 @@ class Planned:
 
     plan: "TrainingPlan"
     start: str
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ class Run:
 
     def events(self) -> "Generator[Event | Planned | Shared | None, None, list[tuple[Source, Problem]]]":
         """Check, plan and train; give the problems that kept us from training."""
+        from napari_tally.core.explain import explain
         from napari_tally.core.plan import new_model, plan_training
-        from napari_tally.core.start import choose_start
+        from napari_tally.core.start import choose_start, name_of
         from napari_tally.core.train import Step, train
 
         pairs, problems = yield from self._pairs()
@@ -84,7 +87,8 @@ class Run:
         start = choose_start(self.start, pairs, self.settings)
         yield None
         plan = plan_training(pairs, self.settings, start, self.normalisation)
-        yield Planned(plan, start.record.get("name", "") if start else "")
+        words = "\n".join(f"{topic}: {text}" for topic, text in explain(plan, name_of(start)))
+        yield Planned(plan, start.record.get("name", "") if start else "", words)
         self.model = new_model(plan, start)
         shared = time.monotonic()
         for event in train(self.model, pairs, plan, self.augmentation, preview_seconds=self.preview_seconds):
@@ -114,17 +118,24 @@ class Run:
     def _pairs(self) -> "Generator[None, None, tuple[list[TrainingPair], list[tuple[Source, Problem]]]]":
         """Read the layers and check the labels."""
         from napari_tally.core.annotations import check_labels, known_labels
+        from napari_tally.core.cell_types import merge_layers
         from napari_tally.core.samples import TrainingPair
 
-        pairs, problems = [], []
+        drawn: dict[ImageLayer, tuple[Image, list[NDArray[np.int32]]]] = {}
+        problems = []
         for source in self.sources:
             yield  # so that Stop works between two images
             image = replace(image_from_layer(source.layer), name=source.name)  # the layer may be renamed meanwhile
             found = check_labels(source.labels, image, source.region)
             problems += [(source, problem) for problem in found]
             if not any(problem.stops for problem in found):
-                pairs.append(TrainingPair(image, known_labels(source.labels, source.region)))
-        return pairs, problems
+                drawn.setdefault(source.layer, (image, []))[1].append(known_labels(source.labels, source.region))
+        if self.settings.types > 1:  # the layers of one image are one type each
+            several = self.settings.ids_per_type
+            merged = ((image, merge_layers(layers, several) if len(layers) > 1 else layers[0]) for image, layers in drawn.values())
+        else:
+            merged = ((image, layer) for image, layers in drawn.values() for layer in layers)
+        return [TrainingPair(image, labels) for image, labels in merged], problems
 
 
 def load_file(path: Path) -> "Generator[None, None, tuple[Path, Model]]":

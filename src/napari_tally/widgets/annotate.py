@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer, Shapes
+from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QAbstractButton, QButtonGroup, QCheckBox, QFormLayout, QWidget
+from qtpy.QtWidgets import QAbstractButton, QButtonGroup, QCheckBox, QDoubleSpinBox, QFormLayout, QLabel, QWidget
 
 from napari_tally.core.annotations import Problem, check_labels, known_labels, split_pieces
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layers import (
     LayerCombo,
     annotation_of,
+    cells_from_points,
     copy_cells,
     fits,
     image_from_layer,
@@ -109,10 +110,26 @@ class AnnotateWidget(QWidget):
             self._copy,
         )
         self.copy_button.setEnabled(False)
+        self.points_choice = LayerCombo(self._viewer, lambda layer: isinstance(layer, Points))
+        self.points_choice.setToolTip("A Points layer with one point on each cell.")
+        self.radius = QDoubleSpinBox()
+        self.radius.setRange(0.5, 500)
+        self.radius.setValue(8)
+        self.radius.setDecimals(1)
+        self.radius.setSuffix(" px")
+        self.radius.setToolTip("Radius of the disc that stands for a cell: about that of the smallest cells.")
+        self.points_button = button(
+            "Make cells",
+            "Draw a disc around every point that lies on no cell yet. Training then learns to find the cells, not their outlines. "
+            "Undo takes it back.",
+            self._make_cells,
+        )
         self.check_button = button("Check annotation", "Look for what would spoil the training.", self._check)
         self.split_button = button("Split them", "Give every separate piece its own number. Undo takes it back.", self._split)
         self.result = note()
 
+        dots = [self.points_choice, QLabel("Radius"), self.radius]
+        self.points_group = group("Points instead of outlines", dots, self.points_button)
         choices = QFormLayout()
         choices.addRow("Image", self.image_choice)
         choices.addRow("Cells in", self.labels_choice)
@@ -124,6 +141,7 @@ class AnnotateWidget(QWidget):
                 [self.region_button, self.whole_button, self.clear_button],
                 self.region_text,
             ),
+            self.points_group,
             group("Correct a prediction", [self.copy_choice, self.copy_button]),
             group("Ready to train?", self.check_button, self.result, self.split_button),
         ]
@@ -133,9 +151,16 @@ class AnnotateWidget(QWidget):
         self._viewer.layers.selection.events.active.connect(self._follow_active)
         self.copy_choice.changed.connect(self._enable_copy)
         self._viewer.layers.events.inserted.connect(self._follow_predictions)
+        for name in ("inserted", "removed"):
+            self._viewer.layers.events[name].connect(self._follow_points)
+        self._follow_points()
         self._change_image()
 
     # Which layers
+
+    def _follow_points(self, event: object = None) -> None:
+        """Offer to make cells of points where there are any."""
+        self.points_group.setVisible(bool(self.points_choice.layers))
 
     def _can_hold_cells(self, layer: Layer) -> bool:
         image = self.image_choice.layer
@@ -296,6 +321,15 @@ class AnnotateWidget(QWidget):
         except ValueError as error:
             say(self.message, escape(str(error)))
         self._change_labels()
+
+    def _make_cells(self) -> None:
+        labels = self._take()
+        try:
+            n = cells_from_points(self._viewer, self.points_choice.layer, labels, self.radius.value())
+            say(self.message, f"{n} cell{'s' * (n != 1)} made of points.")
+        except ValueError as error:
+            say(self.message, escape(str(error)))
+        self._count()
 
     def _check(self) -> None:
         if self._labels and not self._job.is_active:

@@ -44,6 +44,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_tally.core.cell_types import together, types_of_cells, with_types
 from napari_tally.core.counting import measure_cells, size_remark, summarise
 from napari_tally.core.images import Image
 from napari_tally.core.instances import label_planes
@@ -565,10 +566,12 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
     counted: list[Counted] = []
     for old in stale:
         assert old.found.probabilities is not None
-        labels = label_planes(old.found.probabilities, counting, old.found.zoom).reshape(old.image.shape)
+        probabilities, n = old.found.probabilities, old.found.n_types
+        labels = label_planes(together(probabilities, n), counting, old.found.zoom)
+        types = types_of_cells(probabilities, labels, n) if n > 1 else None
         number = int(labels.max(initial=0))
-        cells = measure_cells(labels, old.image, shapes=number <= _MANY)
-        found = replace(old.found, labels=labels, cells=number)
+        found = replace(old.found, labels=labels.reshape(old.image.shape), types=types, cells=number)
+        cells = with_types(measure_cells(found.labels, old.image, shapes=number <= _MANY), types, n)
         counted.append(replace(old, found=found, counting=counting, cells=cells, summary=summarise(cells, old.image)))
         yield Results(tuple(counted))
 
@@ -582,6 +585,7 @@ def _count(
         cells = measure_large(found.labels, image)
     else:
         cells = measure_cells(found.labels, image, shapes=found.cells <= _MANY)
+    cells = with_types(cells, found.types, found.n_types)
     summary = summarise(cells, image)
     if planes is not None:
         summary = summary[summary["plane"].isin(planes)]

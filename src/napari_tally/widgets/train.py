@@ -225,7 +225,14 @@ class TrainWidget(QWidget):
         """Say before Start how long it takes and how much memory."""
         pixels = sum(float(np.prod(label_shape(layer))) for layer, _ in self.pairs.pairs)
         patch, batch = self.expert.value.patch or 160, self.expert.value.batch or 1
-        memory = training_memory(replace(NetworkSettings(), channels=3), patch, batch, pixels)
+        wish = self.expert.value
+        network = NetworkSettings(
+            architecture="unet" if wish.architecture == "auto" else wish.architecture,
+            channels=3,
+            depth=wish.depth or NetworkSettings().depth,
+            base_width=wish.base_width or NetworkSettings().base_width,
+        )
+        memory = training_memory(network, patch, batch, pixels)
         seconds = training_seconds(self.minutes.value.minutes, pixels)
         known = pixels and self.expert.value.preset == "quick" and not self.expert.value.steps
         say(self.estimate, f"Takes about {_duration(seconds)} and {memory / 1e9:.1f} GB of memory." if known else "")
@@ -264,6 +271,7 @@ class TrainWidget(QWidget):
         match type(event).__name__:
             case "Planned":
                 self._show_plan(event.plan, event.start)
+                self.message.setToolTip(event.words)
             case "Shared":
                 if self._session.model is self._current:  # none was loaded meanwhile
                     self._current = event.model

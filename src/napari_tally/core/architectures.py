@@ -1,0 +1,65 @@
+"""The registry of the U-Net family: name -> what it is, and the one place where networks are built."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from napari_tally.core import variants
+from napari_tally.core.unet import UNet
+from napari_tally.settings import NetworkSettings, to_dict
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A member of the family.
+
+    Attributes
+    ----------
+    title : str
+        As papers call it.
+    source : str
+    build : callable
+        Takes the fields of :class:`NetworkSettings` (but not the architecture, and the padding only if it can be "valid").
+    exact : bool
+        Whether tiles are exact: an output pixel depends on what lies within the margin, and on nothing else.
+    """
+
+    title: str
+    source: str
+    build: Callable[..., Any]
+    exact: bool = True
+
+
+ARCHITECTURES = {
+    "unet": Architecture("U-Net", "Ronneberger et al. 2015", UNet),
+    "res-unet": Architecture("ResU-Net", "Zhang et al. 2018", variants.ResUNet),
+    "attention-unet": Architecture("Attention U-Net", "Oktay et al. 2018", variants.AttentionUNet),
+    "unet++": Architecture("U-Net++", "Zhou et al. 2018", variants.UNetPlusPlus),
+    "swin-unetr": Architecture("Swin U-Net (Swin UNETR)", "Hatamizadeh et al. 2021", variants.SwinUNETR, exact=False),
+    "unet-bilinear": Architecture("U-Net, bilinear port", "github.com/milesial/Pytorch-UNet", variants.BilinearUNet, exact=False),
+}
+"""By the names of :attr:`napari_tally.settings.NetworkSettings.architecture`."""
+
+
+def build_network(settings: NetworkSettings) -> UNet:
+    """Build a network with random weights; ``torch.manual_seed`` decides which.
+
+    Returns
+    -------
+    UNet
+        Or one of its relatives, which have the same attributes and sizes: see :class:`napari_tally.core.variants.SameSize`.
+
+    Raises
+    ------
+    ValueError
+        If the architecture does not know these settings, or the package it comes from is not installed.
+    """
+    wishes = to_dict(settings)
+    architecture, types = ARCHITECTURES[wishes.pop("architecture")], wishes.pop("types")
+    if settings.classes - types not in (1, 2):
+        raise ValueError(f"{types} cell type(s) make {types + 1} classes, or {types + 2} with the rim, not {settings.classes}.")
+    if architecture.build is not UNet and wishes.pop("padding") != "same":
+        raise ValueError(f"{architecture.title} keeps the size of the image; choose the padding 'same'.")
+    network = cast(UNet, architecture.build(**wishes))
+    network.types = types
+    return network

@@ -1,0 +1,93 @@
+"""A training plan in plain words: what will be done, and by which rule it was chosen."""
+
+from napari_tally.core.architectures import ARCHITECTURES
+from napari_tally.core.estimate import count_parameters, training_seconds
+from napari_tally.core.plan import TrainingPlan, build_meta_network
+
+
+def explain(plan: TrainingPlan, start: str = "") -> list[tuple[str, str]]:
+    """Say what a plan holds and why.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+    start : str
+        Name of the model to start from; "" = random weights.
+
+    Returns
+    -------
+    list of (topic, text)
+        The text is one or two sentences.
+    """
+    n, s = plan.network, plan.settings
+    seen = plan.diameter * plan.scale  # of a cell, in network pixels
+    channels = "colour (red, green, blue)" if plan.colour else "grey" if n.channels == 1 else f"{n.channels} channels"
+    planes = "two-dimensional" if plan.n_planes == plan.n_images else f"{plan.n_planes} planes, each seen by itself"
+    wide = f", {s.patch / seen:.0f} cells wide" if seen > 0 else ""
+    gaps = f", gaps between cells weigh up to {s.border_weight:g} more" if s.border_weight and s.loss not in ("dice", "tversky") else ""
+    rows = [
+        ("Images", f"{_number(plan.n_images, 'image')}, {planes}, {_number(plan.n_cells, 'cell')} drawn. The network takes {channels}."),
+        ("Cell size", _size(plan, seen, start)),
+        ("Brightness", _brightness(plan)),
+        ("Start", f"From “{start}”: it fixes the network." if start else "From random weights."),
+        ("Network", _network(plan, seen)),
+        ("Classes", _classes(plan)),
+        ("Loss", f"{s.loss}{gaps}."),
+        ("Patches", f"{_number(s.batch, 'patch', 'es')} of {s.patch} px a step{wide}; learning rate up to {s.learning_rate:g}."),
+        ("Held out", _held_out(plan, bool(start))),
+        ("Memory", f"About {plan.memory / 1e9:.1f} GB."),
+        ("Time", _time(plan)),
+    ]
+    return rows + [("Note", note) for note in plan.notes]
+
+
+def _network(plan: TrainingPlan, seen: float) -> str:
+    n, architecture, margin = plan.network, ARCHITECTURES[plan.network.architecture], build_meta_network(plan.network).margin
+    cells = f", {margin / seen:.1f} cell diameters" if seen > 0 else ""
+    return (
+        f"{architecture.title} ({architecture.source}) with {count_parameters(n) / 1e6:.1f} M weights: halves the image {n.depth} times "
+        f"and sees {margin} px to each side{cells}. Tiles are {'exact' if architecture.exact else 'approximate where they meet'}."
+    )
+
+
+def _size(plan: TrainingPlan, seen: float, start: str) -> str:
+    if not seen > 0:
+        return "Unknown."
+    size = f"The typical cell is {plan.diameter:.0f} px across"
+    if plan.any_size:
+        return f"{size}; it differs from image to image, so each is scaled to the {seen:.0f} px that the start knows."
+    if plan.scale == 1:
+        return f"{size}; images are taken as they are."
+    why = "the start knows" if start else "lets the network see more around a cell for less work"
+    return f"{size}; images are scaled by {plan.scale:.2f}, so that it is {seen:.0f} px, which {why}."
+
+
+def _brightness(plan: TrainingPlan) -> str:
+    n = plan.normalisation
+    whose = "of each image by itself" if n.statistics == "image" else "of all training images together"
+    return f"The {n.low:g} and {n.high:g} % percentiles {whose} become 0 and 1, over {n.noise:g} times the camera noise at least."
+
+
+def _classes(plan: TrainingPlan) -> str:
+    insides = "inside of a cell" if plan.network.types == 1 else f"inside of a cell of each of {plan.network.types} types"
+    return f"Background, {insides}{', rim of a cell' if plan.network.classes > plan.network.types + 1 else ''}."
+
+
+def _held_out(plan: TrainingPlan, from_trained: bool) -> str:
+    n = plan.n_images - len(plan.seen)
+    if from_trained:
+        halves = "half of the images each" if n >= 4 else "the halves of every image, for there are fewer than four"
+        return f"Two folds ({halves}) judge each other's model for 30 % of the time each, then everything is trained on."
+    part = "one whole image" if n >= 3 else "a quarter of the largest image, for there are fewer than three"
+    return f"For three quarters of the time {part}; then everything is trained on."
+
+
+def _time(plan: TrainingPlan) -> str:
+    where = f"on the {plan.device_name}"
+    if plan.settings.steps:
+        return f"{plan.settings.steps} steps {where}."
+    return f"About {training_seconds(plan.settings.minutes, plan.pixels):.0f} s {where}."
+
+
+def _number(n: int, what: str, plural: str = "s") -> str:
+    return f"{n} {what}{plural if n != 1 else ''}"

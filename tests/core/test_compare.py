@@ -1,0 +1,113 @@
+"""Comparing networks and losses: the same folds for all, nothing twice, and a table that adds up."""
+
+import json
+from dataclasses import asdict, replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import tifffile
+from pictures import discs
+
+from napari_tally.cli import main
+from napari_tally.core.compare import Progress, Run, compare, folds_of, plot, rows
+from napari_tally.core.events import run_to_end
+from napari_tally.core.images import as_image
+from napari_tally.core.samples import TrainingPair
+from napari_tally.settings import TrainingSettings
+
+LABELS = discs((64, 64), (16, 16, 7), (16, 46, 7), (46, 16, 7), (46, 46, 7))
+SETTINGS = TrainingSettings(steps=2, patch=32, depth=2, base_width=2, device="cpu")
+RUN = Run("unet", "dice", 0, 0, ((8, 1, 1), (6, 3, 3), (4, 5, 5), (2, 7, 7), (0, 9, 9)), 9, 9, 10, 5.0, 1000, 0.5)
+
+
+@pytest.fixture
+def pairs(rng):
+    return [TrainingPair(as_image((LABELS > 0) * 500 + rng.normal(100, 5, LABELS.shape), name=f"{i}"), LABELS) for i in range(3)]
+
+
+def test_folds_hold_about_as_many_cells():
+    cells = [10, 9, 3, 2, 0]
+    pairs = [TrainingPair(as_image(np.zeros((1, 12))), np.array([[*range(1, n + 1), *[0] * (12 - n)]], np.int32)) for n in cells]
+    assert folds_of(pairs, 2) == [[0, 3, 4], [1, 2]]
+    with pytest.raises(ValueError, match="5 folds want 5 images with cells or more; there are 4"):
+        folds_of(pairs, 5)
+
+
+def test_every_combination_once_and_nothing_twice(pairs, tmp_path):
+    work = compare(pairs, ["unet", "res-unet"], ["cross-entropy", "dice"], SETTINGS, tmp_path / "runs.json")
+    news = [next(work) for _ in range(12)]
+    work.close()  # walked away
+    done = [run for run in news if isinstance(run, Run)]
+    kept = json.loads((tmp_path / "runs.json").read_text())["runs"]
+    assert [run["loss"] for run in kept] == [run.loss for run in done]
+    assert 0 < len(done) < 8
+    more = []
+    runs = run_to_end(compare(pairs, ["unet", "res-unet"], ["cross-entropy", "dice"], SETTINGS, tmp_path / "runs.json"), more.append)
+    assert sum(isinstance(event, Run) for event in more) == 8 - len(done)
+    assert [event.number for event in more if isinstance(event, Progress)][0] == len(done) + 1
+    assert runs[: len(done)] == done
+    assert len({(run.architecture, run.loss, run.fold) for run in runs}) == 8
+    assert {run.true for run in runs if run.fold == 0} == {8}  # two of three images
+    assert all(tp + fn == run.true and tp + fp == run.predicted for run in runs for tp, fp, fn in run.counts)
+    assert all(run.steps == 2 for run in runs)
+    nothing = []
+    assert run_to_end(compare(pairs, ["unet"], ["dice"], SETTINGS, tmp_path / "runs.json"), nothing.append) == [
+        run for run in runs if (run.architecture, run.loss) == ("unet", "dice")
+    ]
+    assert not nothing
+
+
+def test_runs_with_other_settings_are_not_mixed(pairs, tmp_path):
+    file = tmp_path / "runs.json"
+    run_to_end(compare(pairs, ["unet"], ["dice"], SETTINGS, file))
+    for images, settings in ((pairs, replace(SETTINGS, steps=3)), (pairs[:2], SETTINGS)):
+        with pytest.raises(ValueError, match="made with other images, folds or settings"):
+            run_to_end(compare(images, ["unet"], ["dice"], settings, file))
+    file.write_text("[]")
+    with pytest.raises(ValueError, match="this is no list of runs"):
+        run_to_end(compare(pairs, ["unet"], ["dice"], SETTINGS, file))
+
+
+def test_the_table_adds_up():
+    other = replace(RUN, fold=1, counts=((2, 9, 9),) * 5, true=11, predicted=22, steps=20, seconds=7.0)
+    better = replace(RUN, architecture="res-unet", counts=((9, 0, 0),) * 5, seed=0)
+    worse = replace(better, seed=1, counts=((0, 9, 9),) * 5)
+    first, second = rows([RUN, other, better, worse])
+    assert (first.architecture, first.runs, first.ap[0], first.spread) == ("res-unet", 2, 9 / 27, 1.0)
+    assert (second.ap[0], second.f1) == (10 / 30, 20 / 40)
+    assert second.bias == pytest.approx(31 / 20 - 1)
+    assert (second.steps, second.seconds, second.spread) == (15, 6, 0)
+
+
+def test_the_plot_is_a_drawing_with_a_line_for_each_row():
+    table = rows([RUN, replace(RUN, loss="focal")])
+    drawing = ElementTree.fromstring(plot(table))
+    lines = drawing.findall("{http://www.w3.org/2000/svg}polyline")
+    assert len(lines) == 2
+    heights = [float(point.split(",")[1]) for point in lines[0].get("points").split()]
+    assert heights == sorted(heights)  # AP falls with IoU: down on the page
+    assert "unet, focal" in plot(table)
+
+
+def test_runs_come_back_from_json():
+    again = json.loads(json.dumps(asdict(RUN)))
+    assert Run(**again | {"counts": tuple(map(tuple, again["counts"]))}) == RUN
+
+
+def test_the_command(pairs, tmp_path, capsys):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for pair in pairs:
+        tifffile.imwrite(tmp_path / "images" / f"{pair.image.name}.tif", pair.image.planes[0, 0])
+        tifffile.imwrite(tmp_path / "labels" / f"{pair.image.name}.tif", LABELS.astype(np.uint8))
+    command = ["compare", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--losses", "dice", "--steps", "1", "--patch", "32"]) == 0
+    out = capsys.readouterr().out
+    assert "unet, dice, fold 1, seed 0: 1 steps" in out
+    assert "| unet | dice | 2 |" in out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"runs.json", "table.md", "plot.svg"}
+    assert main([*command, "--losses", "dice", "--steps", "1", "--patch", "32"]) == 0
+    assert "fold 1" not in capsys.readouterr().out
+    assert main([*command, "--folds", "1"]) == 2
+    assert "2 to 20 folds" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""A plan in plain words."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pictures import discs
+
+import napari_tally as nt
+from napari_tally.core.explain import explain
+from napari_tally.core.images import as_image
+from napari_tally.core.model_file import Model, build_network
+from napari_tally.core.plan import plan_training
+from napari_tally.core.samples import TrainingPair
+from napari_tally.settings import NetworkSettings, TrainingSettings
+
+LARGE = discs((200, 200), *((y, x, 20) for y in (40, 100, 160) for x in (40, 100, 160)))
+
+
+def pair(labels=LARGE, image=None):
+    return TrainingPair(as_image(labels.astype(np.float32) if image is None else image), labels)
+
+
+def words(pairs, start=None, name="", **wishes):
+    return dict(explain(plan_training(pairs, TrainingSettings(device="cpu", **wishes), start), name))
+
+
+def test_from_nothing():
+    said = words([pair()], minutes=1)
+    assert said["Images"] == "1 image, two-dimensional, 9 cells drawn. The network takes grey."
+    assert "40 px across; images are scaled by 0.60, so that it is 24 px" in said["Cell size"]
+    assert said["Start"] == "From random weights."
+    assert "U-Net (Ronneberger et al. 2015) with 1.9 M weights: halves the image 4 times and sees 107 px" in said["Network"]
+    assert "4.5 cell diameters. Tiles are exact." in said["Network"]
+    assert said["Classes"] == "Background, inside of a cell, rim of a cell."
+    assert said["Loss"] == "cross-entropy, gaps between cells weigh up to 10 more."
+    assert said["Patches"].startswith("1 patch of 160 px a step, 7 cells wide")
+    assert said["Held out"].startswith("For three quarters of the time a quarter of the largest image")
+    assert said["Time"].startswith("About 66 s on the ")
+    assert said["Note"] == "Only 9 cells are drawn; from about 50 on the model becomes dependable."
+
+
+def test_from_a_model():
+    settings = NetworkSettings(depth=2, base_width=2)
+    start = Model(build_network(settings), settings, scale=1.0, diameter=20.0)
+    said = words([pair()] * 4, start, "mine", steps=7, loss="dice", batch=2)
+    assert said["Start"] == "From “mine”: it fixes the network."
+    assert "so that it is 20 px, which the start knows" in said["Cell size"]
+    assert said["Loss"] == "dice."
+    assert said["Patches"].startswith("2 patches of 160 px")
+    assert "Two folds (half of the images each)" in said["Held out"]
+    assert said["Time"].startswith("7 steps on the ")
+    assert "the halves of every image" in words([pair()], start, "mine")["Held out"]
+
+
+def test_stacks_colours_and_types():
+    stack = np.stack([LARGE, LARGE])
+    assert "2 planes, each seen by itself" in words([pair(stack)])["Images"]
+    colour = np.random.default_rng(0).random((200, 200, 3), np.float32)
+    assert "colour (red, green, blue)" in words([pair(image=colour)])["Images"]
+    typed = np.where(LARGE > 4, LARGE + 1000, LARGE)
+    assert words([pair(typed)], types=2)["Classes"] == "Background, inside of a cell of each of 2 types, rim of a cell."
+
+
+def test_the_record_of_a_model_has_it():
+    model = nt.train([(LARGE, LARGE)], start=None, steps=2, patch=32)
+    assert model.record["plan"][0] == "Images: 1 image, two-dimensional, 9 cells drawn. The network takes grey."
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_the_size_is_said_as_it_is(scale):
+    plan = replace(plan_training([pair()], TrainingSettings()), scale=scale)
+    assert (f"scaled by {scale:.2f}" in dict(explain(plan))["Cell size"]) == (scale != 1)

@@ -1,0 +1,157 @@
+"""Scores of pixels and pairs of pixels: by hand, against scikit-image, against counting every pair."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pictures import picture
+from skimage.metrics import adapted_rand_error, variation_of_information
+
+from napari_tally.core.pixel_metrics import confusion, partition, rand_error, warping_error
+
+TRUTH = picture("""
+    1122
+    1122
+    ....
+    ??..
+    """)
+FOUND = picture("""
+    1112
+    1112
+    5...
+    5...
+    """)
+labels = arrays(np.int8, (5, 6), elements=st.integers(0, 4))
+
+
+# ------------------------------------------------------------------ areas
+
+
+def test_areas_by_hand():
+    cells = confusion(TRUTH, FOUND)
+    assert cells.counts.tolist() == [[5, 1], [0, 8]]  # two pixels are not annotated
+    assert cells.iou.tolist() == [5 / 6, 8 / 9]
+    assert cells.mean_iou == pytest.approx((5 / 6 + 8 / 9) / 2)
+    assert cells.dice.tolist() == pytest.approx([10 / 11, 16 / 17])
+    assert (cells + cells).counts.tolist() == [[10, 2], [0, 16]]
+
+
+def test_three_classes():
+    classes = confusion(np.array([0, 1, 2, 2, -1]), np.array([0, 2, 2, 1, 1]), classes=4)
+    np.testing.assert_array_equal(classes.iou, [1, 0, 1 / 3, np.nan])  # the fourth is nowhere
+    assert classes.mean_iou == pytest.approx(4 / 9)
+
+
+# ------------------------------------------------------------------ pairs of pixels
+
+
+def test_two_cells_taken_for_one():
+    """By hand: 4 + 4 true pixels, all in one piece: 12 + 12 of 56 ordered pairs; entropies of 1 bit and 0."""
+    truth = picture("1122")
+    merged = partition(np.repeat(truth, 2, 0), np.ones((2, 4), int))
+    assert (merged.rand_split, merged.rand_merge) == (1, 24 / 56)
+    assert merged.rand == pytest.approx(48 / 80)
+    assert (merged.information, merged.information_split, merged.information_merge) == (0, 1, 0)
+    broken = partition(np.ones((2, 4), int), np.repeat(truth, 2, 0))
+    assert (broken.rand_split, broken.rand_merge) == (24 / 56, 1)
+
+
+@given(labels, labels)
+def test_rand_score_is_that_of_scikit_image(truth, found):
+    truth[0, :2] = found[0, :2] = 1  # scikit-image divides by zero where no two pixels are in one piece
+    error, precision, recall = adapted_rand_error(truth, found)
+    ours = partition(truth, found)
+    assert ours.rand == pytest.approx(1 - error)
+    assert {round(ours.rand_merge, 9), round(ours.rand_split, 9)} == {round(precision, 9), round(recall, 9)}
+
+
+@given(labels, labels)
+def test_information_score_is_that_of_scikit_image(truth, found):
+    truth[0, :2] = 1, 2
+    splits, merges = variation_of_information(truth[truth > 0], found[truth > 0])  # H(found | true), H(true | found)
+
+    def entropy(a):
+        share = np.unique(a[truth > 0], return_counts=True)[1] / (truth > 0).sum()
+        return -(share * np.log2(share)).sum()
+
+    ours, true, predicted = partition(truth, found), entropy(truth), entropy(found)
+    assert ours.information == pytest.approx((true + predicted - splits - merges) / (true + predicted), abs=1e-9)
+    assert ours.information_merge == pytest.approx(1 - merges / true, abs=1e-9)
+    if predicted > 1e-9:
+        assert ours.information_split == pytest.approx(1 - splits / predicted, abs=1e-9)
+
+
+@given(arrays(np.int8, (3, 4), elements=st.integers(-1, 2)), arrays(np.int8, (3, 4), elements=st.integers(0, 2)))
+def test_rand_error_counts_every_pair(truth, found):
+    pixels = [(t, f) for t, f in zip(truth.ravel(), found.ravel(), strict=True) if t >= 0]
+    wrong = [(a[0] == b[0]) != (a[1] == b[1]) for a, b in combinations(pixels, 2)]
+    assert rand_error(truth, found) == pytest.approx(np.mean(wrong) if wrong else 0)
+
+
+@given(labels, st.permutations(range(1, 5)))
+def test_the_same_pieces_under_other_numbers_are_perfect(truth, names):
+    found = np.array([0, *names])[truth]
+    ours = partition(truth, found)
+    assert (ours.rand, ours.information) == (pytest.approx(1), pytest.approx(1))
+    assert rand_error(truth, found) == 0
+    assert warping_error(truth, found) == 0
+
+
+def test_nothing_true():
+    nothing = np.zeros((3, 3), int)
+    assert partition(nothing, nothing + 1).rand == 1
+    assert rand_error(nothing - 1, nothing) == 0
+
+
+# ------------------------------------------------------------------ warping
+
+CELL = picture("""
+    ..........
+    ..111111..
+    ..111111..
+    ..111111..
+    ..........
+    """)
+
+
+def test_a_shifted_outline_is_forgiven():
+    moved = picture("""
+        ..........
+        .1111.....
+        .11111111.
+        .111111...
+        .111......
+        """)
+    assert (CELL != moved).sum() > 5
+    assert warping_error(CELL, moved) == 0
+    assert warping_error(moved, CELL) == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "wrong"),
+    [
+        (".......... ..11.111.. ..11.111.. ..11.111.. ..........", 1),  # the gap can grow from both sides, but one pixel must stay
+        (".......... ..111111.. ..11.111.. ..111111.. ..........", 1),  # a hole
+        (".......... ..111111.. ..111111.1 ..111111.. ..........", 1),  # a false cell of one pixel
+        (".......... .......... .......... .......... ..........", 1),  # a missed cell shrinks to one pixel
+    ],
+    ids=["split", "hole", "false cell", "missed cell"],
+)
+def test_splits_holes_and_cells_too_many_or_too_few_are_not(found, wrong):
+    assert warping_error(CELL, picture(found)) * CELL.size == wrong
+
+
+def test_what_is_not_annotated_is_left_out():
+    half = CELL.copy()
+    half[:, 5:] = -1
+    assert warping_error(half, np.where(half < 0, 3, half)) == 0
+
+
+def test_a_merge_costs_the_gap():
+    """Two cells with a gap; found as one. The gap can shrink to a line, but not vanish."""
+    two = picture("........ .11..22. .11..22. .11..22. ........")
+    one = (picture("........ .111111. .111111. .111111. ........") > 0).astype(int)
+    assert warping_error(two, one) * two.size == 3

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image as Pillow
+from safetensors.torch import save_file
 
 import napari_tally as nt
 from napari_tally.cli import main
-from napari_tally.core.model_file import find_model
+from napari_tally.core.model_file import find_model, header_of
 
 
 def discs(shape=(96, 96), centres=((20, 20), (20, 60), (60, 24), (68, 70)), radius=9):
@@ -308,6 +309,28 @@ def test_not_a_model_file(tmp_path, folders, capsys):
     assert "this is not a model file of napari-tally" in one_line(capsys)
     assert run("info", "no_such_name") == 2
     assert "no shipped model of that name" in one_line(capsys)
+
+
+def doctored(path, model, **record):
+    """Write a model whose record was changed by hand."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.network.state_dict().items()}
+    save_file(tensors, path, metadata={"napari_tally": json.dumps(header_of(model) | {"record": model.record | record})})
+    return path
+
+
+@pytest.mark.parametrize("record", [{"images": 3}, {"images": [[]]}, {"versions": []}, {"versions": {"torch": []}}, {"steps": {}}])
+def test_info_of_a_record_of_wrong_types(tmp_path, model_file, capsys, record):
+    assert run("info", doctored(tmp_path / "m.safetensors", find_model(model_file), **record)) == 2
+    assert "the header of the model file is damaged (the record says" in one_line(capsys)
+
+
+def test_info_shows_texts_of_a_foreign_file_as_one_line_each(tmp_path, model_file, capsys):
+    odd = {"name": "x", "images": ["two\nlines \x1b[31mred \ud800"], "versions": {"torch\n": "1\r"}}
+    assert run("info", doctored(tmp_path / "m.safetensors", find_model(model_file), **odd)) == 0
+    shown = capsys.readouterr().out
+    assert "on two lines  [31mred   with" in shown
+    assert "\x1b" not in shown
+    assert all(line[18:19].strip() for line in shown.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Exit codes: 0 = done, 1 = `replay` found a difference, 2 = bad input (one line o
 """
 
 import argparse
+import io
 import logging
 import sys
 import warnings
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 
 from napari_tally import __version__
 from napari_tally.cli import count, demo, evaluate, export, info, predict, replay, report, train
+from napari_tally.cli._parts import plain
 from napari_tally.core.events import OUT_OF_MEMORY, is_out_of_memory
 
 _COMMANDS = (demo, train, predict, count, report, export, evaluate, replay, info)
@@ -21,6 +23,8 @@ _COMMANDS = (demo, train, predict, count, report, export, evaluate, replay, info
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``napari-tally``; give the exit code."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, in one line
     warnings.filterwarnings("ignore", module="PIL")
     try:
@@ -31,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"napari-tally: {OUT_OF_MEMORY}", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:  # what a user did: bad input, a full or read-only disk
-        print(f"napari-tally: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"napari-tally: {' '.join(plain(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("napari-tally: interrupted.", file=sys.stderr)

@@ -1,6 +1,7 @@
 """``napari-tally train``: from folders of images and labels to a model file."""
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,9 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     start = choose_start(arguments.start, pairs, settings)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    probe = arguments.out.with_name(arguments.out.name + ".part")  # fail now rather than after the training
-    probe.touch()
-    probe.unlink()
+    tempfile.TemporaryFile(dir=arguments.out.parent).close()  # fail now rather than after the training
     normalisation = replace(start.normalisation if start else NormalisationSettings(), statistics=arguments.statistics)
     fit(pairs, settings, arguments.out, start, validation, normalisation)
     print(f"The model is in {arguments.out}.")

@@ -24,6 +24,7 @@ import PIL.Image
 import tifffile
 from numpy.typing import ArrayLike, NDArray
 
+from napari_tally.core.files import whole_file
 from napari_tally.core.lazy import open_ome_zarr, open_tiff
 from napari_tally.settings import NormalisationSettings
 
@@ -405,13 +406,12 @@ def write_labels(path: str | Path, labels: NDArray[np.integer], pixel_size: tupl
         Height and width of a pixel in micrometres, stored as resolution in pixels per centimetre.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".part")
     resolution: dict[str, Any] = {}
     if pixel_size:
         resolution = {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
     dtype = np.uint16 if labels.max(initial=0) < 2**16 else np.uint32
-    tifffile.imwrite(partial, labels.astype(dtype), compression="zlib", photometric="minisblack", **resolution)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        tifffile.imwrite(partial, labels.astype(dtype), compression="zlib", photometric="minisblack", **resolution)
 
 
 def require_same_channels(images: Iterable[Image]) -> tuple[int, bool]:

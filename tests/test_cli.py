@@ -159,6 +159,66 @@ def test_an_interrupt_before_the_first_step_leaves_a_model_alone(tmp_path, folde
     assert keep.read_bytes() == model_file.read_bytes()
 
 
+def interrupted_after(monkeypatch, step):
+    """Let training be interrupted after a checkpoint at this step."""
+    from napari_tally.core import checkpoint, train
+
+    real = train.train
+
+    def broken_off(*args, **kwargs):
+        for event in real(*args, **kwargs | {"checkpoint_seconds": 1e-9}):
+            yield event
+            if isinstance(event, checkpoint.Checkpoint) and event.step == step:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", broken_off)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_model(tmp_path, folders, monkeypatch, capsys):
+    whole, model = tmp_path / "whole.safetensors", tmp_path / "m.safetensors"
+    wishes = "--steps", 8, "--start", "none"
+    assert train(*folders, whole, *wishes) == 0
+    interrupted_after(monkeypatch, 5)
+    assert train(*folders, model, *wishes) == 130
+    monkeypatch.undo()
+    assert "the model as it was then is in" in (shown := capsys.readouterr().out)
+    assert shown.rstrip().endswith("To go on: --resume")
+    assert {p.name for p in tmp_path.glob("m.*")} == {"m.safetensors", "m.safetensors.unfinished"}
+    tifffile.imwrite(folders[0] / "b.tif", discs()[0])
+    tifffile.imwrite(folders[1] / "b.tif", discs()[1])
+    assert train(*folders, model, "--resume") == 2
+    assert "The images or labels are not those with which this training began" in one_line(capsys)
+    for folder in folders:
+        (folder / "b.tif").unlink()
+    assert train(*folders, model, "--resume") == 0
+    assert "Goes on after step 5, at 62%" in capsys.readouterr().out
+    one, other = nt.load_model(whole), nt.load_model(model)
+    ours, theirs = one.network.state_dict(), other.network.state_dict()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert (other.record["steps"], other.record["resumed"]) == (8, [5])
+    assert not (tmp_path / "m.safetensors.unfinished").exists()
+    assert train(*folders, model, "--resume") == 2
+    assert "there is no unfinished training" in one_line(capsys)
+
+
+def test_a_new_training_says_that_another_was_interrupted(tmp_path, folders, monkeypatch, capsys):
+    interrupted_after(monkeypatch, 1)
+    assert train(*folders, tmp_path / "m.safetensors") == 130
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert train(*folders, tmp_path / "m.safetensors") == 0
+    assert "m.safetensors.unfinished holds an interrupted training" in capsys.readouterr().out
+
+
+def test_a_disk_that_takes_no_checkpoint_does_not_end_the_training(tmp_path, folders, monkeypatch, capsys):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("napari_tally.core.checkpoint.save_checkpoint", full)
+    assert train(*folders, tmp_path / "m.safetensors") == 0
+    assert capsys.readouterr().out.count("no space left on device If the training is interrupted now") == 1
+
+
 def test_validation_images_of_other_channels(tmp_path, folders, capsys):
     for folder, pixels in (
         ("i", np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)),

@@ -313,8 +313,8 @@ def _number(name: str, value: Any, low: float, high: float, may_lack: bool = Fal
 def _parse_window(value: Any, channels: int) -> NDArray[np.float32] | None:
     if value is None:
         return None
-    rows = value if isinstance(value, list) and len(value) == channels else [None]
-    if not all(isinstance(row, list) and len(row) == 2 for row in rows):
+    rows: list[Any] = value if isinstance(value, list) else []
+    if len(rows) != channels or not all(isinstance(row, list) and len(row) == 2 for row in rows):
         raise ValueError(f"an intensity window of {_short(value)}")
     window = np.array([[_number("an intensity", v, -1e30, 1e30) for v in row] for row in rows], np.float32)
     if not (window[:, 1] > window[:, 0]).all():
@@ -348,10 +348,12 @@ def _check_record(record: Any) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError("no record")
     for name, kinds in _RECORD.items():
-        value = record.get(name, kinds[0]())
+        if name not in record:
+            continue
+        value: Any = record[name]
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ValueError(f"the record says {_short(value)} for {name}")
-        parts = value if name in ("images", "seen") else value.values() if name == "versions" else ()
+        parts = list(value.values()) if isinstance(value, dict) and name == "versions" else value if isinstance(value, list) else []
         if not all(isinstance(part, str) for part in parts):
             raise ValueError(f"the record says {_short(value)} for {name}")
     return record

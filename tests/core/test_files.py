@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from napari_tally.core.files import state_folder, whole_file
+from napari_tally.core.files import remove_leftovers, state_folder, whole_file
 from napari_tally.core.images import write_labels
 
 
@@ -80,6 +80,14 @@ except OSError as error:
     assert "said:" in done.stdout
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["labels.tif"]
+
+
+def test_what_a_crash_left_goes_and_nothing_else(tmp_path):
+    keep = ["m.safetensors", ".m.safetensors.x.part.csv", ".other.safetensors.x.part.safetensors", "m.safetensors.part", ".m.safetensors"]
+    for name in [*keep, ".m.safetensors.abc_1.part.safetensors"]:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "m.safetensors")
+    assert sorted(os.listdir(tmp_path)) == sorted(keep)
 
 
 def test_the_folder_for_what_outlives_a_crash(monkeypatch, tmp_path):

@@ -82,6 +82,7 @@ def fit(
 ) -> "Model":
     """Train and save; an interrupt saves what there is, and what is needed to go on is kept beside it."""
     from napari_tally.core.checkpoint import EVERY, Checkpoint, save_checkpoint
+    from napari_tally.core.files import remove_leftovers
     from napari_tally.core.model_file import save_model
     from napari_tally.core.plan import new_model, plan_training
     from napari_tally.core.train import Comparison, Finished, Step, Trouble, Validation, train
@@ -140,6 +141,8 @@ def fit(
             raise
     save_model(model, out)
     unfinished.unlink(missing_ok=True)
+    for path in (out, unfinished):
+        remove_leftovers(path)
     return model
 
 

@@ -14,21 +14,26 @@ The file is like a model file: safetensors with a JSON header, whole or not at a
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor
 
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.files import whole_file
+from napari_tally.core.images import Image
 from napari_tally.core.metrics import Mistakes
 from napari_tally.core.model_file import Model, build_network, check_size, check_tensors, header_of, parse_header, shorten
 from napari_tally.core.plan import TrainingPlan, new_model
+from napari_tally.core.samples import TrainingPair
 from napari_tally.core.validation import Comparison, Score
 from napari_tally.settings import (
     AugmentationSettings,
@@ -219,6 +224,57 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             return _read(path, file, json.loads(metadata[_KEY]))
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{path}: no unfinished training can be read from this file ({shorten(error, 200)}).") from error
+
+
+def save_pairs(pairs: Sequence[TrainingPair], path: str | Path) -> None:
+    """Write images and labels, so that a training can go on without them being opened again; whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    tensors: dict[str, NDArray[Any]] = {}
+    about = []
+    for i, pair in enumerate(pairs):
+        image = pair.image
+        tensors |= {f"{i}.planes": np.ascontiguousarray(image.planes), f"{i}.labels": np.ascontiguousarray(pair.labels)}
+        size = list(image.pixel_size) if image.pixel_size else None
+        about.append({"name": image.name, "leading": list(image.leading), "colour": image.colour, "pixel_size": size})
+    try:
+        with whole_file(path) as partial:
+            save_arrays(tensors, partial, metadata={_KEY: json.dumps(about)})
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"{path}: the images cannot be kept here ({error}).") from error
+
+
+def load_pairs(path: str | Path) -> list[TrainingPair]:
+    """Read what :func:`save_pairs` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the file is absent or damaged.
+    """
+    path = Path(path)
+    try:
+        check_size(path)
+        with safe_open(path, framework="numpy") as file:
+            return [_pair(file, i, one) for i, one in enumerate(json.loads((file.metadata() or {})[_KEY]))]
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: no images of an unfinished training can be read ({shorten(error, 200)}).") from error
+
+
+def _pair(file: Any, i: int, about: dict[str, Any]) -> TrainingPair:
+    planes, labels = file.get_tensor(f"{i}.planes"), file.get_tensor(f"{i}.labels")
+    height, width = about["pixel_size"] or (math.nan, math.nan)
+    size = (float(height), float(width)) if about["pixel_size"] else None
+    if planes.ndim != 4 or planes.dtype.kind not in "uif" or labels.dtype != np.int32 or not planes.size:
+        raise ValueError(f"an image of shape {planes.shape}")
+    leading = tuple(int(n) for n in about["leading"])
+    if math.prod(leading) != len(planes):
+        raise ValueError(f"{len(planes)} planes")
+    return TrainingPair(Image(planes, str(about["name"]), leading, about["colour"] is True, size), labels)
 
 
 def _read(path: Path, file: Any, header: dict[str, Any]) -> Checkpoint:

@@ -10,6 +10,7 @@ the new one. The name in between is made up anew and never opened if it exists, 
 followed. A link at the place itself is replaced; the file that it points to is left alone.
 """
 
+import glob
 import os
 import sys
 import tempfile
@@ -57,6 +58,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a crash in the middle of writing `path` left under a name of its own. Nobody else may be writing it now."""
+    for left in path.parent.glob(f".{glob.escape(path.name[:100])}.*.part{glob.escape(path.suffix[:20])}"):
+        left.unlink(missing_ok=True)
 
 
 def state_folder() -> Path:

@@ -12,6 +12,7 @@ and `Image.leading` remembers (T, Z, ...) so that labels come back in the shape 
 
 import hashlib
 import logging
+import os
 import re
 import struct
 from collections.abc import Iterable, Sequence
@@ -48,6 +49,8 @@ _DECODER_ERRORS = (
 LAZY_BYTES = 2**28
 """Images with more pixels than this stay in their files."""
 _ROWS = 4096
+_BOMB_BYTES, _BOMB_RATIO = 2**29, 500
+"""From this size on, what unfolds to more than so many times the file is no image: camera noise does not pack below a third."""
 _UNITS_IN_UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3, "cm": 1e4}
 
 log = logging.getLogger(__name__)
@@ -251,6 +254,7 @@ def _decode(path: Path, palette: bool = True) -> tuple[Any, str | None, tuple[fl
                 if not tif.series:
                     raise ValueError("it holds no image")
                 series = max(tif.series, key=lambda series: series.size)  # not the thumbnail
+                _require_plausible(series.nbytes, path.stat().st_size)
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
                 return pixels, series.axes, _tiff_pixel_size(tif)
         with PIL.Image.open(path) as picture:
@@ -258,6 +262,14 @@ def _decode(path: Path, palette: bool = True) -> tuple[Any, str | None, tuple[fl
             return array, "YX" if array.ndim == 2 else "YXS", None
     except _DECODER_ERRORS as error:
         raise ValueError(f"{path}: the file cannot be read as an image ({str(error).strip() or type(error).__name__}).") from error
+
+
+def _require_plausible(unfolded: int, size: int) -> None:
+    """Raise a ``ValueError`` where a small file would fill the memory: a decompression bomb, or a size that is damaged."""
+    if unfolded > _BOMB_BYTES and unfolded > _BOMB_RATIO * size:
+        raise ValueError(
+            f"its {size} bytes would unfold to {unfolded / 1e9:.1f} GB, which no microscope image does; if it is one, save it uncompressed"
+        )
 
 
 def _tiff_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
@@ -306,8 +318,9 @@ def list_images(folder: str | Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in (*SUFFIXES, ".zarr") and not path.name.startswith("."):
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith((*SUFFIXES, ".zarr")) and not name.startswith("."))
+    for path in (folder / name for name in names):
+        if path.suffix.lower() in (*SUFFIXES, ".zarr"):
             if path.stem in found:
                 raise ValueError(f"{folder}: {found[path.stem].name} and {path.name} have the same stem; rename one of them.")
             found[path.stem] = path

@@ -142,6 +142,21 @@ class Journal:
         self._marks = {place: _mark(pixels) for place, pixels in tiles}
 
 
+def read_about(path: str | Path) -> dict[str, Any]:
+    """Read only what a journal was begun with.
+
+    Raises
+    ------
+    ValueError
+        If the file is no journal.
+    """
+    try:
+        first, _ = next(_records(Path(path)))
+        return dict(first["about"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, StopIteration) as error:
+        raise ValueError(f"{path}: this is no journal of a drawing.") from error
+
+
 def read_journal(path: str | Path) -> Drawing:
     """Read the drawing of a journal: up to the last record that is whole.
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 import napari_tally as nt
 from napari_tally.cli import main
 from napari_tally.core.checkpoint import Checkpoint, load_checkpoint, load_pairs, save_checkpoint, save_pairs
-from napari_tally.core.images import as_image, list_images, match_by_stem, read_image, read_labels
+from napari_tally.core.images import as_image, list_images, match_by_stem, read_image, read_labels, write_labels
 from napari_tally.core.journal import Journal, read_journal
 from napari_tally.core.model_file import Model, build_network, header_of, load_model, save_model
 from napari_tally.core.pickled import read_state_dict
@@ -79,14 +79,14 @@ KINDS = {
 
 def reads_or_says(read, path):
     """Read a file; an error is one sentence, nothing takes two seconds of computing or a gigabyte."""
-    began, said = time.process_time(), None
+    began, said = time.thread_time(), None
     with at_most(GIGABYTE):
         try:
             read(path)
         except ValueError as error:
             said = str(error)
     assert said is None or str(path) in said or path.stem in said
-    assert time.process_time() - began < 2
+    assert time.thread_time() - began < 2
 
 
 class at_most:
@@ -234,9 +234,10 @@ def test_a_png_that_unfolds_into_gigabytes(tmp_path):
         read_image(tmp_path / "bomb.png")
 
 
-def test_an_ordinary_image_of_zeros_is_no_bomb(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4000, 4000), np.uint16), compression="zlib")
-    assert read_image(tmp_path / "a.tif").shape == (4000, 4000)
+def test_an_empty_label_image_is_no_bomb(tmp_path):
+    """As we write them ourselves: 200 MB in 200 kB."""
+    write_labels(tmp_path / "a.tif", np.zeros((10_000, 10_000), np.uint16))
+    assert read_labels(tmp_path / "a.tif").shape == read_image(tmp_path / "a.tif").shape == (10_000, 10_000)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="names that Windows does not allow")
@@ -310,7 +311,7 @@ def test_a_folder_of_very_many_files(tmp_path, n):
     for i in range(min(n, 20_000)):
         for folder in ("a", "b"):
             os.close(os.open(tmp_path / folder / f"{i}.tif", os.O_CREAT))
-    began = time.process_time()
+    began = time.thread_time()
     assert len(list_images(tmp_path / "a")) == min(n, 20_000)
     assert len(match_by_stem(tmp_path / "a", tmp_path / "b")) == min(n, 20_000)
-    assert time.process_time() - began < 10
+    assert time.thread_time() - began < 10

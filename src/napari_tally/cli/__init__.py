@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from napari_tally import __version__
-from napari_tally.cli import count, demo, evaluate, export, info, predict, replay, report, train
+from napari_tally.cli import count, demo, evaluate, export, export_model, info, predict, replay, report, train
 from napari_tally.cli._parts import plain
 from napari_tally.core.events import OUT_OF_MEMORY, is_out_of_memory
 
-_COMMANDS = (demo, train, predict, count, report, export, evaluate, replay, info)
+_COMMANDS = (demo, train, predict, count, report, export, evaluate, replay, info, export_model)
 """In the order of the help text."""
 
 

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,15 +43,20 @@ _DECODER_ERRORS = (
     ArithmeticError,
     MemoryError,
     SyntaxError,  # Pillow, on broken PNG chunks
+    EOFError,
+    BufferError,
+    AssertionError,  # tifffile, on odd headers
     struct.error,
+    zlib.error,
     tifffile.TiffFileError,
     PIL.Image.DecompressionBombError,
 )
 LAZY_BYTES = 2**28
 """Images with more pixels than this stay in their files."""
 _ROWS = 4096
-_BOMB_BYTES, _BOMB_RATIO = 2**29, 500
-"""From this size on, what unfolds to more than so many times the file is no image: camera noise does not pack below a third."""
+_BOMBS = ((2**26, 1100), (2**30, 300))
+"""What unfolds to so many bytes, and so many times the file, is no image. Deflate holds at most 1030 bytes in one, so a larger size is
+claimed, not held; and a gigabyte of camera noise packs to a third, at best. Empty label images do pack so well."""
 _UNITS_IN_UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3, "cm": 1e4}
 
 log = logging.getLogger(__name__)
@@ -254,7 +260,7 @@ def _decode(path: Path, palette: bool = True) -> tuple[Any, str | None, tuple[fl
                 if not tif.series:
                     raise ValueError("it holds no image")
                 series = max(tif.series, key=lambda series: series.size)  # not the thumbnail
-                _require_plausible(series.nbytes, path.stat().st_size)
+                _require_plausible(series.nbytes, path.stat().st_size, labels=not palette)
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
                 return pixels, series.axes, _tiff_pixel_size(tif)
         with PIL.Image.open(path) as picture:
@@ -264,9 +270,9 @@ def _decode(path: Path, palette: bool = True) -> tuple[Any, str | None, tuple[fl
         raise ValueError(f"{path}: the file cannot be read as an image ({str(error).strip() or type(error).__name__}).") from error
 
 
-def _require_plausible(unfolded: int, size: int) -> None:
+def _require_plausible(unfolded: int, size: int, labels: bool) -> None:
     """Raise a ``ValueError`` where a small file would fill the memory: a decompression bomb, or a size that is damaged."""
-    if unfolded > _BOMB_BYTES and unfolded > _BOMB_RATIO * size:
+    if any(unfolded > least and unfolded > ratio * size for least, ratio in _BOMBS[: 1 if labels else 2]):
         raise ValueError(
             f"its {size} bytes would unfold to {unfolded / 1e9:.1f} GB, which no microscope image does; if it is one, save it uncompressed"
         )

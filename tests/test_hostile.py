@@ -21,12 +21,15 @@ from safetensors.torch import save_file
 
 import napari_tally as nt
 from napari_tally.cli import main
+from napari_tally.core import record
 from napari_tally.core.checkpoint import Checkpoint, load_checkpoint, load_pairs, save_checkpoint, save_pairs
 from napari_tally.core.images import as_image, list_images, match_by_stem, read_image, read_labels, write_labels
 from napari_tally.core.journal import Journal, read_journal
 from napari_tally.core.model_file import Model, build_network, header_of, load_model, save_model
 from napari_tally.core.pickled import read_state_dict
 from napari_tally.core.plan import plan_training
+from napari_tally.core.regions import read_regions
+from napari_tally.core.results import read_groups
 from napari_tally.core.samples import TrainingPair
 from napari_tally.core.train import train
 from napari_tally.settings import NetworkSettings, TrainingSettings
@@ -60,6 +63,17 @@ def write_journal(path):
         journal.write(labels, [{"type": "rectangle", "points": [[0, 0], [1, 1]]}])
 
 
+def write_run(path):
+    image = path.with_name("image.tif")
+    tifffile.imwrite(image, PIXELS)
+    save_model(model(), path.with_name("m.safetensors"))
+    out = path.with_name("out")
+    assert main(["predict", "--model", str(path.with_name("m.safetensors")), "--out", str(out), str(image)]) == 0
+    path.write_bytes((out / record.NAME).read_bytes())
+
+
+OUTLINE = {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9.5, 9], [0, 9], [0, 0]]]}
+REGIONS = {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": OUTLINE, "properties": {"name": "a"}}]}
 PIXELS = np.random.default_rng(0).integers(0, 999, (40, 50)).astype(np.uint16)
 
 KINDS = {
@@ -68,6 +82,9 @@ KINDS = {
     "its images": ("a.safetensors", lambda path: save_pairs(pairs(), path), load_pairs),
     "journal": ("a.journal", write_journal, read_journal),
     "state dict": ("a.pt", lambda path: torch.save(build_network(SMALL).state_dict(), path), read_state_dict),
+    "run record": ("a.json", write_run, record.read_record),
+    "groups CSV": ("a.csv", lambda path: path.write_text("image,group\na,control\nb,treated\n"), read_groups),
+    "regions": ("a.geojson", lambda path: path.write_text(json.dumps(REGIONS)), read_regions),
     "TIFF": ("a.tif", lambda path: tifffile.imwrite(path, PIXELS, compression="zlib", predictor=2, resolution=(3, 3)), read_image),
     "TIFF tiles": ("a.tif", lambda path: tifffile.imwrite(path, np.stack([PIXELS] * 3), tile=(16, 16), compression="lzw"), read_image),
     "OME-TIFF": ("a.ome.tif", lambda path: tifffile.imwrite(path, np.stack([PIXELS] * 2), metadata={"axes": "ZYX"}), read_image),
@@ -176,6 +193,7 @@ def test_headers_and_records_of_any_json(tmp_path, capsys, inputs):
     path, whole = tmp_path / "a.safetensors", header_of(model())
     tensors = {name: tensor.contiguous() for name, tensor in model().network.state_dict().items()}
     places = [(name,) for name in whole] + [(g, n) for g in ("network", "counting", "normalisation", "record") for n in whole[g]]
+    places += [("record", "range"), ("record", "seen"), ("record", "training")]
     places += [("record", name) for name in ("name", "licence", "start", "data", "device", "seconds", "cells", "trained", "comparison")]
 
     @settings(max_examples=inputs, suppress_health_check=list(HealthCheck), database=None, deadline=None)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from napari_tally.core.samples import TrainingPair
     from napari_tally.core.train import Event
 
+_LARGEST = 2e9
+"""Bytes of images that are copied beside an unfinished training, at most."""
 _SHARE_SECONDS = 5.0
 """Seconds between two copies of the model for the other widgets while training goes on."""
 
@@ -114,7 +116,9 @@ class Run:
         self.model = resume.model() if resume else new_model(plan, start)
         shared = time.monotonic()
         names = [pair.image.name for pair in pairs]
-        kept = True
+        kept = sum(pair.image.planes.nbytes for pair in pairs) <= _LARGEST or self.goes_on
+        if not kept:
+            yield NotKept("The images are large, so they are not copied: if napari is interrupted, this training cannot go on.")
         for event in train(
             self.model, pairs, plan, self.augmentation, preview_seconds=self.preview_seconds, checkpoint_seconds=EVERY, resume=resume
         ):

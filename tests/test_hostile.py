@@ -35,7 +35,7 @@ from napari_tally.core.train import train
 from napari_tally.settings import NetworkSettings, TrainingSettings
 
 SMALL = NetworkSettings(base_width=2, depth=1)
-SHORT, LONG = 15, 1700
+SHORT, LONG = 15, 1400
 GIGABYTE = 2**30
 
 

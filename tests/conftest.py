@@ -11,6 +11,7 @@ import pytest
 # Before napari is imported: it reads this once.
 _SETTINGS = tempfile.TemporaryDirectory(prefix="napari-tally-tests-")
 os.environ["NAPARI_CONFIG"] = str(Path(_SETTINGS.name) / "settings.yaml")
+os.environ["NAPARI_TALLY_STATE"] = str(Path(_SETTINGS.name) / "state")
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image as Pillow
+from safetensors.torch import save_file
 
 import napari_tally as nt
 from napari_tally.cli import main
-from napari_tally.core.model_file import find_model
+from napari_tally.core.model_file import find_model, header_of
 
 
 def discs(shape=(96, 96), centres=((20, 20), (20, 60), (60, 24), (68, 70)), radius=9):
@@ -164,6 +165,66 @@ def test_an_interrupt_before_the_first_step_leaves_a_model_alone(tmp_path, folde
     monkeypatch.setattr("napari_tally.core.train.train", interrupted)
     assert train(*folders, keep) == 130
     assert keep.read_bytes() == model_file.read_bytes()
+
+
+def interrupted_after(monkeypatch, step):
+    """Let training be interrupted after a checkpoint at this step."""
+    from napari_tally.core import checkpoint, train
+
+    real = train.train
+
+    def broken_off(*args, **kwargs):
+        for event in real(*args, **kwargs | {"checkpoint_seconds": 1e-9}):
+            yield event
+            if isinstance(event, checkpoint.Checkpoint) and event.step == step:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", broken_off)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_model(tmp_path, folders, monkeypatch, capsys):
+    whole, model = tmp_path / "whole.safetensors", tmp_path / "m.safetensors"
+    wishes = "--steps", 8, "--start", "none"
+    assert train(*folders, whole, *wishes) == 0
+    interrupted_after(monkeypatch, 5)
+    assert train(*folders, model, *wishes) == 130
+    monkeypatch.undo()
+    assert "the model as it was then is in" in (shown := capsys.readouterr().out)
+    assert shown.rstrip().endswith("To go on: --resume")
+    assert {p.name for p in tmp_path.glob("m.*")} == {"m.safetensors", "m.safetensors.unfinished"}
+    tifffile.imwrite(folders[0] / "b.tif", discs()[0])
+    tifffile.imwrite(folders[1] / "b.tif", discs()[1])
+    assert train(*folders, model, "--resume") == 2
+    assert "The images or labels are not those with which this training began" in one_line(capsys)
+    for folder in folders:
+        (folder / "b.tif").unlink()
+    assert train(*folders, model, "--resume") == 0
+    assert "Goes on after step 5, at 62%" in capsys.readouterr().out
+    one, other = nt.load_model(whole), nt.load_model(model)
+    ours, theirs = one.network.state_dict(), other.network.state_dict()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert (other.record["steps"], other.record["resumed"]) == (8, [5])
+    assert not (tmp_path / "m.safetensors.unfinished").exists()
+    assert train(*folders, model, "--resume") == 2
+    assert "there is no unfinished training" in one_line(capsys)
+
+
+def test_a_new_training_says_that_another_was_interrupted(tmp_path, folders, monkeypatch, capsys):
+    interrupted_after(monkeypatch, 1)
+    assert train(*folders, tmp_path / "m.safetensors") == 130
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert train(*folders, tmp_path / "m.safetensors") == 0
+    assert "m.safetensors.unfinished holds an interrupted training" in capsys.readouterr().out
+
+
+def test_a_disk_that_takes_no_checkpoint_does_not_end_the_training(tmp_path, folders, monkeypatch, capsys):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("napari_tally.core.checkpoint.save_checkpoint", full)
+    assert train(*folders, tmp_path / "m.safetensors") == 0
+    assert capsys.readouterr().out.count("no space left on device If the training is interrupted now") == 1
 
 
 def test_validation_images_of_other_channels(tmp_path, folders, capsys):
@@ -316,6 +377,28 @@ def test_not_a_model_file(tmp_path, folders, capsys):
     assert "this is not a model file of napari-tally" in one_line(capsys)
     assert run("info", "no_such_name") == 2
     assert "no shipped model of that name" in one_line(capsys)
+
+
+def doctored(path, model, **record):
+    """Write a model whose record was changed by hand."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.network.state_dict().items()}
+    save_file(tensors, path, metadata={"napari_tally": json.dumps(header_of(model) | {"record": model.record | record})})
+    return path
+
+
+@pytest.mark.parametrize("record", [{"images": 3}, {"images": [[]]}, {"versions": []}, {"versions": {"torch": []}}, {"steps": {}}])
+def test_info_of_a_record_of_wrong_types(tmp_path, model_file, capsys, record):
+    assert run("info", doctored(tmp_path / "m.safetensors", find_model(model_file), **record)) == 2
+    assert "the header of the model file is damaged (the record says" in one_line(capsys)
+
+
+def test_info_shows_texts_of_a_foreign_file_as_one_line_each(tmp_path, model_file, capsys):
+    odd = {"name": "x", "images": ["two\nlines \x1b[31mred \ud800"], "versions": {"torch\n": "1\r"}}
+    assert run("info", doctored(tmp_path / "m.safetensors", find_model(model_file), **odd)) == 0
+    shown = capsys.readouterr().out
+    assert "on two lines  [31mred   with" in shown
+    assert "\x1b" not in shown
+    assert all(line[18:19].strip() for line in shown.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from napari_tally.core import model_file
 from napari_tally.core.model_file import FORMAT, Model, build_network, load_model, save_model
 from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings
 
@@ -89,7 +90,7 @@ def test_unwritable(tmp_path, model):
         save_model(model, tmp_path / "file" / "a.safetensors")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a model", b"\x80\x04N.", bytes(1000), struct.pack("<Q", 2**62) + b"{}"])
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x80\x04N.", b"PK\x03\x04", bytes(1000), struct.pack("<Q", 2**62) + b"{}"])
 def test_not_a_model_file(tmp_path, content):
     (tmp_path / "a.safetensors").write_bytes(content)
     refuses(tmp_path / "a.safetensors", "this is not a model file of napari-tally")
@@ -97,7 +98,7 @@ def test_not_a_model_file(tmp_path, content):
 
 def test_a_pickled_model_is_refused(tmp_path, model):
     torch.save(model.network.state_dict(), tmp_path / "a.pt")
-    refuses(tmp_path / "a.pt", "this is not a model file of napari-tally")
+    refuses(tmp_path / "a.pt", "this is not a model file of napari-tally but a pickled file")
 
 
 def test_no_file(tmp_path):
@@ -160,7 +161,7 @@ def test_the_window_of_an_experiment_comes_back(path, model):
         ({"network": 3}, "is damaged"),
         ({"normalisation": {"low": -1}}, r"\(low\) is -1"),
         ({"counting": {"seed_threshold": "high"}}, r"\(seed_threshold\) is 'high'"),
-        ({"scale": 0}, "a scale of 0.0"),
+        ({"scale": 0}, "a scale of 0"),
         ({"scale": math.nan}, "a scale of nan"),
         ({"scale": None}, "is damaged"),
         ({"diameter": "large"}, "is damaged"),
@@ -169,6 +170,27 @@ def test_the_window_of_an_experiment_comes_back(path, model):
         ({"window": [[0, 1], [0, 1]]}, "an intensity window of"),
         ({"normalisation": {"statistics": "experiment"}}, "no intensity window of the experiment"),
         ({"record": []}, "no record"),
+        ({"format": True}, "no format number"),
+        ({"format": 0}, "no format number"),
+        ({"colour": "no"}, "colour is 'no', no true or false"),
+        ({"any_size": 1}, "any_size is 1, no true or false"),
+        ({"scale": "0.5"}, "a scale of '0.5'"),
+        ({"scale": 10**400}, "a scale of 1000"),
+        ({"diameter": -1}, "a diameter of -1"),
+        ({"diameter": math.inf}, "a diameter of inf"),
+        ({"pixel_size": True}, "a pixel size of True"),
+        ({"window": [["0", "1"]]}, "an intensity of '0'"),
+        ({"window": [[0, 1e300]]}, "an intensity of 1e"),
+        ({"window": {"0": 1}}, "an intensity window of"),
+        ({"network": ["depth"]}, r"network is \['depth'\], no group of settings"),
+        ({"network": {"padding": "x" * 10**6}}, r"is 'x{100}x*\.\.\.\)"),
+        ({"record": {"images": [1]}}, r"the record says \[1\] for images"),
+        ({"record": {"images": "a.tif"}}, "the record says 'a.tif' for images"),
+        ({"record": {"versions": {"torch": 2}}}, "for versions"),
+        ({"record": {"steps": "many"}}, "the record says 'many' for steps"),
+        ({"record": {"seconds": None}}, "the record says None for seconds"),
+        ({"record": {"licence": ["MIT"]}}, "for licence"),
+        ({"record": {"comparison": 3}}, "for comparison"),
     ],
 )
 def test_damaged_headers(path, changes, message):
@@ -180,3 +202,59 @@ def test_damaged_headers(path, changes, message):
 def test_headers_that_are_no_header(path, text):
     save_file(load_file(path), path, metadata={"napari_tally": text})
     refuses(path, "the header of the model file is damaged")
+
+
+@pytest.mark.parametrize("name", ["network", "colour", "scale", "diameter", "any_size", "pixel_size", "window", "counting", "record"])
+def test_a_field_that_is_absent_is_named(path, name):
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(json.loads(file.read(size))["__metadata__"]["napari_tally"])
+    del header[name]
+    rewrite(path, header=header)
+    refuses(path, f"no {name}")
+
+
+def test_a_file_of_the_first_format_is_still_read(tmp_path):
+    """A header as the first version wrote it, by hand: later fields are absent."""
+    tensors = build_network(SMALL).state_dict()
+    header = """{"format": 1, "network": {"channels": 1, "classes": 3, "depth": 1, "base_width": 2, "padding": "same", "batch_norm": true,
+        "upsampling": "transposed", "dropout": 0.0}, "colour": false, "scale": 0.5, "diameter": 31.5,
+        "normalisation": {"low": 1.0, "high": 99.8}, "counting": {"seed_threshold": 0.5, "min_area": 20}, "record": {"steps": 3}}"""
+    save_file(tensors, tmp_path / "old.safetensors", metadata={"napari_tally": header})
+    model = load_model(tmp_path / "old.safetensors")
+    assert (model.any_size, model.pixel_size, model.window) == (False, None, None)
+    assert (model.diameter, model.counting.seed_threshold, model.record) == (31.5, 0.5, {"steps": 3})
+    save_model(model, tmp_path / "new.safetensors")
+    again = load_model(tmp_path / "new.safetensors")
+    assert replace(again, network=model.network) == model
+    assert model_file.migrate({"format": FORMAT, "x": 1}) == {"format": FORMAT, "x": 1}
+
+
+def test_each_format_has_a_way_to_the_next():
+    assert set(model_file._MIGRATIONS) == set(range(1, FORMAT))
+
+
+def test_memory_is_taken_only_after_the_tensors_are_known_to_fit(path, monkeypatch):
+    built = []
+    real = model_file.build_network
+
+    def build(settings):
+        network = real(settings)
+        built.append(network.head.weight.device.type)
+        return network
+
+    monkeypatch.setattr(model_file, "build_network", build)
+    rewrite(path, network={"base_width": 128, "depth": 6})
+    refuses(path, "the tensors in the file")
+    assert built == ["meta"]
+
+
+def test_a_header_that_claims_to_be_long(path):
+    path.write_bytes(struct.pack("<Q", 2**26) + b"{" * 100)
+    refuses(path, "its header would be larger than 16 MB")
+
+
+def test_a_model_that_could_not_be_read_again_is_not_written(tmp_path, model):
+    with pytest.raises(ValueError, match="for steps"):
+        save_model(replace(model, record={"steps": "many"}), tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ Exit codes: 0 = done, 1 = `replay` found a difference, 2 = bad input (one line o
 """
 
 import argparse
+import io
 import logging
 import sys
 import warnings
@@ -11,16 +12,34 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from napari_tally import __version__
-from napari_tally.cli import compare, convert, count, demo, evaluate, export, info, next_image, plan, predict, replay, report, train
+from napari_tally.cli import (
+    compare,
+    convert,
+    count,
+    demo,
+    evaluate,
+    export,
+    export_model,
+    info,
+    next_image,
+    plan,
+    predict,
+    replay,
+    report,
+    train,
+)
+from napari_tally.cli._parts import plain
 from napari_tally.core.events import OUT_OF_MEMORY, is_out_of_memory
 
-_COMMANDS = (demo, plan, train, predict, count, report, export, next_image, evaluate, compare, replay, info, convert)
+_COMMANDS = (demo, plan, train, predict, count, report, export, next_image, evaluate, compare, replay, info, export_model, convert)
 """In the order of the help text."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``napari-tally``; give the exit code."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, in one line
     warnings.filterwarnings("ignore", module="PIL")
     try:
@@ -31,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"napari-tally: {OUT_OF_MEMORY}", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:  # what a user did: bad input, a full or read-only disk
-        print(f"napari-tally: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"napari-tally: {' '.join(plain(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("napari-tally: interrupted.", file=sys.stderr)

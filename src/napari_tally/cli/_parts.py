@@ -99,6 +99,11 @@ def expand(given: Iterable[Path]) -> list[Path]:
     return list(paths.values())
 
 
+def plain(text: object) -> str:
+    """Make one line of a text that came with a file: line breaks and codes that a terminal would obey become blanks."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
+
+
 class Progress:
     """One line on a terminal that is written over; nothing elsewhere."""
 

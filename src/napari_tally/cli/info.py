@@ -2,7 +2,7 @@
 
 import argparse
 
-from napari_tally.cli._parts import Commands
+from napari_tally.cli._parts import Commands, plain
 
 
 def register(command: Commands) -> None:
@@ -36,8 +36,9 @@ def run(arguments: argparse.Namespace) -> None:
         f"on {made_of} with {record.get('cells', 0)} cells",
         "Started from": record.get("start", "unknown"),
         "Licence": record.get("licence") or "that of the images it was trained on",
+        "Data": record.get("data") or "unknown",
         "Device": record.get("device", "unknown"),
         "Versions": ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items()) or "unknown",
     }
     for name, text in rows.items():
-        print(f"{name + ':':18}{text}")
+        print(f"{name + ':':18}{plain(text)}")

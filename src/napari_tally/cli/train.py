@@ -1,6 +1,7 @@
 """``napari-tally train``: from folders of images and labels to a model file."""
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from napari_tally.cli._parts import Commands, Progress, add_settings, read_pairs
 from napari_tally.settings import NormalisationSettings, TrainingSettings, fields_of
 
 if TYPE_CHECKING:
+    from napari_tally.core.checkpoint import Checkpoint
     from napari_tally.core.model_file import Model
     from napari_tally.core.samples import TrainingPair
     from napari_tally.core.validation import Comparison
@@ -30,6 +32,12 @@ def register(command: Commands) -> None:
     parser.add_argument("--radius", type=float, default=0.0, metavar="PX", help=text)
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="images to validate on (default: a part is held out)")
     parser.add_argument("--val-labels", type=Path, metavar="DIR", help="their label images")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the training that was interrupted (by a crash, a power cut, Ctrl-C), with the settings that it began with; "
+        "needs --images, --labels and --out as they were",
+    )
     add_settings(parser, TrainingSettings)
     kind, meta = fields_of(NormalisationSettings)["statistics"]
     parser.add_argument("--statistics", choices=get_args(kind), default="image", help=meta["tooltip"])
@@ -48,16 +56,25 @@ def run(arguments: argparse.Namespace) -> None:
     validation = []
     if arguments.val_images:
         validation = read_pairs(arguments.val_images, arguments.val_labels, arguments.split, arguments.radius)
+    resume = None
+    if arguments.resume:
+        from napari_tally.core.checkpoint import load_checkpoint
+
+        resume = load_checkpoint(unfinished_of(arguments.out))
+        settings = resume.plan.settings
     from napari_tally.core.start import choose_start
 
-    start = choose_start(arguments.start, pairs, settings)
+    start = None if resume else choose_start(arguments.start, pairs, settings)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    probe = arguments.out.with_name(arguments.out.name + ".part")  # fail now rather than after the training
-    probe.touch()
-    probe.unlink()
+    tempfile.TemporaryFile(dir=arguments.out.parent).close()  # fail now rather than after the training
     normalisation = replace(start.normalisation if start else NormalisationSettings(), statistics=arguments.statistics)
-    fit(pairs, settings, arguments.out, start, validation, normalisation)
+    fit(pairs, settings, arguments.out, start, validation, normalisation, resume)
     print(f"The model is in {arguments.out}.")
+
+
+def unfinished_of(out: Path) -> Path:
+    """Name the file that keeps a training until its model is written: beside the model."""
+    return out.with_name(out.name + ".unfinished")
 
 
 def fit(
@@ -67,26 +84,48 @@ def fit(
     start: "Model | None" = None,
     validation: Sequence[Any] = (),
     normalisation: NormalisationSettings | None = None,
+    resume: "Checkpoint | None" = None,
 ) -> "Model":
-    """Train and save; an interrupt saves what there is."""
+    """Train and save; an interrupt saves what there is, and what is needed to go on is kept beside it."""
+    from napari_tally.core.checkpoint import EVERY, Checkpoint, save_checkpoint
+    from napari_tally.core.files import remove_leftovers
     from napari_tally.core.model_file import save_model
     from napari_tally.core.plan import new_model, plan_training
     from napari_tally.core.train import Comparison, Finished, Step, Trouble, Validation, train
 
-    plan = plan_training(pairs, settings, start, normalisation)
+    unfinished = unfinished_of(out)
+    if resume:
+        start, plan, model = resume.start, resume.plan_here(), resume.model()
+    else:
+        plan = plan_training(pairs, settings, start, normalisation)
+        model = new_model(plan, start)
     print(f"Training on {plan.n_images} images with {plan.n_cells} cells, {plan.diameter:.0f} px wide, on the {plan.device_name}.")
     name = start.record.get("name") or "a trained model" if start else "random weights"
-    print(f"Starts from {name}; takes about {settings.minutes:g} min and {plan.memory / 1e9:.1f} GB.")
+    takes = f"{settings.steps} steps" if settings.steps else f"about {settings.minutes:g} min"
+    print(f"Starts from {name}; takes {takes} and {plan.memory / 1e9:.1f} GB.")
+    if resume:
+        print(f"Goes on after step {resume.step}, at {resume.fraction:.0%}, with the settings that it began with.")
+    elif unfinished.exists():
+        print(f"Note: {unfinished} holds an interrupted training. This new one will take its place; to go on with that one: --resume")
     for note in plan.notes:
         print(f"Note: {note}")
-    model = new_model(plan, start)
-    learned = False
+    learned = bool(resume)
+    trouble = False
     with Progress("training") as progress:
         try:
-            for event in train(model, pairs, plan, validation=validation):
+            for event in train(
+                model, pairs, plan, resume.augmentation if resume else None, validation, checkpoint_seconds=EVERY, resume=resume
+            ):
                 if isinstance(event, Step):
                     learned = True
                     progress.show(event.fraction, f"loss {event.loss:.3f}, {event.seconds_left:.0f} s left")
+                elif isinstance(event, Checkpoint):
+                    try:
+                        save_checkpoint(event, unfinished)
+                    except OSError as error:  # a full disk: the training itself goes on in memory
+                        if not trouble:
+                            progress.say(f"Note: {error} If the training is interrupted now, it cannot go on.")
+                        trouble = True
                 elif isinstance(event, Trouble):
                     progress.say(f"Step {event.step}: {event.message}")
                 elif isinstance(event, Validation):
@@ -104,9 +143,12 @@ def fit(
         except (KeyboardInterrupt, ValueError, RuntimeError):
             if learned:
                 save_model(model, out)
-                progress.say(f"Stopped; the model as it was then is in {out}.")
+                progress.say(f"Stopped; the model as it was then is in {out}.{' To go on: --resume' * unfinished.exists()}")
             raise
     save_model(model, out)
+    unfinished.unlink(missing_ok=True)
+    for path in (out, unfinished):
+        remove_leftovers(path)
     return model
 
 

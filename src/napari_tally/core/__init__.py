@@ -8,12 +8,15 @@ Reading order, following an image from the microscope to the count:
 :mod:`~napari_tally.core.variants` and :mod:`~napari_tally.core.architectures` (its relatives, and the registry),
 :mod:`~napari_tally.core.losses`, :mod:`~napari_tally.core.start` (which model to begin with), :mod:`~napari_tally.core.plan`,
 :mod:`~napari_tally.core.train`, :mod:`~napari_tally.core.validation` (what is held out, and did it help?),
-:mod:`~napari_tally.core.model_file`, :mod:`~napari_tally.core.convert` (weights from elsewhere),
+:mod:`~napari_tally.core.model_file`, :mod:`~napari_tally.core.checkpoint` (going on after a crash),
+:mod:`~napari_tally.core.convert` (weights from elsewhere),
 :mod:`~napari_tally.core.tiles`, :mod:`~napari_tally.core.predict`,
 :mod:`~napari_tally.core.instances`, :mod:`~napari_tally.core.find` (image and model to cells: the one path),
 :mod:`~napari_tally.core.counting`, :mod:`~napari_tally.core.regions`, :mod:`~napari_tally.core.results`,
 :mod:`~napari_tally.core.record`, :mod:`~napari_tally.core.report`, :mod:`~napari_tally.core.range`,
 :mod:`~napari_tally.core.metrics` (cells), :mod:`~napari_tally.core.pixel_metrics` (pixels and pairs of them).
+Below all of them: :mod:`~napari_tally.core.files` (whole or not at all), :mod:`~napari_tally.core.pickled` (weights, never programs),
+:mod:`~napari_tally.core.journal` (what is drawn, on the disk at once).
 """
 
 import os

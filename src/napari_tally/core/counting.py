@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from skimage.measure import regionprops_table
 
+from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
 from napari_tally.core.regions import OUTSIDE, Region, locate
 from napari_tally.settings import RuleSettings
@@ -211,10 +212,8 @@ def _areas(regions: Sequence[Region] | None, shape: tuple[int, int], plane: int,
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a table as CSV (UTF-8, decimal points, 6 significant digits), whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    table.to_csv(partial, index=False, float_format="%.6g")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.6g")
 
 
 def size_remark(areas: ArrayLike, expected: float) -> str:

@@ -12,8 +12,10 @@ and `Image.leading` remembers (T, Z, ...) so that labels come back in the shape 
 
 import hashlib
 import logging
+import os
 import re
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,7 @@ import PIL.Image
 import tifffile
 from numpy.typing import ArrayLike, NDArray
 
+from napari_tally.core.files import whole_file
 from napari_tally.core.lazy import open_ome_zarr, open_tiff
 from napari_tally.settings import NormalisationSettings
 
@@ -40,13 +43,20 @@ _DECODER_ERRORS = (
     ArithmeticError,
     MemoryError,
     SyntaxError,  # Pillow, on broken PNG chunks
+    EOFError,
+    BufferError,
+    AssertionError,  # tifffile, on odd headers
     struct.error,
+    zlib.error,
     tifffile.TiffFileError,
     PIL.Image.DecompressionBombError,
 )
 LAZY_BYTES = 2**28
 """Images with more pixels than this stay in their files."""
 _ROWS = 4096
+_BOMBS = ((2**26, 1100), (2**30, 300))
+"""What unfolds to so many bytes, and so many times the file, is no image. Deflate holds at most 1030 bytes in one, so a larger size is
+claimed, not held; and a gigabyte of camera noise packs to a third, at best. Empty label images do pack so well."""
 _UNITS_IN_UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3, "cm": 1e4}
 
 log = logging.getLogger(__name__)
@@ -250,6 +260,7 @@ def _decode(path: Path, palette: bool = True) -> tuple[Any, str | None, tuple[fl
                 if not tif.series:
                     raise ValueError("it holds no image")
                 series = max(tif.series, key=lambda series: series.size)  # not the thumbnail
+                _require_plausible(series.nbytes, path.stat().st_size, labels=not palette)
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
                 return pixels, series.axes, _tiff_pixel_size(tif)
         with PIL.Image.open(path) as picture:
@@ -257,6 +268,14 @@ def _decode(path: Path, palette: bool = True) -> tuple[Any, str | None, tuple[fl
             return array, "YX" if array.ndim == 2 else "YXS", None
     except _DECODER_ERRORS as error:
         raise ValueError(f"{path}: the file cannot be read as an image ({str(error).strip() or type(error).__name__}).") from error
+
+
+def _require_plausible(unfolded: int, size: int, labels: bool) -> None:
+    """Raise a ``ValueError`` where a small file would fill the memory: a decompression bomb, or a size that is damaged."""
+    if any(unfolded > least and unfolded > ratio * size for least, ratio in _BOMBS[: 1 if labels else 2]):
+        raise ValueError(
+            f"its {size} bytes would unfold to {unfolded / 1e9:.1f} GB, which no microscope image does; if it is one, save it uncompressed"
+        )
 
 
 def _tiff_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
@@ -305,8 +324,9 @@ def list_images(folder: str | Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in (*SUFFIXES, ".zarr") and not path.name.startswith("."):
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith((*SUFFIXES, ".zarr")) and not name.startswith("."))
+    for path in (folder / name for name in names):
+        if path.suffix.lower() in (*SUFFIXES, ".zarr"):
             if path.stem in found:
                 raise ValueError(f"{folder}: {found[path.stem].name} and {path.name} have the same stem; rename one of them.")
             found[path.stem] = path
@@ -405,13 +425,12 @@ def write_labels(path: str | Path, labels: NDArray[np.integer], pixel_size: tupl
         Height and width of a pixel in micrometres, stored as resolution in pixels per centimetre.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".part")
     resolution: dict[str, Any] = {}
     if pixel_size:
         resolution = {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
     dtype = np.uint16 if labels.max(initial=0) < 2**16 else np.uint32
-    tifffile.imwrite(partial, labels.astype(dtype), compression="zlib", photometric="minisblack", **resolution)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        tifffile.imwrite(partial, labels.astype(dtype), compression="zlib", photometric="minisblack", **resolution)
 
 
 def require_same_channels(images: Iterable[Image]) -> tuple[int, bool]:

@@ -1,11 +1,17 @@
 """A trained model and its file: weights and everything needed to use them, readable without us, never pickled.
 
 The file is safetensors: a JSON header, then the tensors. Its metadata holds one entry,
-``napari_tally``, with the settings and the training record as JSON.
+``napari_tally``, with the settings and the training record as JSON. What a reader does, in this order::
+
+    size of the header ─▶ JSON ─▶ brought to the format of today ─▶ every field checked ─▶ network without memory (device "meta")
+    ─▶ name, shape and type of every tensor as in that network ─▶ only now memory, and the numbers
 """
 
 import hashlib
 import json
+import math
+import struct
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,14 +24,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from napari_tally.core.architectures import build_network
+from napari_tally.core.files import whole_file
+from napari_tally.core.pickled import looks_pickled
 from napari_tally.core.unet import UNet
-from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings, check, from_dict, to_dict
+from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings, from_dict, to_dict
 
-FORMAT = 1
+FORMAT = 2
+"""Of the header. 1: until 0.1.0, may lack fields that came later; 2: every field is there."""
 WELL_KNOWN = (0.65, 1.6)
 """Cells so many times as large as those that a model knows best need no scaling."""
 _SHIPPED = Path(__file__).parents[1] / "weights"
 _KEY = "napari_tally"
+_LARGEST_HEADER = 16 * 2**20
+"""Bytes: as Python objects a header takes up to thirty times as much."""
 _DTYPES = {"F32": torch.float32, "I64": torch.int64}
 
 
@@ -101,10 +112,23 @@ def save_model(model: Model, path: str | Path) -> None:
     OSError
         If the file cannot be written.
     """
-    path = Path(path)
-    for settings in (model.settings, model.normalisation, model.counting):
-        check(settings)  # what is written can be read
-    path.parent.mkdir(parents=True, exist_ok=True)
+    header = header_of(model)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
+    try:
+        with whole_file(path) as partial:
+            save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"{path}: the model cannot be written here ({error}). Choose another place.") from error
+
+
+def header_of(model: Model) -> dict[str, Any]:
+    """Describe everything of a model but its weights, as JSON values; :func:`parse_header` reads it.
+
+    Raises
+    ------
+    ValueError
+        If the settings or the record of the model could not be read again.
+    """
     header = {
         "format": FORMAT,
         "network": to_dict(model.settings),
@@ -118,14 +142,8 @@ def save_model(model: Model, path: str | Path) -> None:
         "counting": to_dict(model.counting),
         "record": model.record,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
-    partial = path.with_name(path.name + ".part")
-    try:
-        save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
-        partial.replace(path)
-    except (SafetensorError, OSError) as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"{path}: the model cannot be written here ({error}). Choose another place.") from error
+    parse_header(json.loads(json.dumps(header)))  # what is written can be read
+    return header
 
 
 def load_model(path: str | Path) -> Model:
@@ -140,34 +158,50 @@ def load_model(path: str | Path) -> Model:
     if not path.is_file():
         raise ValueError(f"{path}: there is no such model file.")
     try:
+        if looks_pickled(path):
+            raise ValueError(
+                f"{path}: this is not a model file of napari-tally but a pickled file, as PyTorch writes them; "
+                "such a file can run any program and is not opened as a model. Models of napari-tally end in .safetensors."
+            )
+        check_size(path)
         with safe_open(path, framework="pt") as file:
-            header = _parse_header(path, file.metadata() or {})
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise ValueError(f"{path}: this safetensors file is not a model of napari-tally (its metadata has no entry {_KEY!r}).")
+            try:
+                described = parse_header(json.loads(metadata[_KEY]))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}: the header of the model file is damaged ({shorten(error, 200)}).") from error
             with torch.device("meta"):  # shapes without memory
-                wanted = build_network(header["network"]).state_dict()
-            names = set(file.keys())
-            if names != set(wanted):
-                raise ValueError(f"{path}: the tensors in the file are not those of the network that its header describes.")
-            for name, tensor in wanted.items():
-                part = file.get_slice(name)
-                if tuple(part.get_shape()) != tuple(tensor.shape) or _DTYPES.get(part.get_dtype()) != tensor.dtype:
-                    raise ValueError(f"{path}: {name} is {part.get_dtype()} {part.get_shape()}; {tuple(tensor.shape)} is wanted.")
-            network = build_network(header["network"])
-            network.load_state_dict({name: file.get_tensor(name) for name in names})
+                wanted = build_network(described["settings"]).state_dict()
+            check_tensors(path, file, wanted)
+            network = build_network(described["settings"])
+            network.load_state_dict({name: file.get_tensor(name) for name in wanted})
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: this is not a model file of napari-tally ({error}).") from error
-    return Model(
-        network=network.eval(),
-        settings=header["network"],
-        colour=header["colour"],
-        scale=header["scale"],
-        diameter=float("nan") if header["diameter"] is None else header["diameter"],
-        any_size=header["any_size"],
-        pixel_size=header["pixel_size"],
-        window=header["window"],
-        normalisation=header["normalisation"],
-        counting=header["counting"],
-        record=header["record"],
-    )
+    return Model(network.eval(), **described)
+
+
+def check_size(path: Path) -> None:
+    """Raise a ``ValueError`` if the header of a safetensors file is larger than any of ours."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    if len(start) == 8 and struct.unpack("<Q", start)[0] > _LARGEST_HEADER:
+        raise ValueError(f"{path}: this is not a model file of napari-tally (its header would be larger than 16 MB).")
+
+
+def check_tensors(path: Path, file: Any, wanted: Mapping[str, torch.Tensor], prefix: str = "") -> None:
+    """Raise a ``ValueError`` unless an open safetensors file holds these tensors, by name, shape and type; none is read.
+
+    With a `prefix` only the tensors whose names begin with it count, and their names go on as those wanted.
+    """
+    names = {name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)}
+    if names != set(wanted):
+        raise ValueError(f"{path}: the tensors in the file are not those of the network that its header describes.")
+    for name, tensor in wanted.items():
+        part = file.get_slice(prefix + name)
+        if tuple(part.get_shape()) != tuple(tensor.shape) or _DTYPES.get(part.get_dtype()) != tensor.dtype:
+            raise ValueError(f"{path}: {name} is {part.get_dtype()} {part.get_shape()}; {tuple(tensor.shape)} is wanted.")
 
 
 def shipped_models() -> dict[str, Path]:
@@ -191,39 +225,141 @@ def find_model(name: str | Path) -> Model:
     return load_model(name)
 
 
+# ------------------------------------------------------------------ the header
+
+
+def _from_1(header: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 grew: its first files know nothing of pixel sizes, images of any magnification, and windows of an experiment."""
+    return {"any_size": False, "pixel_size": None, "window": None} | header
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""Format -> what brings a header to the next one. A change of the format adds a step here and leaves the others alone."""
+
+
+def migrate(header: dict[str, Any]) -> dict[str, Any]:
+    """Bring a header of an older format to that of today, one format after the other.
+
+    Raises
+    ------
+    ValueError
+        If it states no format, or one of a newer version of napari-tally.
+    """
+    known = header.get("format") if isinstance(header, dict) else None
+    if not isinstance(known, int) or isinstance(known, bool) or known < 1:
+        raise ValueError("no format number")
+    if known > FORMAT:
+        raise ValueError(f"it has format {known}, this version reads up to {FORMAT}; update napari-tally")
+    for number in range(known, FORMAT):
+        header = _MIGRATIONS[number](header) | {"format": number + 1}
+    return header
+
+
+def parse_header(header: Any) -> dict[str, Any]:
+    """Check a header field by field; give the arguments of :class:`Model` that follow the network.
+
+    Raises
+    ------
+    ValueError
+        Names the first field that is absent, or of the wrong type or range.
+    """
+    header = migrate(header)
+    try:
+        settings = from_dict(NetworkSettings, _a(dict, "network", header["network"]))
+        normalisation = from_dict(NormalisationSettings, _a(dict, "normalisation", header["normalisation"]))
+        window = _parse_window(header["window"], settings.channels)
+        if normalisation.statistics == "experiment" and window is None:
+            raise ValueError("no intensity window of the experiment")
+        diameter = _number("a diameter", header["diameter"], 1e-3, 1e6, may_lack=True)
+        return {
+            "settings": settings,
+            "colour": _a(bool, "colour", header["colour"]),
+            "scale": _number("a scale", header["scale"], 0.01, 100),
+            "diameter": math.nan if diameter is None else diameter,
+            "any_size": _a(bool, "any_size", header["any_size"]),
+            "pixel_size": _number("a pixel size", header["pixel_size"], 1e-6, 1e6, may_lack=True),
+            "window": window,
+            "normalisation": normalisation,
+            "counting": from_dict(CountingSettings, _a(dict, "counting", header["counting"])),
+            "record": _check_record(header["record"]),
+        }
+    except KeyError as error:
+        raise ValueError(f"no {error.args[0]}") from error
+
+
+def _a(kind: type, name: str, value: Any) -> Any:
+    """Give `value` if it is of this type."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is {_short(value)}, no {_NAMES[kind]}")
+    return value
+
+
+_NAMES = {dict: "group of settings", bool: "true or false"}
+
+
+def _number(name: str, value: Any, low: float, high: float, may_lack: bool = False) -> float | None:
+    """Give a number in a range as float; None, where that may be, as None."""
+    if value is None and may_lack:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # also refuses NaN
+        raise ValueError(f"{name} of {_short(value)}")
+    return float(value)
+
+
 def _parse_window(value: Any, channels: int) -> NDArray[np.float32] | None:
     if value is None:
         return None
-    window = np.array(value, np.float32)
-    if window.shape != (channels, 2) or not np.isfinite(window).all() or not (window[:, 1] > window[:, 0]).all():
-        raise ValueError(f"an intensity window of {value}")
+    rows: list[Any] = value if isinstance(value, list) else []
+    if len(rows) != channels or not all(isinstance(row, list) and len(row) == 2 for row in rows):
+        raise ValueError(f"an intensity window of {_short(value)}")
+    window = np.array([[_number("an intensity", v, -1e30, 1e30) for v in row] for row in rows], np.float32)
+    if not (window[:, 1] > window[:, 0]).all():
+        raise ValueError(f"an intensity window of {_short(value)}")
     return window
 
 
-def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """Check the JSON header field by field."""
-    if _KEY not in metadata:
-        raise ValueError(f"{path}: this safetensors file is not a model of napari-tally (its metadata has no entry {_KEY!r}).")
-    try:
-        header = json.loads(metadata[_KEY])
-        if not isinstance(header, dict) or not isinstance(header.get("format"), int):
-            raise ValueError("no format number")
-        if header["format"] > FORMAT:
-            raise ValueError(f"it has format {header['format']}, this version reads up to {FORMAT}; update napari-tally")
-        header["network"] = from_dict(NetworkSettings, header["network"])
-        header["normalisation"] = from_dict(NormalisationSettings, header["normalisation"])
-        header["counting"] = from_dict(CountingSettings, header["counting"])
-        header["scale"], header["colour"] = float(header["scale"]), bool(header["colour"])
-        if not 0.01 <= header["scale"] <= 100:
-            raise ValueError(f"a scale of {header['scale']}")
-        for name in ("diameter", "pixel_size"):
-            header[name] = None if header.get(name) is None else float(header[name])
-        header["any_size"] = bool(header.get("any_size", False))
-        header["window"] = _parse_window(header.get("window"), header["network"].channels)
-        if header["normalisation"].statistics == "experiment" and header["window"] is None:
-            raise ValueError("no intensity window of the experiment")
-        if not isinstance(header["record"], dict):
-            raise ValueError("no record")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: the header of the model file is damaged ({error}).") from error
-    return header
+_RECORD: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "trained": (str,),
+    "start": (str,),
+    "licence": (str,),
+    "device": (str,),
+    "data": (str,),
+    "cells": (int,),
+    "steps": (int,),
+    "seconds": (int, float),
+    "images": (list,),
+    "seen": (list,),
+    "versions": (dict,),
+    "training": (dict,),
+    "augmentation": (dict,),
+    "validation": (dict, type(None)),
+    "comparison": (dict, type(None)),
+}
+"""What is known of the training record. Any of it may be absent, and more may be there."""
+
+
+def _check_record(record: Any) -> dict[str, Any]:
+    """Give the training record if what is known of it has the right types: others read it without looking."""
+    if not isinstance(record, dict):
+        raise ValueError("no record")
+    for name, kinds in _RECORD.items():
+        if name not in record:
+            continue
+        value: Any = record[name]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ValueError(f"the record says {_short(value)} for {name}")
+        parts = list(value.values()) if isinstance(value, dict) and name == "versions" else value if isinstance(value, list) else []
+        if not all(isinstance(part, str) for part in parts):
+            raise ValueError(f"the record says {_short(value)} for {name}")
+    return record
+
+
+def _short(value: Any) -> str:
+    return shorten(repr(value), 60)
+
+
+def shorten(text: object, most: int) -> str:
+    """Cut a text from a file to what fits into a sentence."""
+    text = str(text)
+    return text if len(text) <= most else text[: most - 3] + "..."

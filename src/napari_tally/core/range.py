@@ -168,8 +168,11 @@ def fingerprint_of(model: Model) -> Fingerprint | None:
     stored = model.record.get(KEY)
     if not isinstance(stored, dict) or stored.get("numbers") != list(NAMES):
         return None
-    points = np.array([[float("nan") if v is None else v for v in point] for point in stored["points"]], float)
-    return Fingerprint(points, float(stored["limit"]))
+    try:  # the record comes with the file
+        points = np.array([[float("nan") if v is None else v for v in point] for point in stored["points"]], float).reshape(-1, len(NAMES))
+        return Fingerprint(points, float(stored["limit"])) if len(points) else None
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def range_remark(model: Model, image: Image, found: Prediction) -> str:

@@ -1,5 +1,6 @@
 """From annotated images to training patches: what the network sees and what it should answer."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,22 @@ class TrainingPair:
     def __post_init__(self) -> None:
         if self.labels.shape != self.image.shape:
             raise ValueError(f"{self.image.name}: labels of shape {self.labels.shape} on an image of shape {self.image.shape}.")
+
+
+def data_fingerprint(pairs: Sequence[TrainingPair], images: Sequence[str] = ()) -> str:
+    """Tell what is trained on apart, images and labels: 16 hexadecimal digits that depend on the pixels and their order alone.
+
+    Parameters
+    ----------
+    pairs : sequence of TrainingPair
+    images : sequence of str, optional
+        The fingerprints of the images, where they are known.
+    """
+    whole = hashlib.sha256()
+    for mark, pair in zip(images or [pair.image.fingerprint for pair in pairs], pairs, strict=True):
+        whole.update(f"{mark} {pair.labels.shape} ".encode())
+        whole.update(np.ascontiguousarray(pair.labels, np.int32).data)
+    return whole.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)

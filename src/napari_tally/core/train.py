@@ -6,6 +6,7 @@
     plan_training(pairs, settings, start) ->  TrainingPlan      pure; what will be done, and what is odd
     new_model(plan, start)                ->  Model             a copy of the start, or random weights
     train(model, pairs, plan)             ->  Step, Validation, Preview, ..., Trouble?, Comparison?, Finished
+    train(..., resume=checkpoint)             goes on from an unfinished one, see :mod:`napari_tally.core.checkpoint`
 
 What is held out when is drawn in :mod:`napari_tally.core.validation`. After any event the caller may walk away, or
 wait as long as he likes: `model.network` always holds the last finished step (the running average of the weights,
@@ -18,7 +19,7 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import napari_tally
+from napari_tally.core.checkpoint import Checkpoint, Place, to_comparison, to_score
 from napari_tally.core.devices import bf16_pays
 from napari_tally.core.events import is_out_of_memory
 from napari_tally.core.explain import explain
@@ -37,7 +39,7 @@ from napari_tally.core.plan import TrainingPlan, build_meta_network, own_scale
 from napari_tally.core.predict import require_channels
 from napari_tally.core.range import KEY as RANGE
 from napari_tally.core.range import fingerprint_images
-from napari_tally.core.samples import PatchSampler, Plane, TrainingPair, prepare_planes
+from napari_tally.core.samples import PatchSampler, Plane, TrainingPair, data_fingerprint, prepare_planes
 from napari_tally.core.unet import UNet
 from napari_tally.core.validation import (
     HOLD_OUT_UNTIL,
@@ -115,7 +117,7 @@ class Finished:
     start_kept: bool = False
 
 
-Event = Step | Validation | Preview | Fitting | Trouble | Comparison | Finished
+Event = Step | Validation | Preview | Fitting | Trouble | Comparison | Checkpoint | Finished
 
 
 def train(
@@ -125,6 +127,8 @@ def train(
     augmentation: AugmentationSettings | None = None,
     validation: Sequence[TrainingPair] = (),
     preview_seconds: float = 0.0,
+    checkpoint_seconds: float = 0.0,
+    resume: Checkpoint | None = None,
 ) -> Generator[Event, None, None]:
     """Train `model` in place.
 
@@ -145,6 +149,11 @@ def train(
     preview_seconds : float
         Seconds between :class:`Preview` events; 0 = none. They would hold up the training where the first plane has more
         than 2 million pixels: none there.
+    checkpoint_seconds : float
+        Seconds of work between two :class:`Checkpoint` events; 0 = none.
+    resume : Checkpoint, optional
+        Go on from there: `model`, `plan` and `augmentation` must be those of the checkpoint, `pairs` and `validation` those that it
+        began with. With a number of steps the model is then the same to the bit, on one machine, as without the interruption.
 
     Yields
     ------
@@ -154,7 +163,7 @@ def train(
     Raises
     ------
     ValueError
-        If the loss is not a number again and again.
+        If the loss is not a number again and again, or `resume` belongs to other images or labels.
     MemoryError
         If the memory does not suffice even for one small patch.
 
@@ -165,7 +174,13 @@ def train(
     """
     s = plan.settings
     augmentation = augmentation or AugmentationSettings()
-    start, given = model.copy() if model.record else None, model.counting
+    data = data_fingerprint([*pairs, *validation])
+    if resume and data != resume.data:
+        raise ValueError(
+            "The images or labels are not those with which this training began, so it cannot go on. Bring them back, or start anew."
+        )
+    start = resume.start if resume else model.copy() if model.record else None
+    given = start.counting if start else model.counting
     model.scale, model.diameter, model.pixel_size = plan.scale, plan.diameter, plan.pixel_size
     for pair in validation:
         require_channels(model, pair.image)
@@ -183,62 +198,86 @@ def train(
     else:
         phases = plan_phases(planes, build_meta_network(model.settings).margin, start is not None, plan.seen)
     torch.manual_seed(s.seed)  # dropout
-    clock = _Clock(s)
-    learner = _Learner(model, plan, from_trained=start is not None)
-    step, pace = 0, 1.0
-    last: Validation | None = None
-    comparison: Comparison | None = None
+    at = replace(resume.place, resumed=[*resume.place.resumed, resume.step]) if resume else Place(next_preview=preview_seconds)
+    clock = _Clock(s, at)
+    learner = _Learner(model, plan, start is not None, resume)
+    last = Validation(at.last["step"], to_score(at.last)) if at.last else None
+    comparison = to_comparison(at.comparison) if at.comparison else None
     before: list[Judged] = []
     after: list[Judged] = []
-    learned: list[dict[str, Tensor]] = []  # what each fold has learned
-    next_preview, last_news = preview_seconds, 0.0
+    learned = resume.learned if resume else []  # what each fold has learned
+    last_news, next_checkpoint = clock.active, clock.active + checkpoint_seconds
 
     def tell(event: Event) -> Generator[Event, None, None]:
         """Hand out an event. Whoever takes it may walk away, so the caller's model is made whole first."""
         model.network.load_state_dict(_mean([*learned, learner.average.network.state_dict()]))
-        model.record = _provenance(pairs, plan, augmentation, step, clock.active, last, comparison, start)
+        model.record = _provenance(pairs, plan, augmentation, data, at, clock.active, last, comparison, start)
         if isinstance(event, Finished):
             known = start.record.get(RANGE) if start and event.start_kept else None
             model.record[RANGE] = known or fingerprint_images(model, [pair.image for pair in pairs[:_KNOWN]], _KNOWN_SIDE).as_dict()
         yield from clock.outside(event)
 
-    for phase in phases:
+    def checkpoint() -> Checkpoint:
+        """Put all that is needed to go on into one piece."""
+        at.last = to_dict(last.score) | {"step": last.step} if last else None
+        at.comparison = to_dict(comparison) if comparison else None
+        at.active, at.skipped, at.flat = clock.active, clock.skipped, flat.state
+        tensors = learner.remember(at)
+        tensors |= {f"learned.{i}.{name}": tensor for i, weights in enumerate(learned) for name, tensor in weights.items()}
+        return Checkpoint(at.step, plan, augmentation, data, start, model.counting, Place(**deepcopy(asdict(at))), tensors)
+
+    for number, phase in enumerate(phases):
         held_out = to_judge_by(phase.held_out)
-        if start is not None and held_out:
+        if start is not None and held_out and comparison is None:
             before.append(judge(start.network, held_out, model.scale))
-        if learned and start is not None:  # the second fold begins where the first one did
+        if number < at.phase:  # it was through before the interruption
+            if held_out and number < len(learned):  # not yet compared
+                after.append(judge(learner.with_average(learned[number]), held_out, model.scale))
+            continue
+        schedule_end = 1.0 if phase.begin == "start" and start is None else phase.end
+        if goes_on := resume is not None and number == at.phase:
+            learner.go_on()
+        elif learned and start is not None:  # the second fold begins where the first one did
             learner.begin(start.network.state_dict())
         learner.learn_from(PatchSampler(phase.training, model.settings.classes, s.class_balance, augmentation, model.settings.types))
-        if phase.begin != "start":
-            clock.skip((1 - pace) * (phase.end - clock.fraction(step)))
-        began = clock.fraction(step) if phase.begin != "go on" else 0.0  # where its schedule begins
-        schedule_end = 1.0 if phase.begin == "start" and start is None else phase.end
-        flat = _Flat(step)
-        next_validation = began + 0.1 * (phase.end - began)
-        while (fraction := clock.fraction(step)) < phase.end:
-            step += 1
-            trouble, loss = learner.step((fraction - began) / (schedule_end - began), step)
+        if goes_on:
+            flat = _Flat(*at.flat)
+        else:
+            if phase.begin != "start":
+                clock.skip((1 - at.pace) * (phase.end - clock.fraction(at.step)))
+            at.phase = number
+            at.began = clock.fraction(at.step) if phase.begin != "go on" else 0.0  # where its schedule begins
+            at.next_validation = at.began + 0.1 * (phase.end - at.began)
+            flat = _Flat(at.step)
+        while (fraction := clock.fraction(at.step)) < phase.end:
+            at.step += 1
+            trouble, loss = learner.step((fraction - at.began) / (schedule_end - at.began), at.step)
             if trouble:
-                yield from tell(Trouble(step, trouble))
+                yield from tell(Trouble(at.step, trouble))
                 continue
-            if held_out and fraction >= next_validation:
-                at = clock.active
+            if held_out and fraction >= at.next_validation:
+                asked = clock.active
                 judged = judge(learner.average.network, held_out, model.scale)
-                last = Validation(step, score([judged], [model.counting]))
-                next_validation = fraction + max(0.1 * (phase.end - began), 20 * clock.share(clock.active - at))
+                last = Validation(at.step, score([judged], [model.counting]))
+                at.next_validation = fraction + max(0.1 * (phase.end - at.began), 20 * clock.share(clock.active - asked))
                 yield from tell(last)
-                if not s.steps and flat.since(step, last.score.quality):  # who asks for steps gets them
-                    pace = (fraction - began) / (phase.end - began)
-                    clock.skip(phase.end - clock.fraction(step))
+                if not s.steps and flat.since(at.step, last.score.quality):  # who asks for steps gets them
+                    at.pace = (fraction - at.began) / (phase.end - at.began)
+                    clock.skip(phase.end - clock.fraction(at.step))
                     break
-            if preview_seconds and clock.active >= next_preview and planes[0].labels.size <= _PREVIEW_PIXELS:
-                at = clock.active
+            if preview_seconds and clock.active >= at.next_preview and planes[0].labels.size <= _PREVIEW_PIXELS:
+                asked = clock.active
                 found = labels_of(learner.average.network, planes[0], model.counting, model.scale)
-                yield from tell(Preview(step, planes[0].name, found))
-                next_preview = clock.active + max(preview_seconds, 15 * (clock.active - at))
-            if clock.active - last_news >= 0.1 or step == 1:
+                yield from tell(Preview(at.step, planes[0].name, found))
+                at.next_preview = clock.active + max(preview_seconds, 15 * (clock.active - asked))
+            if checkpoint_seconds and clock.active >= next_checkpoint:
+                yield from tell(checkpoint())
+                next_checkpoint = clock.active + checkpoint_seconds
+            if clock.active - last_news >= 0.1 or at.step == 1:
                 last_news = clock.active
-                yield from tell(Step(step, loss, clock.fraction(step), clock.seconds_left(step)))
+                yield from tell(Step(at.step, loss, clock.fraction(at.step), clock.seconds_left(at.step)))
+        if checkpoint_seconds:  # judging takes a while
+            yield from tell(checkpoint())
         if held_out:
             after.append(judge(learner.average.network, held_out, model.scale))
         if phase is phases[-1] and not validation:
@@ -247,15 +286,15 @@ def train(
         if start is None:
             to_fit = [judge(learner.average.network, to_judge_by(phase.training), model.scale)]  # what is held out stays the judge
             model.counting = (yield from clock.following(fit_counting(to_fit, model.counting, plan.any_size)))[0]
-            last = Validation(step, score(after, [model.counting]))
+            last = Validation(at.step, score(after, [model.counting]))
             yield from tell(last)
             continue
         learned.append(_copy(learner.average.network.state_dict()))
         if len(learned) < len(phases) - 1:
             continue  # to the other fold
         fitting, *fitted = yield from clock.following(fit_counting(after, model.counting, plan.any_size))
-        comparison = Comparison(step, score(before, [given] * len(before)), score(after, fitted))
-        last = Validation(step, comparison.after)
+        comparison = Comparison(at.step, score(before, [given] * len(before)), score(after, fitted))
+        last = Validation(at.step, comparison.after)
         start_kept = not comparison.helped and not s.insist
         if start_kept:  # its thresholds may still be fitted to the drawn cells
             fitting = (yield from clock.following(fit_counting(before, given, plan.any_size)))[0]
@@ -263,24 +302,24 @@ def train(
         learned, model.counting = [], fitting
         yield from tell(comparison)
         if start_kept:
-            yield from tell(Finished(step, clock.active, last, comparison, start_kept))
+            yield from tell(Finished(at.step, clock.active, last, comparison, start_kept))
             return
-    yield from tell(Finished(step, clock.active, last, comparison))
+    yield from tell(Finished(at.step, clock.active, last, comparison))
 
 
 class _Learner:
     """The network in training, its optimiser and the running average of its weights."""
 
-    def __init__(self, model: Model, plan: TrainingPlan, from_trained: bool) -> None:
-        self.plan, self._from_trained = plan, from_trained
-        self._settings = plan.settings
+    def __init__(self, model: Model, plan: TrainingPlan, from_trained: bool, resume: Checkpoint | None = None) -> None:
+        self._from_trained, self._resume = from_trained, resume
+        self._settings = replace(plan.settings, batch=resume.place.batch, patch=resume.place.patch) if resume else plan.settings
         self._device = torch.device(plan.device)
         self._meta = build_meta_network(model.settings)
         network = model.copy().network
         self.network = network.to(self._device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's types lack it
         self._batches: _Batches | None = None
         self._gentleness, self._bad = 1.0, 0
-        self._bf16 = bf16_pays(self._device)
+        self._bf16 = resume.place.half if resume else bf16_pays(self._device)
         self.begin(network.state_dict())
         if self._settings.compile:
             self.network.compile()
@@ -293,12 +332,49 @@ class _Learner:
         self._steps = 0
         self._good = _snapshot(self.network, self._optimiser)
 
+    def with_average(self, weights: dict[str, Tensor]) -> UNet:
+        """Put weights into the network of the average, to judge them as they were judged before an interruption."""
+        self.average.network.load_state_dict(weights)
+        return self.average.network
+
+    def go_on(self) -> None:
+        """Take everything from the checkpoint."""
+        assert self._resume
+        c, place = self._resume, self._resume.place
+        self.begin(c.group("network."))
+        self.average.network.load_state_dict(c.group("average."))
+        state: dict[int, dict[str, Any]] = {}
+        for i, parameter in enumerate(self.network.parameters()):
+            for name, tensor in c.group(f"optimiser.{i}.").items():  # laid in memory as the weights are: sums are rounded alike then
+                state.setdefault(i, {})[name] = torch.empty_like(parameter).copy_(tensor) if tensor.ndim else tensor.clone()
+        self._optimiser.load_state_dict({"state": state, "param_groups": self._optimiser.state_dict()["param_groups"]})
+        self._steps, self._gentleness, self._bad = place.learner_steps, place.gentleness, place.bad
+        self._good = _snapshot(self.network, self._optimiser)
+        torch.set_rng_state(c.tensors["random.cpu"])
+        if self._device.type == "cuda" and "random.cuda" in c.tensors:
+            torch.cuda.set_rng_state(c.tensors["random.cuda"], self._device)
+
+    def remember(self, place: Place) -> dict[str, Tensor]:
+        """Write the numbers into `place`; give the tensors. The state is a good one from now on: the last loss was a number."""
+        assert self._batches
+        self._good = weights, optimiser = _snapshot(self.network, self._optimiser)
+        place.learner_steps, place.gentleness, place.bad = self._steps, self._gentleness, self._bad
+        place.batch, place.patch, place.half, place.random = self._settings.batch, self._settings.patch, self._bf16, self._batches.random
+        tensors = {f"network.{name}": tensor for name, tensor in weights.items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in _copy(self.average.network.state_dict()).items()}
+        for i, values in optimiser["state"].items():
+            tensors |= {f"optimiser.{i}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
+        tensors["random.cpu"] = torch.get_rng_state()
+        if self._device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self._device)
+        return tensors
+
     def learn_from(self, sampler: PatchSampler) -> None:
         """Draw patches from here from now on."""
         if self._batches:
-            self._batches.sampler = sampler
+            self._batches.change(sampler=sampler)
         else:
-            self._batches = _Batches(sampler, self._settings)
+            self._batches = _Batches(sampler, self._settings, self._resume.place.random if self._resume else None)
 
     def step(self, progress: float, number: int) -> tuple[str, float]:
         """Draw a batch, go forward and back; give what went wrong ("" = nothing) and the loss.
@@ -364,7 +440,7 @@ class _Learner:
         else:
             raise MemoryError("The memory is not enough for training, even with the smallest patches.") from error
         assert self._batches
-        self._batches.change(self._settings)
+        self._batches.change(settings=self._settings)
         return f"The memory is not enough. Training goes on with {self._settings.batch} patch(es) of {self._settings.patch} px a step."
 
     def _freeze(self, progress: float) -> None:
@@ -378,15 +454,16 @@ class _Learner:
 class _Flat:
     """Says when the held-out score has been flat: no new best for half of the phase, and for a few hundred steps."""
 
-    def __init__(self, step: int) -> None:
-        self._began = self._best_at = step
-        self._best = -1.0
+    def __init__(self, began: int, best_at: int | None = None, best: float = -1.0) -> None:
+        self.state = (began, began if best_at is None else best_at, best)
 
     def since(self, step: int, quality: float) -> bool:
         """Take the score of a step; give whether it is time to stop."""
-        if quality > self._best + 0.005:
-            self._best, self._best_at = quality, step
-        return step - self._best_at > max(400, (step - self._began) / 2)
+        began, best_at, best = self.state
+        if quality > best + 0.005:
+            best_at, best = step, quality
+        self.state = (began, best_at, best)
+        return step - best_at > max(400, (step - began) / 2)
 
 
 class _Batches:
@@ -395,26 +472,35 @@ class _Batches:
     Only that thread draws, one batch after the other, so a seed gives the same batches every time.
     """
 
-    def __init__(self, sampler: PatchSampler, settings: TrainingSettings) -> None:
-        self.sampler, self._settings = sampler, settings
+    def __init__(self, sampler: PatchSampler, settings: TrainingSettings, random: dict[str, Any] | None = None) -> None:
+        self._sampler, self._settings = sampler, settings
         self._rng = np.random.default_rng(settings.seed)
+        if random:
+            self._rng.bit_generator.state = random
         self._pool = ThreadPoolExecutor(1, "patches")
-        self._coming: Future[list[Tensor]] = self._pool.submit(self._draw)
+        self._coming: Future[tuple[dict[str, Any], list[Tensor]]] = self._pool.submit(self._draw)
 
     def next(self) -> list[Tensor]:
         """Give pictures (N, C, Y, X), classes (N, Y, X) and weights (N, Y, X)."""
-        batch = self._coming.result()
+        _, batch = self._coming.result()
         self._coming = self._pool.submit(self._draw)
         return batch
 
-    def change(self, settings: TrainingSettings) -> None:
-        """Draw batches of another size from now on; the one that is drawn already is thrown away."""
-        self._settings = settings
-        self.next()
+    @property
+    def random(self) -> dict[str, Any]:
+        """Give the state of the generator with which the next batch is drawn."""
+        return self._coming.result()[0]
 
-    def _draw(self) -> list[Tensor]:
-        drawn = [self.sampler.draw(self._rng, self._settings.patch) for _ in range(self._settings.batch)]
-        return [torch.stack(parts) for parts in zip(*drawn, strict=True)]
+    def change(self, sampler: PatchSampler | None = None, settings: TrainingSettings | None = None) -> None:
+        """Draw other batches from now on; the one that is drawn already is thrown away: it may show what is held out now."""
+        self._coming.result()
+        self._sampler, self._settings = sampler or self._sampler, settings or self._settings
+        self._coming = self._pool.submit(self._draw)
+
+    def _draw(self) -> tuple[dict[str, Any], list[Tensor]]:
+        random = dict(self._rng.bit_generator.state)
+        drawn = [self._sampler.draw(self._rng, self._settings.patch) for _ in range(self._settings.batch)]
+        return random, [torch.stack(parts) for parts in zip(*drawn, strict=True)]
 
 
 def _optimiser(network: UNet, s: TrainingSettings) -> torch.optim.Optimizer:
@@ -446,14 +532,14 @@ class _RunningAverage:
 class _Clock:
     """How much of the budget is used. Time in which the caller keeps us waiting is left out."""
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    def __init__(self, settings: TrainingSettings, at: Place) -> None:
         self._settings = settings
-        self._began = time.perf_counter()
-        self._waited = self._skipped = 0.0
+        self._began = time.perf_counter() - at.active
+        self._waited, self.skipped = 0.0, at.skipped
 
     def skip(self, share: float) -> None:
         """Give up a share of the budget."""
-        self._skipped += share
+        self.skipped += share
 
     def outside(self, event: Event) -> Generator[Event, None, None]:
         """Hand out an event and stop the clock until the caller comes back."""
@@ -481,7 +567,7 @@ class _Clock:
 
     def fraction(self, step: int) -> float:
         """Give the used share of the budget, 0 to 1."""
-        return min(1.0, self._skipped + (step / self._settings.steps if self._settings.steps else self.share(self.active)))
+        return min(1.0, self.skipped + (step / self._settings.steps if self._settings.steps else self.share(self.active)))
 
     def seconds_left(self, step: int) -> float:
         """Estimate the seconds to the end."""
@@ -517,7 +603,8 @@ def _provenance(
     pairs: Sequence[TrainingPair],
     plan: TrainingPlan,
     augmentation: AugmentationSettings,
-    steps: int,
+    data: str,
+    at: Place,
     seconds: float,
     last: Validation | None,
     comparison: Comparison | None,
@@ -531,8 +618,10 @@ def _provenance(
         "images": [pair.image.name for pair in pairs],
         "seen": sorted({*before.get("seen", []), *plan.fingerprints}),
         "licence": before.get("licence", ""),
+        "data": data,
         "cells": plan.n_cells,
-        "steps": steps,
+        "steps": at.step,
+        "resumed": at.resumed,
         "seconds": round(seconds, 1),
         "training": to_dict(plan.settings),
         "plan": [f"{topic}: {text}" for topic, text in explain(plan, before.get("name", "a trained model") if start else "")],
@@ -540,5 +629,10 @@ def _provenance(
         "validation": to_dict(last.score) if last else None,
         "comparison": to_dict(comparison) if comparison else None,
         "device": plan.device_name,
-        "versions": {"napari-tally": napari_tally.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "napari-tally": napari_tally.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
     }

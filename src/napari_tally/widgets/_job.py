@@ -197,7 +197,7 @@ class _Task:
         """Run the generator to one of its ends; nothing escapes from here."""
         try:
             self.outcome = self._run()
-        except Exception as error:  # noqa: BLE001 - the one place where an error of any kind is turned into news
+        except BaseException as error:  # noqa: BLE001 - the one place where an error of any kind, an exit too, is turned into news
             self.outcome = "failed", error
         self._make = None  # napari remembers every worker until its window closes; images and models must not hang on it
 

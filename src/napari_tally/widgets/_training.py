@@ -5,7 +5,7 @@ Nothing here touches the window. torch is imported where it is used, on the work
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from napari.layers import Labels
 from numpy.typing import NDArray
 
 from napari_tally.settings import AugmentationSettings, NormalisationSettings, TrainingSettings
+from napari_tally.widgets._kept import at_work, discard, new_training, note_training
 from napari_tally.widgets._layers import image_from_layer
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from napari_tally.core.samples import TrainingPair
     from napari_tally.core.train import Event
 
+_LARGEST = 2e9
+"""Bytes of images that are copied beside an unfinished training, at most."""
 _SHARE_SECONDS = 5.0
 """Seconds between two copies of the model for the other widgets while training goes on."""
 
@@ -56,11 +59,19 @@ class Shared:
     model: "Model"
 
 
+@dataclass(frozen=True)
+class NotKept:
+    """News: the training cannot be kept against a crash, and why."""
+
+    message: str
+
+
 @dataclass(eq=False)
 class Run:
     """One training, from the layers to the model.
 
-    `model`, `steps` and `start_kept` are read by the window when the job has ended, however it ended.
+    `model`, `steps` and `start_kept` are read by the window when the job has ended, however it ended. While it runs it is kept in
+    `folder`, so that it can go on after a crash; with `goes_on` it does so from there.
     """
 
     sources: list[Source]
@@ -73,32 +84,69 @@ class Run:
     model: "Model | None" = None
     steps: int = 0
     start_kept: bool = False
+    folder: Path = field(default_factory=new_training)
+    goes_on: bool = False
+    unwanted: bool = False  # the user has stopped it
 
-    def events(self) -> "Generator[Event | Planned | Shared | None, None, list[tuple[Source, Problem]]]":
+    def events(self) -> "Generator[Event | Planned | Shared | NotKept | None, None, list[tuple[Source, Problem]]]":
         """Check, plan and train; give the problems that kept us from training."""
+        at_work.add(self.folder)
+        try:
+            return (yield from self._events())
+        finally:
+            at_work.discard(self.folder)
+
+    def _events(self) -> "Generator[Event | Planned | Shared | NotKept | None, None, list[tuple[Source, Problem]]]":
+        from napari_tally.core.checkpoint import EVERY, Checkpoint, load_checkpoint, load_pairs, save_checkpoint, save_pairs
         from napari_tally.core.explain import explain
         from napari_tally.core.plan import new_model, plan_training
         from napari_tally.core.start import choose_start, name_of
         from napari_tally.core.train import Step, train
 
-        pairs, problems = yield from self._pairs()
-        if any(problem.stops for _, problem in problems) or (problems and not self.anyway):
-            return problems
-        start = choose_start(self.start, pairs, self.settings)
-        yield None
-        plan = plan_training(pairs, self.settings, start, self.normalisation)
+        resume = None
+        if self.goes_on:
+            yield None
+            pairs, resume = load_pairs(self.folder / "data.safetensors"), load_checkpoint(self.folder / "state.safetensors")
+            start, plan, self.augmentation, self.steps = resume.start, resume.plan_here(), resume.augmentation, resume.step
+        else:
+            pairs, problems = yield from self._pairs()
+            if any(problem.stops for _, problem in problems) or (problems and not self.anyway):
+                return problems
+            start = choose_start(self.start, pairs, self.settings)
+            yield None
+            plan = plan_training(pairs, self.settings, start, self.normalisation)
         words = "\n".join(f"{topic}: {text}" for topic, text in explain(plan, name_of(start)))
         yield Planned(plan, start.record.get("name", "") if start else "", words)
-        self.model = new_model(plan, start)
+        self.model = resume.model() if resume else new_model(plan, start)
         shared = time.monotonic()
-        for event in train(self.model, pairs, plan, self.augmentation, preview_seconds=self.preview_seconds):
+        names = [pair.image.name for pair in pairs]
+        kept = sum(pair.image.planes.nbytes for pair in pairs) <= _LARGEST or self.goes_on
+        if not kept:
+            yield NotKept("The images are large, so they are not copied: if napari is interrupted, this training cannot go on.")
+        for event in train(
+            self.model, pairs, plan, self.augmentation, preview_seconds=self.preview_seconds, checkpoint_seconds=EVERY, resume=resume
+        ):
             if isinstance(event, Step):
                 self.steps = event.step
+            if isinstance(event, Checkpoint) and kept:
+                try:
+                    if not (self.folder / "data.safetensors").exists():
+                        save_pairs(pairs, self.folder / "data.safetensors")
+                    save_checkpoint(event, self.folder / "state.safetensors")
+                    note_training(self.folder, names, event.step, event.fraction)
+                except OSError as error:  # a full disk: the training itself goes on in memory
+                    kept = False
+                    yield NotKept(f"{error} If napari is interrupted, this training cannot go on.")
+                continue
             yield event
             if time.monotonic() - shared > _SHARE_SECONDS:
                 yield Shared(self.model.copy())
                 shared = time.monotonic()
         return []
+
+    def forget(self) -> None:
+        """Remove what was kept for going on."""
+        discard(self.folder)
 
     def weight_maps(self) -> "Generator[None, None, list[tuple[str, NDArray[np.float32]]]]":
         """Compute the border weights that training would use; give (name, map in network pixels) of each plane."""

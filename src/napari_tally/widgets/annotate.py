@@ -5,7 +5,9 @@ corrected region, train on. The layers and what they mean are in :mod:`napari_ta
 """
 
 from collections.abc import Generator
+from datetime import datetime
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +18,9 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QAbstractButton, QButtonGroup, QCheckBox, QDoubleSpinBox, QFormLayout, QLabel, QWidget
 
 from napari_tally.core.annotations import Problem, check_labels, known_labels, split_pieces
+from napari_tally.core.journal import read_journal
 from napari_tally.widgets._job import Job
+from napari_tally.widgets._kept import Keeper, left_drawings
 from napari_tally.widgets._layers import (
     LayerCombo,
     annotation_of,
@@ -27,9 +31,11 @@ from napari_tally.widgets._layers import (
     image_of,
     is_a,
     is_source,
+    label_shape,
     layers_of,
     mark_plane,
     next_cell,
+    placement,
     region_mask,
     region_of,
     rewrite,
@@ -69,6 +75,9 @@ class AnnotateWidget(QWidget):
         self._job = Job(self)
         self._job.returned.connect(self._show_check)
         self._job.failed.connect(self._show_failure)
+        self._left: list[Path] = []  # journals of drawings on this image that a crash left behind
+        self._keeper = Keeper(self)
+        self._keeper.trouble.connect(self._show_trouble)
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(_PATIENCE)
@@ -82,6 +91,9 @@ class AnnotateWidget(QWidget):
             "Start annotating", "Make the layers for cells and region, where they are missing, and take the brush.", self._start
         )
         self.message = note()
+        self.left_text = note()
+        self.bring_button = button("Bring it back", "Lay the drawing that was left behind on the image, as a new layer.", self._bring_back)
+        self.drop_button = button("Discard", "Forget the drawing that was left behind.", self._drop)
 
         self.next_button = button("Next cell  (N)", "Take the brush with a new number: each cell needs its own. Key: N", self._next)
         self.tool_buttons = {mode: button(text, tip, checkable=True) for mode, (text, tip) in _TOOLS.items()}
@@ -145,7 +157,11 @@ class AnnotateWidget(QWidget):
             group("Correct a prediction", [self.copy_choice, self.copy_button]),
             group("Ready to train?", self.check_button, self.result, self.split_button),
         ]
-        fill(self, group("Image", choices, self.start_button, self.message), *self._drawing)
+        fill(
+            self,
+            group("Image", choices, self.left_text, [self.bring_button, self.drop_button], self.start_button, self.message),
+            *self._drawing,
+        )
         self.image_choice.changed.connect(self._change_image)
         self.labels_choice.changed.connect(self._change_labels)
         self._viewer.layers.selection.events.active.connect(self._follow_active)
@@ -185,7 +201,44 @@ class AnnotateWidget(QWidget):
         if found:
             self.copy_choice.layer = found[-1]
 
+    # A drawing that was left behind
+
+    def _offer_left(self) -> None:
+        image = self.image_choice.layer
+        self._left = left_drawings(image.name, label_shape(image)) if image else []
+        when = f"{datetime.fromtimestamp(self._left[0].stat().st_mtime):%d %b %H:%M}" if self._left else ""
+        say(self.left_text, f"<b>A drawing on this image was left behind</b> ({when}), by a crash or without being saved." if when else "")
+        for part in (self.bring_button, self.drop_button):
+            part.setVisible(bool(self._left))
+
+    def _bring_back(self) -> None:
+        image, path = self.image_choice.layer, self._left[0]
+        try:
+            found = read_journal(path)
+            place = placement(image, found.labels.ndim)
+            layer = Labels(found.labels, name=f"{image.name} cells", **place)
+            self._viewer.add_layer(layer)
+            start_annotation(self._viewer, image, layer)
+            region = region_of(self._viewer, layer)
+            if found.region and region is not None:
+                region.add([np.array(one["points"]) for one in found.region], shape_type=[one["type"] for one in found.region])
+        except ValueError as error:
+            say(self.message, escape(str(error)))
+            return
+        self.labels_choice.layer = layer
+        self._change_labels()
+        self._keeper.flush()  # into a journal of its own
+        self._drop()
+
+    def _drop(self) -> None:
+        self._left[0].unlink(missing_ok=True)
+        self._offer_left()
+
+    def _show_trouble(self, text: str) -> None:
+        say(self.message, escape(text))
+
     def _change_image(self, image: ImageLayer | None = None) -> None:
+        self._offer_left()
         self.labels_choice.follow()
         self.labels_choice.layer = annotation_of(self._viewer, self.image_choice.layer) if self.image_choice.layer else None
         self._change_labels()
@@ -207,6 +260,7 @@ class AnnotateWidget(QWidget):
         for box in self._drawing:
             box.setEnabled(labels is not None)
         say(self.message, "" if image else "Open an image first: File > Open File(s), or drop it into the window.")
+        self._keeper.watch(image.name if image else "", self._labels, self._region)
         self._forget_check()
         self._show()
         self._count()
@@ -250,6 +304,8 @@ class AnnotateWidget(QWidget):
     def _noticed(self, event: Any = None) -> None:
         """Something was drawn, or another tool taken."""
         self._show()
+        if event.type in ("paint", "set_data", "data"):
+            self._keeper.stroke()
         if event.type in ("paint", "set_data"):
             self._later.start()
         if event.type in ("paint", "data"):

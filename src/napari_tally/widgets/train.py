@@ -21,6 +21,7 @@ from napari_tally.settings import AugmentationSettings, NetworkSettings, Normali
 from napari_tally.widgets._curves import Curves, theme_colours
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
+from napari_tally.widgets._kept import Unfinished, discard, unfinished_trainings
 from napari_tally.widgets._layers import belong, label_shape, layers_of, placement, region_mask, region_of, rewrite
 from napari_tally.widgets._pairs import PairTable
 from napari_tally.widgets._parts import button, fill, group, note, say
@@ -60,6 +61,7 @@ class TrainWidget(QWidget):
         self._plan: TrainingPlan | None = None
         self._problems: list[tuple[Source, Problem]] = []
         self._current: Model | None = None  # the one that this training has shared last
+        self._unfinished: list[Unfinished] = []
         self._drawn = 0.0  # when the progress was painted
         self._laid: set[str] = set()  # layers that this training has made
         self._job = Job(self)
@@ -84,7 +86,10 @@ class TrainWidget(QWidget):
         spin.setMinimumHeight(30)
         self.start_button = button("Start", "", self._start)
         self.pause_button = button("Pause", "", self._pause)
-        self.stop_button = button("Stop", "End the training now. The model is kept as it is.", self._job.stop)
+        self.stop_button = button("Stop", "End the training now. The model is kept as it is.", self._stop)
+        self.unfinished_text = note()
+        self.go_on_button = button("Go on", "Go on with the training that was interrupted, with its images and settings.", self._go_on)
+        self.discard_button = button("Discard", "Forget the training that was interrupted.", self._discard_unfinished)
         self.estimate = note()
         self.estimate.setToolTip("Estimated for this computer before anything runs.")
         self.message = note()
@@ -126,6 +131,8 @@ class TrainWidget(QWidget):
             group("Annotated images", self.pairs, self.pairs.add_button),
             group(
                 "Training",
+                self.unfinished_text,
+                [self.go_on_button, self.discard_button],
                 choices,
                 self.estimate,
                 [self.start_button, self.pause_button, self.stop_button],
@@ -150,6 +157,8 @@ class TrainWidget(QWidget):
         self._viewer.events.theme.connect(self._follow_theme)
         self._offer_starts()
         self._forget()
+        self._unfinished = unfinished_trainings()
+        self._offer_unfinished()
 
     # What to start from
 
@@ -184,6 +193,25 @@ class TrainWidget(QWidget):
             self._ask_for_model()
         self._show_state()
 
+    # A training that was interrupted
+
+    def _offer_unfinished(self) -> None:
+        """Say what was interrupted, the newest first."""
+        offer = self._unfinished[0] if self._unfinished and not self._job.is_active else None
+        say(self.unfinished_text, f"<b>A training was interrupted:</b> {escape(str(offer))}. Go on, or start anew." if offer else "")
+        for part in (self.go_on_button, self.discard_button):
+            part.setVisible(offer is not None)
+
+    def _go_on(self) -> None:
+        if self._may_lose_model():
+            found = self._unfinished.pop(0)
+            wishes = self._wishes()
+            self._begin(replace(wishes, sources=[], preview_seconds=0.0, folder=found.folder, goes_on=True), "Reading the training …")
+
+    def _discard_unfinished(self) -> None:
+        discard(self._unfinished.pop(0).folder)
+        self._offer_unfinished()
+
     # Start, pause, stop
 
     def _wishes(self, anyway: bool = False) -> Run:
@@ -207,10 +235,13 @@ class TrainWidget(QWidget):
     def _start(self, anyway: bool = False) -> None:
         if self.start_from.currentData() != _CURRENT and not self._may_lose_model():
             return
-        self._run, self._current = self._wishes(anyway), self._session.model
+        self._begin(self._wishes(anyway), "Reading and checking the images …")
+
+    def _begin(self, run: Run, status: str) -> None:
+        self._run, self._current = run, self._session.model
         self._forget()
         self._show_progress(True)
-        say(self.status, "Reading and checking the images …")
+        say(self.status, status)
         self._job.start(self._run.events, description="Training")
 
     def _pause(self) -> None:
@@ -220,6 +251,11 @@ class TrainWidget(QWidget):
         else:
             self._job.pause()
             say(self.status, f"{self.status.text()} · paused")
+
+    def _stop(self) -> None:
+        if self._run:
+            self._run.unwanted = True
+        self._job.stop()
 
     def _show_estimate(self) -> None:
         """Say before Start how long it takes and how much memory."""
@@ -240,6 +276,7 @@ class TrainWidget(QWidget):
     def _show_state(self, state: object = None) -> None:
         """Buttons that fit the state."""
         self._show_estimate()
+        self._offer_unfinished()
         active, paused, stopping = self._job.is_active, self._job.state == "paused", self._job.state == "stopping"
         free = not active and not self._aside.is_active
         goes_on = self.start_from.currentData() == _CURRENT
@@ -282,7 +319,7 @@ class TrainWidget(QWidget):
                 self._show_validation(event)
             case "Preview":
                 self._show_preview(event)
-            case "Trouble":
+            case "Trouble" | "NotKept":
                 say(self.message, escape(event.message))
             case "Comparison":
                 self._show_comparison(event)
@@ -396,6 +433,8 @@ class TrainWidget(QWidget):
     def _ended(self, error: Exception | None = None) -> None:
         """Keep what was learned."""
         run, self._run = self._run, None
+        if run and (run.unwanted or self._job.state == "done"):
+            run.forget()
         if run and run.model and run.steps:
             name = "the start, kept as it was" if run.start_kept else f"trained for {_number(run.steps, 'step')}, not saved"
             self._session.put(run.model, name, saved=False)

@@ -6,6 +6,8 @@
     geojson   geojson/STEM.geojson    QuPath (drag it onto the image), many others    geojson.py
     points    points/STEM.csv         centroids, a Points layer for napari            points.py
     labels    labels/STEM.tif         a number a cell
+
+Models for other programs are in :mod:`.onnx` and :mod:`.bioimageio`; both need the extra ``[zoo]``.
 """
 
 from collections.abc import Iterable

@@ -1,0 +1,96 @@
+"""Files are written whole or not at all: first under a name of their own beside the place, then renamed.
+
+::
+
+    model.safetensors            the file before, until the very last moment
+    .model.safetensors.k3x9.part what is being written; goes away if anything fails
+
+A rename within a folder is one step: whoever reads, and whoever comes after a crash or a power cut, finds the old file or
+the new one. The name in between is made up anew and never opened if it exists, so a link that somebody laid there is not
+followed. A link at the place itself is replaced; the file that it points to is left alone.
+"""
+
+import glob
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_STATE = "NAPARI_TALLY_STATE"
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Write a file so that it is there whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the file goes; folders on the way are made, an existing file is replaced at the end.
+
+    Yields
+    ------
+    Path
+        An empty file to write to.
+
+    Raises
+    ------
+    OSError
+        If there is no room or no right to write. The file that was there before stays.
+
+    Examples
+    --------
+    >>> with whole_file(folder / "counts.csv") as partial:  # doctest: +SKIP
+    ...     partial.write_text("image,count")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The ending stays the last: some writers choose the format by it.
+    number, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=f".part{path.suffix[:20]}", dir=path.parent)
+    os.close(number)
+    partial = Path(name)
+    try:
+        yield partial
+        _to_the_disk(partial)
+        partial.chmod(0o666 & ~_UMASK)  # a temporary file is for its owner alone
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a crash in the middle of writing `path` left under a name of its own. Nobody else may be writing it now."""
+    for left in path.parent.glob(f".{glob.escape(path.name[:100])}.*.part{glob.escape(path.suffix[:20])}"):
+        left.unlink(missing_ok=True)
+
+
+def state_folder() -> Path:
+    """Give the folder of this user for what must outlive a crash: unfinished trainings and drawings.
+
+    It is named by the environment variable ``NAPARI_TALLY_STATE`` where that is set. It need not exist yet.
+    """
+    if named := os.environ.get(_STATE):
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("napari-tally", appauthor=False))
+
+
+def _to_the_disk(path: Path) -> None:
+    """Wait until the bytes are on the disk: a rename may be remembered before what it renames."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    """Give the rights that new files of this process lack. It can be asked only by setting it, so once, at the import."""
+    if sys.platform == "win32":
+        return 0
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()

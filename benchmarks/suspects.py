@@ -109,7 +109,7 @@ def _predictions(folder: Path, model_name: str, cache: Path, every: int, diamete
                 np.savez(part, probabilities=found.probabilities.astype(np.float16), labels=found.labels, zoom=found.zoom)
             file.with_suffix(".part").replace(file)
         with np.load(file) as kept:
-            found = Prediction(kept["probabilities"].astype(np.float32), kept["labels"], float(kept["zoom"]))
+            found = Prediction(kept["probabilities"].astype(np.float32), kept["labels"], float(kept["zoom"]), int(kept["labels"].max()))
         dark = image.channels == 1 and np.median(image.planes) <= 0.3 * np.iinfo(image.planes.dtype).max
         if found.labels.any():
             yield image_path.stem, dark, truth, found

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import discs, picture
 
-from napari_tally.core.edit import cells_inside, delete_cells, merge_cells, next_id, split_by_line, split_by_points
+from napari_tally.core.edit import cells_inside, delete_cells, merge_cells, next_id, split_by_line, split_by_points, take_over
 
 
 def after(labels, change):
@@ -219,3 +219,44 @@ def test_a_change_of_a_plane_is_one_of_the_stack():
     changed = after(stack, delete_cells(stack[1], [1]).on_plane((1,)))
     assert not changed[0].any()
     np.testing.assert_array_equal(np.unique(changed[1]), [0, 2, 3])
+
+
+def test_corrected_cells_replace_what_the_annotation_held_in_the_window():
+    annotation = picture("""
+        11.......
+        11.222...
+        ..3222..4
+        """)
+    corrected = picture("""
+        ....55...
+        ....555..
+        .....77..
+        """)
+    taken, ids = take_over(annotation, corrected, (slice(0, 3), slice(2, 7)))
+    wanted = picture("""
+        11..55...
+        11..555..
+        .....66.4
+        """)
+    np.testing.assert_array_equal(taken, wanted)
+    assert list(ids) == [5, 6]
+
+
+def test_a_cell_that_was_annotated_already_keeps_its_id():
+    annotation = picture("""
+        .1111..2
+        .1111..2
+        """)
+    corrected = picture("""
+        .99999.3
+        .99999..
+        """)
+    taken, ids = take_over(annotation, corrected, (slice(0, 2), slice(0, 4)))
+    np.testing.assert_array_equal(
+        taken,
+        picture("""
+        .11111.2
+        .11111.2
+        """),
+    )
+    assert list(ids) == [1]

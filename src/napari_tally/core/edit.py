@@ -205,6 +205,40 @@ def split_by_line(labels: NDArray[np.integer], start: Point, end: Point, new_id:
     return _change(labels[window], _number(labels, window, cell_id, parts, new_id), window)
 
 
+def take_over(
+    annotation: NDArray[np.integer], labels: NDArray[np.integer], window: tuple[slice, slice]
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Copy the cells that reach into a window into an annotation of the same plane.
+
+    Parameters
+    ----------
+    annotation, labels : (Y, X) int
+    window : (slice, slice)
+        Inside, what the annotation held is replaced; outside, nothing of it is painted over.
+
+    Returns
+    -------
+    annotation : (Y, X) int
+        A new array. A cell that was annotated already, by more than half, keeps the id it has there; the others get new ones.
+    ids : (N,) int
+        Of the cells that came over, in the annotation.
+    """
+    wanted = annotation.copy()
+    wanted[window] = 0
+    top, ids = next_id(annotation), []
+    for cell_id in np.unique(labels[window][labels[window] > 0]):
+        cell = labels == cell_id
+        before = np.bincount(annotation[cell & (annotation > 0)])
+        likest = int(before.argmax()) if before.size else 0
+        own = likest if likest and before[likest] * 2 > max(cell.sum(), (annotation == likest).sum()) else top
+        top += own == top
+        inside = np.zeros(labels.shape, bool)
+        inside[window] = True
+        wanted[cell & (inside | (wanted == 0))] = own
+        ids.append(own)
+    return wanted, np.array(ids, int)
+
+
 def next_id(labels: NDArray[np.integer]) -> int:
     """Give an id that no cell has: one more than the highest."""
     return max(0, int(labels.max(initial=0))) + 1

@@ -287,3 +287,22 @@ def test_opening_the_widgets_does_not_import_torch():
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"})
+
+
+def test_labels_that_were_mended_by_hand_are_counted_and_not_made_anew(model, widget, qtbot, count, tmp_path):
+    image = model.add_image(nine_discs(), name="well")
+    count()
+    mended = layers_of(model, "prediction", image)[0]
+    assert mended.metadata["napari_tally"]["found"][0].labels is mended.data  # what the review needs
+    mended.data[mended.data == 5] = 0
+    mended.metadata["napari_tally"]["corrected"] = 1  # as the review notes it
+    widget.save(tmp_path)
+    assert len(pd.read_csv(tmp_path / "cells.csv")) == 8
+    assert list(pd.read_csv(tmp_path / "counts.csv")["count"]) == [8]
+    widget.show()
+    assert widget.count_text.text() == "8 cells"
+    before = mended.data.copy()
+    widget.counting["min_area"].value = 10_000
+    qtbot.waitUntil(lambda: widget.count_text.text() == "0 cells")
+    assert len(layers_of(model, "prediction", image)) == 2
+    np.testing.assert_array_equal(mended.data, before)

@@ -3,7 +3,9 @@
 Layers of four kinds belong to an image. What a layer is stands in its metadata, by ids that survive renaming::
 
     layer.metadata["napari_tally"] = {"role": "annotation", "image": id, "region": id}     Labels, drawn
-                                     {"role": "prediction", "image": id}                   Labels, found by a model
+                                     {"role": "prediction", "image": id}                   Labels, found by a model; also "found": what
+                                                                                           gave them, "corrected": how often they were
+                                                                                           mended by hand
                                      {"role": "probability", "image": id}                  Image
                                      {"role": "aid", "image": id}                          only to look at: preview, weight map
 
@@ -24,6 +26,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox
 from skimage.draw import polygon
 
+from napari_tally.core.edit import take_over
 from napari_tally.core.images import Image, as_image, is_lazy
 from napari_tally.core.points import discs
 
@@ -115,6 +118,11 @@ def layers_of(viewer: ViewerModel, role: Role, image: ImageLayer) -> list[Any]:
 def is_a(layer: Layer, role: Role, image: ImageLayer) -> bool:
     """Whether a layer has this role for this image."""
     return {"role": role, "image": image.unique_id}.items() <= _notes(layer).items()
+
+
+def is_corrected(layer: Layer) -> bool:
+    """Whether somebody has mended cells of this prediction by hand; then it must not be made anew."""
+    return bool(_notes(layer).get("corrected"))
 
 
 def fits(layer: Layer, image: ImageLayer) -> bool:
@@ -242,7 +250,7 @@ def shown_plane(viewer: ViewerModel, layer: Layer) -> tuple[int, ...]:
     """Give the index of the plane of a layer that the sliders of the viewer stand on; () for a layer without planes."""
     world, units = np.array(viewer.dims.point[-layer.ndim :]), viewer.layers.units
     if units:
-        world *= _unit_factors(units[-layer.ndim :], layer.units)
+        world *= unit_factors(units[-layer.ndim :], layer.units)
     index = np.round(layer.world_to_data(world)[:-2]).astype(int)
     return tuple(int(i) for i in np.clip(index, 0, np.subtract(layer.data.shape[:-2], 1)))
 
@@ -265,6 +273,53 @@ def copy_cells(viewer: ViewerModel, image: ImageLayer, found: Labels, annotation
     next_cell(annotation)
     found.visible = False
     return annotation
+
+
+def send_cells(viewer: ViewerModel, image: ImageLayer, labels: Labels, window: tuple[slice, slice]) -> tuple[Labels, int]:
+    """Copy the corrected cells of a part of the plane that is shown into the annotation of an image, and mark that part as annotated.
+
+    An annotation without a region counts as annotated everywhere, if there are cells in it; it goes on to do so. It is hidden: it
+    would lie over what is reviewed.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    image : napari.layers.Image
+    labels : napari.layers.Labels
+    window : (slice, slice)
+        Rows and columns.
+
+    Returns
+    -------
+    annotation : napari.layers.Labels
+    n : int
+        How many cells were copied.
+
+    Raises
+    ------
+    ValueError
+        If the labels are the annotation, or have another shape.
+    """
+    old = annotation_of(viewer, image)
+    if old is labels:
+        raise ValueError("These are the labels to train on already.")
+    region = region_of(viewer, old) if old is not None else None
+    everywhere = old is not None and bool((old.data > 0).any()) and not (region is not None and len(region.data))
+    annotation = start_annotation(viewer, image, old)
+    if annotation.data.shape != labels.data.shape:
+        raise ValueError(f"{labels.name} has the shape {labels.data.shape} and {annotation.name} has {annotation.data.shape}.")
+    plane = shown_plane(viewer, labels)
+    wanted = annotation.data.copy()
+    wanted[plane], ids = take_over(annotation.data[plane], labels.data[plane], window)
+    rewrite(annotation, wanted)
+    region = region_of(viewer, annotation)
+    if region is not None and not everywhere:
+        (top, left), (bottom, right) = ([side.start - 0.5 for side in window], [side.stop - 0.5 for side in window])
+        corners = [[*plane, top, left], [*plane, top, right], [*plane, bottom, right], [*plane, bottom, left]]
+        region.add_rectangles(np.array(corners, float))
+    annotation.mode = "pan_zoom"
+    annotation.visible = False
+    return annotation, len(ids)
 
 
 def cells_from_points(viewer: ViewerModel, points: Points, labels: Labels, radius: float) -> int:
@@ -447,13 +502,13 @@ def _to_data_of(target: Layer, source: Layer, points: NDArray[np.floating]) -> N
     points = points[:, -target.ndim :]
     n, m = points.shape[1], target.ndim
     world = _apply(lambda p: source.data_to_world([0.0] * (source.ndim - n) + list(p))[-n:], points)
-    world *= _unit_factors(source.units[-n:], target.units[-n:])
+    world *= unit_factors(source.units[-n:], target.units[-n:])
     result = _apply(target.world_to_data, np.pad(world, ((0, 0), (m - n, 0))))
     result[:, : m - n] = np.nan
     return result
 
 
-def _unit_factors(units: Sequence[pint.Unit], wanted: Sequence[pint.Unit]) -> list[float]:
+def unit_factors(units: Sequence[pint.Unit], wanted: Sequence[pint.Unit]) -> list[float]:
     """Give how many of the `wanted` unit make one unit, for each axis; 1 where they cannot be compared, as napari does."""
     if any(a.dimensionality != b.dimensionality for a, b in zip(units, wanted, strict=True)):
         return [1.0] * len(units)

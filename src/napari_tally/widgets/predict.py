@@ -27,7 +27,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels
 from numpy.typing import NDArray
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtGui import QAction
+from qtpy.QtGui import QAction, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
@@ -55,11 +55,13 @@ from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._gaze import Gaze
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layers import (
+    KEY,
     LayerCombo,
     Role,
     belong,
     copy_cells,
     image_from_layer,
+    is_corrected,
     is_source,
     label_shape,
     layers_of,
@@ -155,6 +157,7 @@ class PredictWidget(QWidget):
         self._viewer = unwrap(napari_viewer)
         self._session = session(self._viewer)
         self._results: dict[Any, Counted] = {}  # by the id of the image layer
+        self._mended: dict[Any, int] = {}  # how many corrections are in the result of an image
         self._offered: CountingSettings | None = None  # the thresholds of the last model
         self._began, self._folder = 0.0, ""
         self._gaze = Gaze(self._viewer)
@@ -327,6 +330,7 @@ class PredictWidget(QWidget):
         labels = self._put_labels(image, counted.image, counted.found.labels)
         labels.visible = labels.visible or new
         self._tabulate(labels, counted)
+        labels.metadata[KEY]["found"] = counted.found, counted.counting  # for who looks at the cells one by one
         labels.refresh()
         self._viewer.layers.selection.active = active
 
@@ -335,7 +339,7 @@ class PredictWidget(QWidget):
         if isinstance(labels, LabelsZarr):
             labels = labels.array if labels.array.ndim == len(image.shape) else da.from_zarr(labels.array).reshape(image.shape)
         shown: Labels = self._put("prediction", labels, Labels, layer, name=f"{layer.name} labels")
-        shown.editable = False  # it is made anew when a threshold changes; corrections belong into the annotation
+        shown.editable = False  # it is made anew when a threshold changes; "5 Review cells" makes it the user's own
         return shown
 
     def _tabulate(self, labels: Labels, counted: Counted) -> None:
@@ -356,7 +360,7 @@ class PredictWidget(QWidget):
     def _put(self, role: Role, data: NDArray[Any], kind: type, image: ImageLayer, **look: Any) -> Any:
         """Give the layer of the image that has this role, holding `data`; a new one is laid above the image."""
         layers = self._viewer.layers
-        old = next(reversed(layers_of(self._viewer, role, image)), None)
+        old = next((layer for layer in reversed(layers_of(self._viewer, role, image)) if not is_corrected(layer)), None)
         if old is not None and old.data.shape == data.shape:
             if old.data is not data:
                 old.data = data
@@ -403,7 +407,23 @@ class PredictWidget(QWidget):
     def _shown(self) -> list[Counted]:
         return [self._results[layer.unique_id] for layer in self._chosen() if layer.unique_id in self._results]
 
+    def showEvent(self, event: QShowEvent) -> None:
+        """Come to the front: cells may have been mended meanwhile."""
+        super().showEvent(event)
+        self._show()
+
+    def _take_mended(self) -> None:
+        """Count what was mended by hand in the labels instead of what the model found."""
+        for key, known in list(self._results.items()):
+            for labels in layers_of(self._viewer, "prediction", known.layer):
+                notes = labels.metadata[KEY]
+                if is_corrected(labels) and notes.get("found", (None,))[0] is known.found and notes["corrected"] != self._mended.get(key):
+                    self._results[key] = _mended(known, labels.data)
+                    found = self._results[key].found
+                    notes["found"], self._mended[key] = (found, known.counting), notes["corrected"]
+
     def _show(self, layer: object = None) -> None:
+        self._take_mended()
         self.this_plane.setVisible(any(len(label_shape(layer)) > 2 for layer in self._chosen()))
         shown = self._shown()
         rows = pd.concat([self.results.summary(counted) for counted in shown], ignore_index=True) if shown else pd.DataFrame()
@@ -492,6 +512,7 @@ class PredictWidget(QWidget):
 
     def save(self, folder: str | Path) -> None:
         """Write the results of the images that are shown, as the command line does."""
+        self._take_mended()
         self.results.save(folder)
 
 
@@ -574,6 +595,19 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
         cells = with_types(measure_cells(found.labels, old.image, shapes=number <= _MANY), types, n)
         counted.append(replace(old, found=found, counting=counting, cells=cells, summary=summarise(cells, old.image)))
         yield Results(tuple(counted))
+
+
+def _mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
+    """Count what was mended by hand in the labels."""
+    found, n = known.found, known.found.n_types
+    types = None
+    if n > 1 and found.probabilities is not None:
+        types = types_of_cells(found.probabilities, labels.reshape(-1, *labels.shape[-2:]), n)
+    number = len(np.unique(labels[labels > 0]))
+    cells = with_types(measure_cells(labels, known.image, shapes=number <= _MANY), types, n)
+    summary = summarise(cells, known.image)
+    summary = summary[summary["plane"].isin(known.summary["plane"])]
+    return replace(known, found=replace(found, labels=labels, types=types, cells=number), cells=cells, summary=summary)
 
 
 def _count(

@@ -55,6 +55,8 @@ class SettingsForm:
         for name in described if fields is None else fields:
             kind, meta = described[name]
             widget: Any = create_widget(name=name, annotation=kind, options=dict(meta))
+            if kind is bool:
+                widget.native.setText("")  # the label says it
             label = QLabel(meta.get("label", name))
             label.setToolTip(meta.get("tooltip", ""))
             rows.addRow(label, widget.native)

@@ -49,7 +49,7 @@ def main() -> None:
     for name in arguments.test:
         images = (read_image(path) for path in list_images(arguments.data / name / "images").values())
         points = fingerprint_images(model, images, SIDE).points
-        far = np.array([distance(known, point)[0] for point in points])
+        far = np.array([distance(known, point) for point in points])
         warned = int((far > known.limit).sum())
         print(f"| {name} | {len(far)} | {warned} | {100 * warned / len(far):.0f} % | {np.median(far):.1f}, {far.max():.1f} |", flush=True)
 

@@ -484,3 +484,13 @@ def test_next_passes_over_what_is_annotated(tmp_path, folders, model_file, capsy
     assert "1. b.tif: " in out
     assert run("next", "--model", model_file, images / "a.tif") == 2
     assert "All of these images are annotated already" in one_line(capsys)
+
+
+def test_report_of_a_folder(tmp_path, folders, model_file, capsys):
+    assert run("predict", "--model", model_file, "--out", tmp_path / "out", folders[0]) == 0
+    capsys.readouterr()
+    assert run("report", tmp_path / "out", "--title", "Discs & more") == 0
+    assert capsys.readouterr().out == f"The report is in {tmp_path / 'out' / 'report.html'}.\n"
+    assert "<h1>Discs &amp; more</h1>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert run("report", tmp_path) == 2
+    assert "there are no results in this folder" in one_line(capsys)

@@ -19,6 +19,7 @@ from napari_tally.core.range import (
     fingerprint_of,
     measure,
     range_remark,
+    words_of,
 )
 
 
@@ -97,14 +98,23 @@ def test_distance_is_to_the_nearest_kind():
     assert known.limit == 4
     between = np.zeros(8)
     between[2] = 0.45
-    assert distance(Fingerprint(points, 4), between)[0] == pytest.approx(4.5)
+    assert distance(Fingerprint(points, 4), between) == pytest.approx(4.5)
     surer, fewer = np.zeros(8), np.zeros(8)
     surer[NAMES.index("certainty")] = 1
     fewer[NAMES.index("share")] = -5
-    assert distance(known, surer)[0] == distance(known, fewer)[0] == 0
-    assert distance(known, -surer)[0] > 4
-    assert distance(known, np.full(8, np.nan))[0] == 0
+    assert distance(known, surer) == distance(known, fewer) == 0
+    assert distance(known, -surer) > 4
+    assert distance(known, np.full(8, np.nan)) == 0
     assert fingerprint(points[:1]).limit == 6
+
+
+def test_words_name_what_no_training_image_has():
+    points = np.zeros((4, 8))
+    points[:2, 2] = 0.9  # dark and bright ground are both known
+    point = np.zeros(8)
+    point[[0, 2, 5]] = -0.3, 0.5, 1.0
+    assert words_of(points, point) == ["the model is unsure of what is a cell", "cells are larger"]
+    assert words_of(points, points[0]) == []
 
 
 def test_many_images_keep_it_small(rng):

@@ -49,6 +49,8 @@ _SLACK = 1.25
 """An image may be so many times as far from the training images as all but 1 % of these are from each other."""
 _LEAST = 4.0
 """... and so far in any case."""
+_WORTH_A_WORD = 0.5
+"""So many units beyond all training images a number must be to be named."""
 _ALONE = 6.0
 """Of one training image little is known, so other images may be so far from it."""
 
@@ -140,15 +142,15 @@ def fingerprint(points: Sequence[NDArray[np.float64]] | NDArray[np.float64], see
         Which of more than 256 images are kept.
     """
     known = np.asarray(points, float)
-    apart = [distance(Fingerprint(np.delete(known, i, axis=0), 0.0), point)[0] for i, point in enumerate(known)] if len(known) > 1 else []
+    apart = [distance(Fingerprint(np.delete(known, i, axis=0), 0.0), point) for i, point in enumerate(known)] if len(known) > 1 else []
     limit = max(_LEAST, _SLACK * float(np.percentile(apart, 99))) if apart else _ALONE
     if len(known) > _MOST:
         known = known[np.sort(np.random.default_rng(seed).choice(len(known), _MOST, replace=False))]
     return Fingerprint(known, limit)
 
 
-def distance(known: Fingerprint, point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """Give how far a point (8,) is from the nearest training image, and the signed difference in each number, in units.
+def distance(known: Fingerprint, point: NDArray[np.float64]) -> float:
+    """Give how far a point (8,) is from the nearest training image, in units.
 
     A model that is surer, or a share of cells that is smaller, than in training is no difference: so it is in an empty well.
     """
@@ -158,9 +160,7 @@ def distance(known: Fingerprint, point: NDArray[np.float64]) -> tuple[float, NDA
         bound = limit(known.points[:, i])
         point[i] = min(point[i], bound) if name == "certainty" else max(point[i], bound)
     apart = np.nan_to_num((point - known.points) / UNITS)
-    distances = np.sqrt((apart**2).sum(axis=1))
-    nearest = int(np.argmin(distances))
-    return float(distances[nearest]), apart[nearest]
+    return float(np.sqrt((apart**2).sum(axis=1)).min())
 
 
 def fingerprint_of(model: Model) -> Fingerprint | None:
@@ -191,21 +191,26 @@ def range_remark(model: Model, image: Image, found: Prediction) -> str:
     if found.probabilities is None:  # of a slide they are not kept: look at its middle once more
         image = middle_of(image, _KEPT_OUT)
         found = run_to_end(find_cells(model, image, PredictionSettings(diameter=model.diameter * found.zoom), keep=True))
-    far, apart = distance(known, measure(model, image, found))
+    point = measure(model, image, found)
+    far = distance(known, point)
     if far <= known.limit:
         return ""
-    why = "".join(f"; {word}" for word in words_of(apart))
+    why = "".join(f"; {word}" for word in words_of(known.points, point) or ["none of them has this mix of brightness, contrast and shapes"])
     return (
         f"This image is unlike those that the model was trained on (distance {far:.1f}, usual are up to {known.limit:.1f}){why}. "
         "Look at the cells before you trust the count. To mend it, annotate an image like this one and train on."
     )
 
 
-def words_of(apart: NDArray[np.float64]) -> list[str]:
-    """Say what a signed difference (8,) in units consists of, in at most three phrases, the largest first."""
-    far = float(np.sqrt((apart**2).sum()))
-    chosen = [int(i) for i in np.argsort(-np.abs(apart)) if abs(apart[i]) > far / 3][:3]
-    words = [str(_NUMBERS[NAMES[i]][1 if apart[i] < 0 else 2]) for i in chosen]
+def words_of(known: NDArray[np.float64], point: NDArray[np.float64]) -> list[str]:
+    """Say in which numbers a point (8,) lies outside those of all known images (N, 8), in at most three phrases, the largest first."""
+    beyond = np.zeros(len(NAMES))
+    for i in range(len(NAMES)):
+        told = known[~np.isnan(known[:, i]), i]
+        if len(told) and not np.isnan(point[i]):
+            beyond[i] = (point[i] - np.clip(point[i], told.min(), told.max())) / UNITS[i]
+    chosen = [int(i) for i in np.argsort(-np.abs(beyond)) if abs(beyond[i]) > _WORTH_A_WORD][:3]
+    words = [str(_NUMBERS[NAMES[i]][1 if beyond[i] < 0 else 2]) for i in chosen]
     return [word for word in words if word]
 
 

@@ -86,22 +86,21 @@ def suggest(model: Model, names: Sequence[str], points: Sequence[NDArray[np.floa
     left = list(range(len(all_points)))
     chosen: list[Suggestion] = []
     while left and len(chosen) < number:
-        far, apart = {}, {}
-        for i in left:
-            far[i], apart[i] = distance(Fingerprint(known, 0.0), all_points[i]) if len(known) else (float("nan"), np.zeros(len(NAMES)))
+        far = {i: distance(Fingerprint(known, 0.0), all_points[i]) if len(known) else float("nan") for i in left}
         scores = {i: float(unsure[i] + np.nan_to_num(far[i])) for i in left}
         best = max(left, key=lambda i: scores[i])
-        reason = _reason(float(unsure[best]), far[best], apart[best], certainty[best], float(np.median(certainty)))
+        reason = _reason(float(unsure[best]), far[best], known, all_points[best], float(np.median(certainty)))
         chosen.append(Suggestion(names[best], best, scores[best], float(certainty[best]), far[best], reason))
         left.remove(best)
         known = np.vstack([known, all_points[best]])
     return chosen
 
 
-def _reason(unsure: float, far: float, apart: NDArray[np.float64], certainty: float, usual: float) -> str:
+def _reason(unsure: float, far: float, known: NDArray[np.float64], point: NDArray[np.float64], usual: float) -> str:
     """Say what speaks for an image: what weighs more comes first."""
-    others = [word for word in words_of(apart) if word != words_of(np.eye(len(NAMES))[_CERTAINTY] * -9)[0]]
-    parts = []
+    certainty, plain = point[_CERTAINTY], point.copy()
+    plain[_CERTAINTY] = np.nan  # it has its own sentence
+    others, parts = words_of(known, plain), []
     if certainty < usual:
         parts.append((unsure, f"the model is unsure of its cells ({certainty:.2f}, half of the images are above {usual:.2f})"))
     if np.nan_to_num(far) > 1:

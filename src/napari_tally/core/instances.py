@@ -8,12 +8,13 @@ r"""From probabilities to cells: every pixel climbs to the top of its hill, and 
     hills                      111112223333333      where each pixel of the mask arrives by going up
     cells                      111112222222222      hills 2 and 3 are one: the lower top stands out by less than `valley`
 
-Which way is up depends on a pixel and its four neighbours alone, and the merging needs the hills and the passes between them
+Which way is up depends on a pixel and its neighbours alone, and the merging needs the hills and the passes between them
 alone, not the pixels. So tiles are worked off one by one, in any order, in bounded memory, and give the same cells as the
 whole plane: a way that leads out of its tile goes on in the neighbour (:class:`Hills`).
 """
 
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -193,8 +194,11 @@ def _climb(values: Any, pixels: Any, index: Any, own: Any, w: int) -> NDArray[np
     """
     mine = pixels[own]
     highest, where = np.full(len(mine), -np.inf, np.float32), mine
-    for step in (-w, -1, 0, 1, w):  # in the order of the pixels, so ">=" prefers the later
+    for down, right in product((-1, 0, 1), repeat=2):  # in the order of the pixels, so ">=" prefers the later
+        step = down * w + right
         value = values[mine + step]
+        if down and right:
+            value = np.where(_beside(values, mine, down * w, right), value, -np.inf)
         higher = value >= highest
         highest, where = np.where(higher, value, highest), np.where(higher, mine + step, where)
     way = np.arange(len(pixels))
@@ -204,15 +208,23 @@ def _climb(values: Any, pixels: Any, index: Any, own: Any, w: int) -> NDArray[np
     return way
 
 
+def _beside(values: Any, pixels: Any, vertical: int, horizontal: int) -> Any:
+    """Whether a diagonal step leads past a pixel of the mask: cells that touch at a corner only stay apart."""
+    return (values[pixels + vertical] > -np.inf) | (values[pixels + horizontal] > -np.inf)
+
+
 def _passes(values: Any, numbers: Any, pixels: Any, index: Any, plane_pixel: Any, w: int) -> tuple[Any, Any]:
     """Find where hills meet; of each two hills of this tile the highest pass is enough."""
     ones, others = [], []
-    for step in (1, w):
+    for down, right in ((0, 1), (1, -1), (1, 0), (1, 1)):
+        step = down * w + right
         # Both ends inside the mask and of different hills; 0 = of another tile, named by its pixel. (Two of other tiles are equal.)
         one = pixels[: np.searchsorted(pixels, values.size - step)]
-        meet = (index[one + step] >= 0) & (numbers[one] != numbers[one + step])
-        ones.append(one[meet])
-        others.append(one[meet] + step)
+        one = one[(index[one + step] >= 0) & (numbers[one] != numbers[one + step])]
+        if down and right:
+            one = one[_beside(values, one, down * w, right)]
+        ones.append(one)
+        others.append(one + step)
     a, b = np.concatenate(ones), np.concatenate(others)
     height = np.minimum(values[a], values[b])
     first, second = numbers[a].astype(np.int64), numbers[b].astype(np.int64)

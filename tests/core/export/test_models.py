@@ -32,7 +32,6 @@ KINDS = {
     "colour": replace(SMALL, channels=3),
     "res-unet": replace(SMALL, architecture="res-unet"),
     "attention-unet": replace(SMALL, architecture="attention-unet"),
-    "unet++": replace(SMALL, architecture="unet++"),
     "two types of cells": replace(SMALL, classes=4, types=2),
 }
 
@@ -92,7 +91,7 @@ WINDOW = {"window": np.array([[50, 3000]], np.float32), "normalisation": Normali
 
 
 ZOO = [("same", {"pixel_size": 0.5}), ("paper", {}), ("colour", {"colour": True}), ("same", WINDOW)]
-ZOO += [(kind, {}) for kind in ("res-unet", "attention-unet", "unet++", "two types of cells")]
+ZOO += [(kind, {}) for kind in ("res-unet", "attention-unet", "two types of cells")]
 
 
 @pytest.mark.parametrize(("kind", "more"), ZOO)
@@ -258,6 +257,11 @@ def test_an_image_and_a_title_of_ones_own(tmp_path, capsys):
     assert all(word in text for word in ("My nuclei", "B. Tester", "CC0-1.0"))
     assert main([*export, "--licence", "whatever"]) == 2
     assert "is no SPDX identifier" in capsys.readouterr().err
+
+
+def test_a_network_of_another_package_goes_as_onnx_alone(tmp_path):
+    with pytest.raises(ValueError, match="needs the package monai"):
+        export_package(replace(a_model(), settings=replace(SMALL, architecture="unet++", depth=4)), tmp_path / "m.zip", NUCLEI)
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, capsys):

@@ -40,6 +40,7 @@ from napari_tally.core.rescale import rescale
 from napari_tally.core.samples import scaled_shape
 from napari_tally.settings import NetworkSettings, from_dict, to_dict
 
+_FROM_MONAI = ("unet++", "swin-unetr")
 _EPS = 1e-6
 _LARGEST_TEXT = 2**22
 _LARGEST_WEIGHTS = 2**31
@@ -90,7 +91,7 @@ def export_package(model: Model, path: str | Path, image: Image, about: Descript
     import yaml
 
     about = about or Description()
-    if model.settings.architecture == "swin-unetr":
+    if model.settings.architecture in _FROM_MONAI:
         raise ValueError("This network needs the package monai, which the programs that read packages do not have; export it as ONNX.")
     if not 5 <= len(about.name) <= 64:
         raise ValueError(f"The title {shorten(about.name, 80)!r} has {len(about.name)} characters; the zoo wants 5 to 64.")

@@ -95,7 +95,7 @@ def begin(widget, click):
 
 
 def idle(widget, qtbot):
-    qtbot.waitUntil(lambda: not job_of(widget).is_active, timeout=30_000)
+    qtbot.waitUntil(lambda: not job_of(widget).is_active, timeout=60_000)
 
 
 def raises(error):
@@ -151,9 +151,11 @@ def test_after_an_error_the_next_run_works(make, qtbot, click, notices, monkeypa
 def test_closing_napari_in_the_middle(make_napari_viewer, make, qtbot, click, notices, kind):
     viewer = fill(make_napari_viewer())
     viewer.add_image(np.tile(PICTURE, (8, 8)), name="large")
-    widget = make(kind, viewer)
+    widget = kind(viewer)  # it goes with the window
     viewer.window.add_dock_widget(widget)
-    if kind is PredictWidget:
+    if kind is TrainWidget:
+        widget.expert["steps"].value, widget.expert["patch"].value = 5000, 32
+    else:
         widget.how["tile"].value = 64
         widget.image_choice.setCurrentIndex(widget.image_choice.findText("large"))
     begin(widget, click)
@@ -171,7 +173,8 @@ def test_layers_change_under_the_work(make, qtbot, click, notices, kind, what):
     viewer = fill(ViewerModel())
     widget = make(kind, viewer)
     if kind is TrainWidget:
-        widget.expert["steps"].value = 60
+        widget.expert["steps"].value = 10
+        widget.preview.setChecked(False)
     begin(widget, click)
     image = viewer.layers["wells"]
     if what == "delete":

@@ -10,19 +10,16 @@ Its layers and ours::
 Without up-convolutions it interpolates, and its lowest levels are narrower: that is the architecture ``unet-bilinear``.
 """
 
-import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from napari_tally.core import pickled
 from napari_tally.core.architectures import build_network
 from napari_tally.core.model_file import Model
 from napari_tally.settings import NetworkSettings, NormalisationSettings, check
-
-_WRAPPERS = ("state_dict", "model_state_dict", "net", "model")
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -38,24 +35,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     ValueError
         If the file is absent, damaged, would run code, or holds no tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file.")
-    try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path}: the file cannot be read as weights alone ({str(error).splitlines()[0] if str(error) else type(error).__name__}). "
-            "Save it anew with torch.save(network.state_dict(), ...); files that hold code are not opened."
-        ) from error
-    for name in _WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
-    named = found.items() if isinstance(found, dict) else ()
-    tensors = {str(name).removeprefix("module."): tensor for name, tensor in named if isinstance(tensor, Tensor)}
-    if not tensors:
-        raise ValueError(f"{path}: the file holds no weights by name; a state dict is wanted.")
-    return tensors
+    return {name.removeprefix("module."): tensor for name, tensor in pickled.read_state_dict(path).items()}
 
 
 def from_milesial(tensors: dict[str, Tensor], low: float = 0.0, high: float = 255.0, scale: float = 1.0) -> Model:

@@ -16,7 +16,6 @@ import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,21 +77,17 @@ def _load(path: Path, device: str) -> dict[str, Tensor]:
         found = torch.load(path, map_location=device, weights_only=True, mmap=device == "cpu")
     except _ERRORS as error:
         raise ValueError(
-            f"{path}: the file holds more than weights, or is damaged, and is not opened: a pickled file can run any program. "
+            f"{path}: the file cannot be read as weights alone and is not opened: a pickled file can run any program. "
             "Ask its author for the state dict alone, or for a safetensors file."
         ) from error
     for name in _LAYERS:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
-    return {name: _checked(path, name, tensor) for name, tensor in found.items()} if _is_state_dict(found) else _refuse(path, found)
-
-
-def _is_state_dict(found: Any) -> bool:
-    return isinstance(found, Mapping) and bool(found) and all(isinstance(name, str) and isinstance(t, Tensor) for name, t in found.items())
-
-
-def _refuse(path: Path, found: Any) -> dict[str, Tensor]:
-    raise ValueError(f"{path}: the file holds a {type(found).__name__} that is no state dict (names with one tensor each).")
+    named = found.items() if isinstance(found, Mapping) else ()
+    weights = {name: _checked(path, name, tensor) for name, tensor in named if isinstance(name, str) and isinstance(tensor, Tensor)}
+    if not weights:
+        raise ValueError(f"{path}: the file holds no weights by name; a state dict is wanted.")
+    return weights
 
 
 def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:
@@ -108,7 +103,7 @@ def _bytes_held(path: Path) -> int:
             records = packed.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
         raise ValueError(
-            f"{path}: this is no file of weights that can be opened safely ({error}). Files from before PyTorch 1.6 must be saved anew."
+            f"{path}: the file cannot be read as weights alone ({error}). Files from before PyTorch 1.6 must be saved anew by a newer one."
         ) from error
     size = path.stat().st_size
     if len(records) > _MOST_RECORDS or any(r.compress_type != zipfile.ZIP_STORED or r.flag_bits & 1 for r in records):

@@ -30,6 +30,9 @@ KINDS = {
     "paper": replace(PAPER_NETWORK, base_width=4, depth=2),
     "linear": replace(SMALL, upsampling="linear", batch_norm=False),
     "colour": replace(SMALL, channels=3),
+    "res-unet": replace(SMALL, architecture="res-unet"),
+    "attention-unet": replace(SMALL, architecture="attention-unet"),
+    "two types of cells": replace(SMALL, classes=4, types=2),
 }
 
 
@@ -87,7 +90,11 @@ def zoo():
 WINDOW = {"window": np.array([[50, 3000]], np.float32), "normalisation": NormalisationSettings(statistics="experiment")}
 
 
-@pytest.mark.parametrize(("kind", "more"), [("same", {"pixel_size": 0.5}), ("paper", {}), ("colour", {"colour": True}), ("same", WINDOW)])
+ZOO = [("same", {"pixel_size": 0.5}), ("paper", {}), ("colour", {"colour": True}), ("same", WINDOW)]
+ZOO += [(kind, {}) for kind in ("res-unet", "attention-unet", "two types of cells")]
+
+
+@pytest.mark.parametrize(("kind", "more"), ZOO)
 def test_the_zoo_accepts_the_package(tmp_path, offline, kind, more):
     """Their test: the format, the test output from the test input, and other sizes; with torch and with onnxruntime, offline."""
     check = zoo().test_model
@@ -196,7 +203,7 @@ class Bomb:
         (lambda m: edited(m, lambda s: s["config"]["napari_tally"]["network"].update(base_width=8)), "those of another network"),
         (lambda m: edited(m, lambda s: s["config"]["napari_tally"].update(scale="large")), "a scale of 'large'"),
         (lambda m: edited(m, lambda s: s.update(config=None) or s["weights"]["pytorch_state_dict"].update(architecture=3)), "no PyTorch"),
-        (lambda m: m | {"weights.pt": b"no weights"}, "no file of weights"),
+        (lambda m: m | {"weights.pt": b"no weights"}, "as weights alone"),
         (lambda m: {n: c for n, c in m.items() if not n.endswith(".yaml")}, "holds no PyTorch state dict"),
         (lambda m: m | {"rdf.yaml": b"!!python/object/apply:os.system ['true']"}, "its text cannot be read"),
         (lambda m: m | {"rdf.yaml": b"[" * 100_000}, "cannot be"),
@@ -219,7 +226,7 @@ def test_a_pickle_bomb_in_a_package(tmp_path, packed):
     path.write_bytes(packed)
     torch.save(Bomb(tmp_path / "boom"), tmp_path / "bomb.pt")
     rebuilt(path, lambda m: m | {"weights.pt": (tmp_path / "bomb.pt").read_bytes()})
-    with pytest.raises(ValueError, match=r"m\.zip, weights: the file holds more than weights"):
+    with pytest.raises(ValueError, match=r"m\.zip, weights: the file cannot be read as weights alone"):
         import_package(path)
     assert not (tmp_path / "boom").exists()
 
@@ -250,6 +257,11 @@ def test_an_image_and_a_title_of_ones_own(tmp_path, capsys):
     assert all(word in text for word in ("My nuclei", "B. Tester", "CC0-1.0"))
     assert main([*export, "--licence", "whatever"]) == 2
     assert "is no SPDX identifier" in capsys.readouterr().err
+
+
+def test_a_network_of_another_package_goes_as_onnx_alone(tmp_path):
+    with pytest.raises(ValueError, match="needs the package monai"):
+        export_package(replace(a_model(), settings=replace(SMALL, architecture="unet++", depth=4)), tmp_path / "m.zip", NUCLEI)
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, capsys):

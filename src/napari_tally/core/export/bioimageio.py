@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 import napari_tally
-from napari_tally.core import unet
+from napari_tally.core import unet, variants
 from napari_tally.core.export.onnx import OPSET, export_onnx, require_zoo
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
@@ -40,7 +40,7 @@ from napari_tally.core.rescale import rescale
 from napari_tally.core.samples import scaled_shape
 from napari_tally.settings import NetworkSettings, from_dict, to_dict
 
-_CLASSES = {2: ["background", "cell"], 3: ["background", "inside", "rim"]}
+_FROM_MONAI = ("unet++", "swin-unetr")
 _EPS = 1e-6
 _LARGEST_TEXT = 2**22
 _LARGEST_WEIGHTS = 2**31
@@ -91,6 +91,8 @@ def export_package(model: Model, path: str | Path, image: Image, about: Descript
     import yaml
 
     about = about or Description()
+    if model.settings.architecture in _FROM_MONAI:
+        raise ValueError("This network needs the package monai, which the programs that read packages do not have; export it as ONNX.")
     if not 5 <= len(about.name) <= 64:
         raise ValueError(f"The title {shorten(about.name, 80)!r} has {len(about.name)} characters; the zoo wants 5 to 64.")
     if not re.fullmatch(r"[A-Za-z0-9.+-]+", about.licence) or not any(c in about.licence for c in "-0123456789") and about.licence != "MIT":
@@ -104,7 +106,7 @@ def export_package(model: Model, path: str | Path, image: Image, about: Descript
         np.save(folder / "test_output.npy", _through(model, raw))
         torch.save(model.network.state_dict(), folder / "weights.pt")
         export_onnx(model, folder / "weights.onnx", softmax=False)
-        (folder / "unet.py").write_bytes(Path(unet.__file__).read_bytes())
+        (folder / "unet.py").write_text(_source(model), encoding="utf-8")
         (folder / "README.md").write_text(_readme(model, about), encoding="utf-8")
         _cover(raw, folder / "cover.png")
         text = yaml.safe_dump(_describe(model, about, folder), sort_keys=False, allow_unicode=True)
@@ -125,6 +127,32 @@ def _test_input(model: Model, image: Image) -> NDArray[np.float32]:
     plane = np.pad(plane, ((0, 0), *((0, n) for n in missing)), mode="symmetric")
     y, x = ((n - side) // 2 for n in plane.shape[1:])
     return np.ascontiguousarray(plane[None, :, y : y + side, x : x + side], np.float32)
+
+
+def _source(model: Model) -> str:
+    """Give the network as one file that imports only torch."""
+    text = Path(unet.__file__).read_text(encoding="utf-8")
+    if type(model.network) is unet.UNet:
+        return text
+    relatives = Path(variants.__file__).read_text(encoding="utf-8")
+    return text + re.sub(r"^from napari_tally\.core\.unet import .*$", "", relatives, flags=re.MULTILINE)
+
+
+def _kwargs(settings: NetworkSettings) -> dict[str, Any]:
+    """Give what the class of the network takes."""
+    wishes = to_dict(settings)
+    architecture = wishes.pop("architecture")
+    del wishes["types"]
+    if architecture != "unet":
+        del wishes["padding"]
+    return wishes
+
+
+def _classes(settings: NetworkSettings) -> list[str]:
+    """Name the output channels."""
+    rim = settings.classes - settings.types == 2
+    inside = [f"type{i + 1}" for i in range(settings.types)] if settings.types > 1 else ["inside" if rim else "cell"]
+    return ["background", *inside, *(["rim"] if rim else [])]
 
 
 def _sizes(model: Model) -> tuple[int, int]:
@@ -200,7 +228,7 @@ def _describe(model: Model, about: Description, folder: Path) -> dict[str, Any]:
         "outputs": [
             {
                 "id": "probabilities",
-                "axes": [*channels(_CLASSES[settings.classes]), output_axis("y"), output_axis("x")],
+                "axes": [*channels(_classes(settings)), output_axis("y"), output_axis("x")],
                 "test_tensor": file("test_output.npy"),
                 "postprocessing": [{"id": "softmax", "kwargs": {"axis": "channel"}}],
             }
@@ -208,7 +236,7 @@ def _describe(model: Model, about: Description, folder: Path) -> dict[str, Any]:
         "weights": {
             "pytorch_state_dict": {
                 **file("weights.pt"),
-                "architecture": {**file("unet.py"), "callable": "UNet", "kwargs": to_dict(settings)},
+                "architecture": {**file("unet.py"), "callable": type(network).__name__, "kwargs": _kwargs(settings)},
                 "pytorch_version": torch.__version__.split("+")[0],
             },
             "onnx": {**file("weights.onnx"), "opset_version": OPSET, "parent": "pytorch_state_dict"},

@@ -92,8 +92,6 @@ def _more(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    import pandas as pd
-
     from napari_tally.core.audit import read_audit, write_audit
     from napari_tally.core.counting import write_table
 
@@ -106,15 +104,8 @@ def _report(arguments: argparse.Namespace) -> None:
     if not audit.counts:
         raise ValueError(f"{out / 'windows.csv'}: no window is counted yet; write the number of cells of each into the column 'hand'.")
     write_audit(out / "audit.json", audit)
-    total, parts = audit.total(), []
-    for what in ["image"] + ["group"] * any(image.group for image in audit.images):
-        table = audit.by(what)
-        parts.append(table.rename(columns={what: "name"}).assign(what=what))
-    whole = pd.DataFrame(
-        [{"what": "all", "name": "", **{name: getattr(total, name) for name in parts[0].columns.difference(["what", "name"])}}]
-    )
-    columns = ["what", "name", "predicted", "corrected", "low", "high", "windows", "clicks"]
-    write_table(out / "corrected.csv", pd.concat([whole, *parts], ignore_index=True)[columns])
+    total, table = audit.total(), audit.table()
+    write_table(out / "corrected.csv", table)
     print(describe(total))
     gaps = [str(n + 1) for n in range(max(audit.counts)) if n not in audit.counts]
     if gaps:
@@ -124,12 +115,12 @@ def _report(arguments: argparse.Namespace) -> None:
         print(f"Ten more windows would narrow it to about ±{margin:,.0f}.")
     if audit.left_out:
         print(f"Not contained: {audit.left_out} predicted cells in windows that touch training annotations.")
-    for row in parts[-1].itertuples() if len(parts) > 1 else ():
+    for row in table[table["what"] == "group"].itertuples():
         known = (
             f"corrected {row.corrected:,.0f} ({row.low:,.0f} to {row.high:,.0f})" if row.low == row.low else "too few windows to correct"
         )
         print(f"  {row.name}: predicted {row.predicted:,.0f}, {known}, {row.windows} windows")
-    print(f"Images{' and groups' * (len(parts) > 1)}: {out / 'corrected.csv'}")
+    print(f"Every image: {out / 'corrected.csv'}")
 
 
 def describe(total: "Corrected") -> str:

@@ -43,6 +43,8 @@ _MANY = 200
 _SMALL = 3.0
 _UNKNOWN = 20.0
 """Diameter in pixels where nothing is predicted."""
+_FLOOR = 1.0
+"""What a window counts for the drawing beside its predicted cells, in mean predicted cells of a window."""
 _EACH = 4
 """Windows drawn from a stratum."""
 _COLUMNS = ["image", "plane", "top", "left", "bottom", "right", "predicted", "stratum"]
@@ -193,6 +195,25 @@ class Audit:
         rows = [{what: name, **asdict(sample.part(owner == name))} for name in dict.fromkeys(names) if (owner == name).any()]
         return pd.DataFrame(rows, columns=[what, "predicted", "corrected", "low", "high", "windows", "clicks"])
 
+    def table(self) -> pd.DataFrame:
+        """Give all corrected counts: the whole study, each image, each group (if there are any); `what` says which."""
+        parts = [pd.DataFrame([{"what": "all", "name": "", **asdict(self.total())}])]
+        for what in ["image"] + ["group"] * any(image.group for image in self.images):
+            parts.append(self.by(what).rename(columns={what: "name"}).assign(what=what))
+        columns = ["what", "name", "predicted", "corrected", "low", "high", "windows", "clicks"]
+        return pd.concat([part[columns].astype({"corrected": float}) for part in parts], ignore_index=True)
+
+    def windows_to_interval(self) -> int:
+        """Give how many more windows, in their order, must be counted until there is an interval; 0 where there is one."""
+        done = [self.order[number] for number in self.counts]
+        coming = [row for number, row in enumerate(self.order) if number not in self.counts]
+        strata, predicted = self.windows["stratum"], self.windows["predicted"]
+        for more in range(len(coming) + 1):
+            drawn = done + coming[:more]
+            if Sample(predicted, strata, drawn, predicted.iloc[drawn]).enough:
+                return more
+        return 0
+
     def expected_margin(self, more: int = 10) -> float:
         """Give half the width that the interval of the total can be expected to have after more windows; NaN where unknown."""
         done = set(self.counts)
@@ -296,7 +317,7 @@ def _strata(windows: pd.DataFrame, records: Sequence[ImageRecord], wanted: int) 
     """Sort windows by predicted cells (then by the density of their image) into strata of equal size."""
     predicted, image = windows["predicted"].to_numpy(float), windows["image"].to_numpy()
     density = np.array([record.predicted / np.prod(record.shape) for record in records])[image]
-    size = predicted + (predicted.mean() / 2 or 1.0)
+    size = predicted + (_FLOOR * predicted.mean() or 1.0)
     number = max(2 if wanted >= 2 * _EACH else 1, wanted // _EACH)
     order = np.lexsort((image, density, predicted))
     reached = np.cumsum(size[order])

@@ -13,8 +13,9 @@ Angelopoulos, Duchi and Zrnic 2023, arXiv:2311.01453, section 6, after predictio
 doi:10.1126/science.adi6000), so a model that is no use takes part with w near 0, and the result is that of counting by hand.
 
 The interval goes down by Student's t and up by the log-normal formula that distance sampling uses for animals (Buckland et al. 2001,
-section 3.6.1): cells that a model misses are few windows with many cells, so a sample that has met none of them gives a count and a
-standard error that are both too small. Chosen by measured coverage, see ``benchmarks/audit_coverage.py``.
+section 3.6.1), there with the degrees of freedom of Satterthwaite (1946): the cells that a model misses lie crowded in few windows, so a
+sample that has met few of them gives a count and a standard error that are both too small. Chosen by measured coverage, see
+``benchmarks/audit_coverage.py``.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from scipy.stats import t as student
 
 LEVEL = 0.95
 _TRUST = 4
-"""The weight is learnt as if so many more windows had been counted in which the prediction was right (w = 1)."""
+"""The weight is learnt as if so many more windows had been counted in which hand count / prediction is as in all windows together."""
+_MOST = 1.5
+"""The largest weight."""
 _UNSEEN = float(-np.log((1 - LEVEL) / 2))
 """So many mistakes may be expected in a sample that shows none (Poisson): 3.7. They keep the interval from closing by luck."""
 _FEW = 4
@@ -57,6 +60,11 @@ class Corrected:
     windows: int
     clicks: int
     weight: float
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval."""
+        return self.low == self.low  # not NaN
 
     @property
     def margin(self) -> float:
@@ -111,8 +119,7 @@ class Sample:
         corrected = self.weight * self._p.sum() + (self._size / self._n * self._sums(residual)).sum()
         if not self.enough:
             return self._report(self._p.sum(), corrected)
-        error = np.sqrt(self._variance(self._spread(residual), self._n))
-        return self._report(self._p.sum(), corrected, *self._interval(corrected, error, self._n, self._y.sum()))
+        return self._report(self._p.sum(), corrected, *self._interval(corrected, self._spread(residual), self._n, self._y.sum()))
 
     def part(self, of: NDArray[np.bool_]) -> Corrected:
         """Correct the count of a part of the study, for example of an image or a group.
@@ -126,7 +133,7 @@ class Sample:
         -----
         Saerndal et al. 1992, section 10.3: the mean residual in the part times its number of windows. The weight is that of the study.
         """
-        here, p = of[self._drawn], self._p[of].sum()
+        here, p = of[self._drawn], float(self._p[of].sum())
         n, clicks = int(here.sum()), float(self._y[here].sum())
         if n == of.sum():
             return Corrected(p, clicks, clicks, clicks, n, int(clicks), self.weight)
@@ -138,7 +145,8 @@ class Sample:
         mean = (expansion * residual)[here].sum() / seen
         corrected = self.weight * p + of.sum() * mean
         error = np.sqrt(self._variance(self._spread(here * (residual - mean) * of.sum() / seen), self._n) * n / (n - 1))
-        low, high = _bounds(corrected, error, n - 1 - self._learnt, clicks, _UNSEEN * of.sum() / n * np.sqrt(1 - n / of.sum()))
+        free = n - 1 - self._learnt
+        low, high = _bounds(corrected, error, (free, free), clicks, _UNSEEN * of.sum() / n * np.sqrt(1 - n / of.sum()))
         return Corrected(p, corrected, low, high, n, int(clicks), self.weight)
 
     def expected_margin(self, more: ArrayLike) -> float:
@@ -154,11 +162,11 @@ class Sample:
             return float("nan")
         n = self._n + np.bincount(self._strata[np.asarray(more, int)], minlength=len(self._n)).astype(float)
         spread = self._spread(self._y - self.weight * self._p[self._drawn])
-        low, high = self._interval(now.corrected, np.sqrt(self._variance(spread, n)), n, 0)
+        low, high = self._interval(now.corrected, spread, n, 0)
         return (high - low) / 2
 
     def _learn(self) -> float:
-        """Minimise the estimated variance over w, with a few windows' worth of trust in the prediction."""
+        """Minimise the estimated variance over w, with a few windows' worth of trust in the ratio of all hand counts to the prediction."""
         p, y = self._p[self._drawn], self._y
         factor = self._factor(self._n) / np.maximum(self._n - 1, 1)
         spread_p, spread_y = p - self._means(p), y - self._means(y)
@@ -166,7 +174,10 @@ class Sample:
         everywhere = np.bincount(self._strata, self._p) / self._size
         variance = np.bincount(self._strata, (self._p - everywhere[self._strata]) ** 2) / self._size
         trust = _TRUST / max(len(p), 1) * (self._factor(self._n) * variance).sum()
-        return float(np.clip((both + trust) / (own + trust), 0, 1.5)) if own + trust > 0 else 1.0
+        expansion = self._size / np.maximum(self._n, 1)
+        hand, predicted = (expansion * self._sums(y)).sum(), (expansion * self._sums(p)).sum()
+        ratio = hand / predicted if predicted else 1.0
+        return float(np.clip((both + min(ratio, _MOST) * trust) / (own + trust), 0, _MOST)) if own + trust > 0 else 1.0
 
     def _sums(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         return np.bincount(self._in, values, len(self._n)).astype(float)
@@ -192,23 +203,28 @@ class Sample:
         fitted = 1 + 1 / (self._freedom(n) + 1) if self._learnt else 1.0
         return float(fitted * (self._factor(n) * spread).sum())
 
-    def _interval(self, corrected: float, error: float, n: NDArray[np.floating], seen: float) -> tuple[float, float]:
+    def _interval(self, corrected: float, spread: NDArray[np.floating], n: NDArray[np.floating], seen: float) -> tuple[float, float]:
         part = n < self._size
         if not part.any():
             return corrected, corrected  # every window is counted
         scale = self._size[part].sum() / n[part].sum()
         least = _UNSEEN * scale * np.sqrt(1 - 1 / scale)
-        return _bounds(corrected, error, self._freedom(n), seen, least)
+        shares = (self._factor(n) * spread)[part]  # of the variance
+        most = self._freedom(n)
+        up = min(most, shares.sum() ** 2 / (shares**2 / np.maximum(n[part] - 1, 1)).sum()) if shares.any() else most
+        return _bounds(corrected, float(np.sqrt(self._variance(spread, n))), (most, up), seen, least)
 
     def _report(self, predicted: float, corrected: float, low: float = np.nan, high: float = np.nan) -> Corrected:
-        return Corrected(float(predicted), float(corrected), low, high, len(self._y), int(self._y.sum()), self.weight)
+        return Corrected(float(predicted), float(corrected), float(low), float(high), len(self._y), int(self._y.sum()), self.weight)
 
 
-def _bounds(corrected: float, error: float, freedom: float, seen: float, least: float) -> tuple[float, float]:
-    """Give the interval: t downwards, log-normal upwards, at least `least` to both sides, never below what was `seen`."""
-    reach = float(student.ppf((1 + LEVEL) / 2, freedom))
+def _bounds(corrected: float, error: float, freedom: tuple[float, float], seen: float, least: float) -> tuple[float, float]:
+    """Give the interval: t downwards, log-normal upwards, at least `least` to both sides, never below what was `seen`.
+
+    `freedom` are the degrees of freedom downwards and upwards.
+    """
+    down, up = (float(student.ppf((1 + LEVEL) / 2, each)) * error for each in freedom)
     centre = max(corrected, seen, 1.0)
-    up = centre * np.exp(reach * np.sqrt(np.log1p((error / centre) ** 2)))
-    low = corrected - max(reach * error, least)
-    high = max(up, corrected + reach * error, corrected + least)
+    factor = np.exp(up / max(error, 1e-9) * np.sqrt(np.log1p((error / centre) ** 2)))
+    low, high = corrected - max(down, least), max(centre * factor, corrected + up, corrected + least)
     return float(max(low, seen)), float(max(high, seen))

@@ -147,7 +147,7 @@ def measure(title: str, names: list[str], found: list[NDArray[np.integer]], trut
     predicted, strata = planned.windows["predicted"].to_numpy(), planned.windows["stratum"].to_numpy()
     rng, values = np.random.default_rng(1), []
     for seed in range(draws):
-        order = planned.redrawn(seed).order
+        order = np.array(planned.redrawn(seed).order)
         sample = Sample(predicted, strata, order[:n], hand[order[:n]])
         total, part = sample.total(), sample.part(half)
         alone = Sample(predicted, strata, order[:n], hand[order[:n]], weight=0.0).total()

@@ -239,8 +239,9 @@ def test_the_frame_lies_on_the_plane_and_the_pixels_of_its_image(qtbot):
     shapes = viewer.layers["Counting frame"]
     np.testing.assert_allclose(shapes.data_to_world((15.5, 31.5)), image.data_to_world((2, 15.5, 31.5))[-2:])
     np.testing.assert_allclose(viewer.scene.camera.center[-2:], image.data_to_world((2, 23.5, 39.5))[-2:], atol=0.1)
-    lines, dashes = frame_lines(frame.window)
-    np.testing.assert_array_equal(lines[0], [[31.5, 31.5], [15.5, 31.5], [15.5, 47.5]])  # left and top
+    included, *dashes = frame_lines(frame.window)
+    np.testing.assert_array_equal(included, [[31.5, 31.5], [15.5, 31.5], [15.5, 47.5]])  # left and top
+    np.testing.assert_array_equal(shapes.data[0], included)
     ends = np.array(dashes).reshape(-1, 2)
     assert ((ends[:, 0] == 31.5) | (ends[:, 1] == 47.5)).all()  # bottom or right
     frame.leave()

@@ -329,7 +329,10 @@ def _strata(windows: pd.DataFrame, records: Sequence[ImageRecord], wanted: int) 
 def _order(strata: NDArray[np.integer], seed: int) -> list[int]:
     """Give all windows in random order, the strata in turns."""
     shuffled = np.random.default_rng(seed).permutation(len(strata))
-    turn = pd.Series(strata[shuffled]).groupby(strata[shuffled]).cumcount()  # how many of the stratum come before
+    turn = np.empty(len(strata), int)  # how many of the same stratum come before
+    for stratum in np.unique(strata):
+        mine = strata[shuffled] == stratum
+        turn[mine] = np.arange(mine.sum())
     return [int(i) for i in shuffled[np.argsort(turn, kind="stable")]]
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 _TRUST = 4
@@ -223,7 +223,7 @@ def _bounds(corrected: float, error: float, freedom: tuple[float, float], seen: 
 
     `freedom` are the degrees of freedom downwards and upwards.
     """
-    down, up = (float(student.ppf((1 + LEVEL) / 2, each)) * error for each in freedom)
+    down, up = (float(stdtrit(each, (1 + LEVEL) / 2)) * error for each in freedom)
     centre = max(corrected, seen, 1.0)
     factor = np.exp(up / max(error, 1e-9) * np.sqrt(np.log1p((error / centre) ** 2)))
     low, high = corrected - max(down, least), max(centre * factor, corrected + up, corrected + least)

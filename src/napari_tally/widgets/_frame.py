@@ -6,10 +6,11 @@
     Shapes "Counting frame"   included edges green, excluded edges red and dashed
     Points "Click on cells"   what is inside counts and is green; what is outside is grey
 
-Both are made anew for every window: a window may lie on an image with another scale or other units.
+Both are made anew where the next image lies elsewhere, has another scale or other units.
 """
 
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakMethod
 
 import numpy as np
@@ -53,7 +54,9 @@ class CountingFrame:
 
     def __init__(self, viewer: ViewerModel, keys: dict[str, Callable[[], object]]) -> None:
         self._viewer, self._keys = viewer, {key: WeakMethod(method) for key, method in keys.items()}
-        self._layers: list[Layer] = []
+        self._layers: list[Any] = []  # the frame and the points, or none
+        self._lies: dict[str, Any] = {}  # where they lie
+        self._setting = False
         self._seen: dict[Layer, bool] = {}  # which layers were visible before
         self.window: Window | None = None
         self.clicks: list[tuple[float, float]] = []
@@ -66,40 +69,47 @@ class CountingFrame:
 
     def show(self, window: Window, image: ImageLayer, clicks: list[tuple[float, float]]) -> None:
         """Fly to a window, with what was clicked there before."""
-        self._take_away()
         self.window, self.clicks = window, list(clicks)
         self._isolate(image)
         self._turn_to(image, window.plane)
-        place = placement(image, 2)
+        self._make_layers(image)
+        frame, points = self._layers
         side = max(window.bottom - window.top, window.right - window.left)
+        self._setting = True
+        frame.data = frame_lines(window)
+        frame.edge_width = [side / 150] * len(frame.data)
+        points.selected_data = set()  # napari would go on with those of the window before
+        points.data = np.array(self.clicks, float).reshape(-1, 2)
+        points.size = points.current_size = side / 22
+        self._setting = False
+        self._colour(points)
+        points.mode = "add"
+        self.fly()
+
+    def _make_layers(self, image: ImageLayer) -> None:
+        """Make the two layers on the pixels of an image; those that lie there stay: to take a layer away is slow."""
+        place = placement(image, 2)
+        lies = {
+            name: np.asarray(value).tolist() if name in ("scale", "translate", "affine", "rotate", "shear") else str(value)
+            for name, value in place.items()
+        }
+        if self._layers and lies == self._lies:
+            return
+        self._take_away()
+        self._lies = lies
         frame = Shapes(ndim=2, name="Counting frame", opacity=1.0, **place)
-        lines, dashes = frame_lines(window)
-        width = side / 150
-        frame.add_paths(lines, edge_color=INCLUDED, edge_width=width)
-        frame.add_lines(dashes, edge_color=EXCLUDED, edge_width=width)
+        included, *excluded = frame_lines(Window(0, "", 0, 0, 0, 1, 1))
+        frame.add_paths([included], edge_color=INCLUDED)
+        frame.add_paths(excluded, edge_color=EXCLUDED)
         frame.editable = False
-        points = Points(
-            np.array(self.clicks, float).reshape(-1, 2),
-            ndim=2,
-            name="Click on cells",
-            size=side / 22,
-            symbol="o",
-            face_color=INCLUDED,
-            border_width=0.15,
-            opacity=0.9,
-            **place,
-        )
+        points = Points(ndim=2, name="Click on cells", symbol="o", face_color=INCLUDED, border_width=0.15, opacity=0.9, **place)
         for layer in (frame, points):
             layer.metadata[KEY] = {"role": "aid"}
             self._viewer.layers.append(layer)
         self._layers = [frame, points]
-        self._colour(points)
         points.events.data.connect(self._changed)
         for key, method in self._keys.items():
             points.bind_key(key, _calling(method), overwrite=True)
-        self._viewer.layers.selection.active = points
-        points.mode = "add"
-        self.fly()
 
     def fly(self) -> None:
         """Let the frame fill the canvas, with some of its surroundings."""
@@ -133,8 +143,11 @@ class CountingFrame:
     def _isolate(self, image: ImageLayer) -> None:
         """Hide all but the image: predicted cells would lead the eye."""
         for layer in self._viewer.layers:
-            self._seen.setdefault(layer, layer.visible)
-            layer.visible = layer is image
+            if layer not in self._layers:
+                self._seen.setdefault(layer, layer.visible)
+                layer.visible = layer is image
+        for layer in self._layers:
+            layer.visible = True
 
     def _turn_to(self, image: ImageLayer, plane: int) -> None:
         """Move the sliders to a plane of an image."""
@@ -147,9 +160,9 @@ class CountingFrame:
         for axis, value in enumerate(world[:-2], start=self._viewer.dims.ndim - image.ndim):
             self._viewer.dims.set_point(axis, value)
 
-    def _changed(self, event: object) -> None:
+    def _changed(self, event: Any) -> None:
         points = self._layers[1] if self._layers else None
-        if isinstance(points, Points) and getattr(event, "action", "") in ("added", "removed", "changed"):
+        if points is not None and not self._setting and event.action in ("added", "removed", "changed"):
             self.clicks = [(float(y), float(x)) for y, x in points.data]
             self._colour(points)
             self.clicked.emit()
@@ -173,18 +186,17 @@ class CountingFrame:
             self.lost.emit()
 
 
-def frame_lines(window: Window) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """Give the edges of a window: a path along the included ones, and dashes along the excluded ones.
+def frame_lines(window: Window) -> list[NDArray[np.float64]]:
+    """Give the edges of a window: a path along the included ones, then dashes along the excluded ones.
 
     Pixel coordinates: the edges run between pixels.
     """
     top, left, bottom, right = (float(n) - 0.5 for n in (window.top, window.left, window.bottom, window.right))
-    included = [np.array([[bottom, left], [top, left], [top, right]])]
-    dashes = []
+    lines = [np.array([[bottom, left], [top, left], [top, right]])]
     for start, end in (((bottom, left), (bottom, right)), ((top, right), (bottom, right))):
         steps = np.linspace(start, end, 2 * _DASHES + 1)
-        dashes += [steps[k : k + 2] for k in range(1, 2 * _DASHES, 2)]
-    return included, dashes
+        lines += [steps[k : k + 2] for k in range(1, 2 * _DASHES, 2)]
+    return lines
 
 
 def _calling(method: WeakMethod) -> Callable[[Layer], None]:

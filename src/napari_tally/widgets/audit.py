@@ -118,8 +118,10 @@ class AuditWidget(QWidget):
         )
         self.save_button = button("Save CSV…", "Write corrected.csv: all images together, each image, each group.", self._ask_where_to_save)
         self.table = QTableWidget(0, 4)
-        self.table.setHorizontalHeaderLabels(["Image", "Predicted", "Corrected", "95 % interval"])
-        self.table.setToolTip("An image has a corrected count of its own where at least 4 of its windows are counted.")
+        self.table.setHorizontalHeaderLabels(["Image", "Predicted", "Corrected", "95 %"])
+        self.table.setToolTip(
+            "95 %: the interval that holds the true count. An image has a corrected count of its own where at least 4 of its windows are counted."
+        )
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.verticalHeader().hide()
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
@@ -196,7 +198,8 @@ class AuditWidget(QWidget):
     def _take_audit(self, opened: tuple[Audit, Path]) -> None:
         self._audit, self._path = opened
         self._images = {}
-        say(self.message, f"Kept in {escape(str(self._path))}." + self._left_out())
+        say(self.message, f"Kept in {escape(self._path.name)}." + self._left_out())
+        self.message.setToolTip(str(self._path))
         first = self._audit.next_open()
         self._show()
         if first is not None:
@@ -437,7 +440,7 @@ class AuditWidget(QWidget):
         self.table.setFixedHeight(self.table.horizontalHeader().height() + min(len(rows), 5) * self.table.rowHeight(0) + 4)
         for r, row in enumerate(rows.itertuples()):
             known = row.low == row.low
-            interval = f"{row.low:,.0f} to {row.high:,.0f}" if known else "–"
+            interval = f"{row.low:,.0f}–{row.high:,.0f}" if known else "–"
             texts = (row.image, f"{row.predicted:,.0f}", f"{row.corrected:,.0f}" if known else "–", interval)
             for c, text in enumerate(texts):
                 item = QTableWidgetItem(str(text))

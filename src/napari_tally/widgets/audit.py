@@ -119,9 +119,7 @@ class AuditWidget(QWidget):
         self.save_button = button("Save CSV…", "Write corrected.csv: all images together, each image, each group.", self._ask_where_to_save)
         self.table = QTableWidget(0, 4)
         self.table.setHorizontalHeaderLabels(["Image", "Predicted", "Corrected", "95 %"])
-        self.table.setToolTip(
-            "95 %: the interval that holds the true count. An image has a corrected count of its own where at least 4 of its windows are counted."
-        )
+        self.table.setToolTip("95 %: the interval. An image has a corrected count of its own where at least 4 of its windows are counted.")
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.verticalHeader().hide()
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)

@@ -252,8 +252,8 @@ def test_a_file_that_cannot_be_used_is_said(widget, qtbot, tmp_path):
     (tmp_path / "bad.json").write_text("{}")
     widget.open(tmp_path / "bad.json")
     qtbot.waitUntil(lambda: "this is not an audit" in widget.message.text())
-    widget.start(tmp_path / "no such folder" / "audit.json")
-    qtbot.waitUntil(lambda: "No such file" in widget.message.text())
+    widget.start(tmp_path / "bad.json" / "audit.json")
+    qtbot.waitUntil(lambda: "bad.json" in widget.message.text() and "exists" in widget.message.text())
     assert widget.start_button.isEnabled()
 
 

@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import napari_tally
 from napari_tally.core.corrected_count import Corrected, Sample
+from napari_tally.core.files import whole_file
 from napari_tally.settings import AuditSettings, check, from_dict, to_dict
 
 FORMAT = 1
@@ -338,7 +339,6 @@ def _order(strata: NDArray[np.integer], seed: int) -> list[int]:
 
 def write_audit(path: str | Path, audit: Audit) -> None:
     """Write an audit as JSON, whole or not at all."""
-    path = Path(path)
     record = {
         "napari_tally_audit": FORMAT,
         "origin": audit.origin,
@@ -351,9 +351,8 @@ def write_audit(path: str | Path, audit: Audit) -> None:
         "counts": {str(number): count for number, count in sorted(audit.counts.items())},
         "clicks": {str(number): places for number, places in sorted(audit.clicks.items())},
     }
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def read_audit(path: str | Path) -> Audit:

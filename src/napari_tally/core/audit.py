@@ -17,7 +17,6 @@ which nothing is predicted are drawn too. They are counted in a fixed random ord
 of windows, what is counted is a random sample, and ten more can be added at any time.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -240,6 +239,8 @@ def draw_audit(images: Iterable[StudyImage], settings: AuditSettings | None = No
     ValueError
         If two images have one name, labels are no label images, or no window can be drawn.
     """
+    from napari_tally.core.record import fingerprint_labels  # brings torch, for which the opening of a window must not wait
+
     settings = settings or AuditSettings()
     check(settings)
     records, centres, areas, annotated = [], [], [], []
@@ -250,7 +251,7 @@ def draw_audit(images: Iterable[StudyImage], settings: AuditSettings | None = No
             raise ValueError(f"{image.name}: annotations of shape {image.annotated.shape} on labels of shape {image.labels.shape}.")
         planes = np.asarray(image.labels).reshape(-1, *image.labels.shape[-2:])
         places, sizes = zip(*map(_centres, planes), strict=True)
-        digest = hashlib.sha256(np.ascontiguousarray(planes, np.int64).data).hexdigest()[:16]
+        digest = fingerprint_labels(planes, image.labels.shape)
         predicted = sum(map(len, places))
         records.append(ImageRecord(image.name, image.group, image.labels.shape, predicted, 0, image.fingerprint, digest))
         centres.append(places)

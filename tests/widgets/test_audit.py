@@ -77,8 +77,8 @@ def count_window(widget, viewer, truth) -> None:
 def test_by_mouse_and_keys_through_a_whole_audit(make_napari_viewer, qtbot, truth, tmp_path):
     viewer = fill_viewer(make_napari_viewer(show=True), truth)
     widget = make(viewer, qtbot)
-    viewer.window.add_dock_widget(widget)
-    widget.settings["windows"].value = 8
+    dock = viewer.window.add_dock_widget(widget)
+    widget.settings["windows"].value = 4
     QTest.mouseClick(widget.start_button, Qt.MouseButton.LeftButton)
     dialog = widget.findChild(QFileDialog)
     dialog.setDirectory(str(tmp_path))
@@ -87,7 +87,7 @@ def test_by_mouse_and_keys_through_a_whole_audit(make_napari_viewer, qtbot, trut
     qtbot.waitUntil(lambda: widget._frame.is_shown)
     canvas = viewer.window._qt_viewer.canvas.native
     clicked = 0
-    for _ in range(8):
+    for _ in range(4):
         window = widget._frame.window
         assert [layer.name for layer in viewer.layers if layer.visible] == [window.image, "Counting frame", "Click on cells"]
         cells = middles(truth[window.image])
@@ -105,16 +105,21 @@ def test_by_mouse_and_keys_through_a_whole_audit(make_napari_viewer, qtbot, trut
     assert widget.place_text.text() == "All windows are counted"
     assert [layer.name for layer in viewer.layers if layer.visible] == [n for name in truth for n in (name, f"{name} labels")]
     total = read_audit(tmp_path / "audit.json").total()
-    assert (total.windows, total.clicks) == (8, clicked)
+    assert (total.windows, total.clicks) == (4, clicked)
     predicted = sum(len(np.unique(cells[cells % 5 > 0])) for cells in truth.values())
     wanted = (
-        f"predicted {predicted}, corrected {total.corrected:.0f} ({total.low:.0f} to {total.high:.0f}) from 8 windows, {clicked} clicks"
+        f"predicted {predicted}, corrected {total.corrected:.0f} ({total.low:.0f} to {total.high:.0f}) from 4 windows, {clicked} clicks"
     )
     assert wanted in widget.details.text()
     assert "10 more windows would narrow it to about ±" in widget.details.text()
     assert widget.table.rowCount() == 3
     QTest.mouseClick(widget.more_button, Qt.MouseButton.LeftButton)
-    assert widget.place_text.text() == "Window 9 of 18"
+    assert widget.place_text.text() == "Window 5 of 14"
+    viewer.window.remove_dock_widget(dock)  # midway
+    viewer.layers["Click on cells"].add([1.0, 1.0])
+    viewer.layers.remove(widget._frame.window.image)
+    assert not widget._frame.is_shown
+    viewer.layers.clear()
 
 
 def test_going_on_with_an_audit_finds_everything_as_it_was(started, model, qtbot, truth, tmp_path):

@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 import napari_tally
 from napari_tally.core.corrected_count import Corrected, Sample
 from napari_tally.core.files import whole_file
+from napari_tally.core.images import fingerprint_labels
 from napari_tally.settings import AuditSettings, check, from_dict, to_dict
 
 FORMAT = 1
@@ -239,8 +240,6 @@ def draw_audit(images: Iterable[StudyImage], settings: AuditSettings | None = No
     ValueError
         If two images have one name, labels are no label images, or no window can be drawn.
     """
-    from napari_tally.core.record import fingerprint_labels  # brings torch, for which the opening of a window must not wait
-
     settings = settings or AuditSettings()
     check(settings)
     records, centres, areas, annotated = [], [], [], []

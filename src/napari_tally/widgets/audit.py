@@ -319,6 +319,7 @@ class AuditWidget(QWidget):
         coming = next(iter(following), self._audit.next_open())
         if coming is None:
             self._frame.leave()
+            self._viewer.reset_view()
             self._show()
         else:
             self._go_to(coming)

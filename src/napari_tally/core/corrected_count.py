@@ -90,8 +90,9 @@ class Sample:
 
     Examples
     --------
-    >>> sample = Sample(predicted=[8, 7, 9, 8, 1, 0, 1, 2], strata=[0, 0, 0, 0, 1, 1, 1, 1], drawn=[0, 2, 5, 7], hand=[9, 9, 0, 4])
-    >>> round(sample.total().corrected, 1)
+    >>> windows = {"predicted": [8, 7, 9, 8, 1, 0, 1, 2], "strata": [0, 0, 0, 0, 1, 1, 1, 1]}
+    >>> sample = Sample(**windows, drawn=[0, 2, 5, 7], hand=[9, 9, 0, 4], weight=1.0)
+    >>> sample.total().corrected  # 36 predicted, and 2 * (1 + 0) + 2 * (0 + 2) that were missed
     42.0
     """
 

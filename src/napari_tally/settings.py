@@ -395,6 +395,31 @@ class RuleSettings:
     ] = "px"
 
 
+@dataclass(frozen=True)
+class AuditSettings:
+    """How a count is checked by hand. See :mod:`napari_tally.core.audit`."""
+
+    windows: Annotated[
+        int,
+        {
+            "min": 4,
+            "max": 10000,
+            "label": "Windows",
+            "tooltip": "Counting windows to draw; more can be added later. 24 is a good start, below 16 the interval is wide.",
+        },
+    ] = 24
+    window: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 100000,
+            "label": "Window side (px)",
+            "tooltip": "Side of a counting window in pixels. 0 = chosen so that an average window holds about 8 predicted cells.",
+        },
+    ] = 0
+    seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed", "tooltip": "The same seed draws the same windows."}] = 0
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """Give the settings as plain JSON values."""
     return dataclasses.asdict(settings)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from napari_tally import __version__
 from napari_tally.cli import (
+    audit,
     compare,
     convert,
     count,
@@ -31,7 +32,7 @@ from napari_tally.cli import (
 from napari_tally.cli._parts import plain
 from napari_tally.core.events import OUT_OF_MEMORY, is_out_of_memory
 
-_COMMANDS = (demo, plan, train, predict, count, report, export, next_image, evaluate, compare, replay, info, export_model, convert)
+_COMMANDS = (demo, plan, train, predict, count, audit, report, export, next_image, evaluate, compare, replay, info, export_model, convert)
 """In the order of the help text."""
 
 

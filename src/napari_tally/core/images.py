@@ -312,6 +312,25 @@ def _stated_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
     return size * y_bottom / y_top, size * x_bottom / x_top
 
 
+def fingerprint_labels(labels: Any, shape: Sequence[int] | None = None) -> str:
+    """Give 16 hexadecimal digits that depend on the shape and the ids alone.
+
+    Parameters
+    ----------
+    labels : (..., Y, X) int array; or (P, Y, X), read in pieces, where a shape is given
+    shape : sequence of int, optional
+        (..., Y, X), as it is written.
+    """
+    shape = tuple(labels.shape if shape is None else shape)
+    digest = hashlib.sha256(repr(shape).encode())
+    stack = labels.reshape(-1, *shape[-2:]) if isinstance(labels, np.ndarray) else labels
+    for p in range(stack.shape[0]):
+        for row in range(0, shape[-2], _ROWS):  # the same bytes as all at once
+            rows = stack[p, row : min(row + _ROWS, shape[-2]), 0 : shape[-1]]
+            digest.update(np.ascontiguousarray(rows, np.int32).data)
+    return digest.hexdigest()[:16]
+
+
 def list_images(folder: str | Path) -> dict[str, Path]:
     """Find the images of a folder (not below it), stem -> path, sorted.
 

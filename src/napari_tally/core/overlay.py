@@ -9,9 +9,11 @@ from PIL import Image as Pillow
 from PIL import ImageDraw
 from skimage.segmentation import find_boundaries
 
+from napari_tally.core.audit import Window
 from napari_tally.core.images import Image, read_image
 
 _PREDICTED, _TRUE = (255, 80, 220), (70, 230, 90)
+_INCLUDED, _EXCLUDED = (60, 220, 90), (255, 70, 60)
 _SIDE, _CAPTION, _COLUMNS = 420, 22, 3
 
 
@@ -31,6 +33,31 @@ def overlay(image: Image, predicted: NDArray[np.integer], truth: NDArray[np.inte
         picture[find_boundaries(_first(truth), mode="inner")] = _TRUE
     picture[find_boundaries(_first(predicted), mode="inner")] = _PREDICTED
     return picture
+
+
+def frame_picture(image: Image, window: Window) -> NDArray[np.uint8]:
+    """Draw a counting window with its surroundings: included edges green, excluded edges red and dashed.
+
+    Returns
+    -------
+    (Y, X, 3) uint8
+        At least 400 pixels on the longer side.
+    """
+    plane = Image(image.planes[window.plane][None], image.name, colour=image.colour)
+    picture = Pillow.fromarray(overlay(plane, np.zeros(plane.shape, np.int32)))
+    margin = max(window.bottom - window.top, window.right - window.left) // 4 + 1
+    left, top = max(0, window.left - margin), max(0, window.top - margin)
+    right, bottom = min(picture.width, window.right + margin), min(picture.height, window.bottom + margin)
+    factor = max(1, -(-_SIDE // max(right - left, bottom - top)))
+    picture = picture.crop((left, top, right, bottom)).resize(((right - left) * factor, (bottom - top) * factor), Pillow.Resampling.NEAREST)
+    draw = ImageDraw.Draw(picture)
+    x0, y0, x1, y1 = (factor * n for n in (window.left - left, window.top - top, window.right - left, window.bottom - top))
+    x1, y1 = x1 - 1, y1 - 1
+    for a in range(0, max(x1 - x0, y1 - y0), 12):
+        draw.line((x0 + a, y1, min(x0 + a + 6, x1), y1), fill=_EXCLUDED, width=2)
+        draw.line((x1, y0 + a, x1, min(y0 + a + 6, y1)), fill=_EXCLUDED, width=2)
+    draw.line((x0, y1, x0, y0, x1, y0), fill=_INCLUDED, width=2)
+    return np.asarray(picture)
 
 
 def contact_sheet(items: Sequence[tuple[Path, NDArray[np.integer], NDArray[np.integer]]], path: str | Path) -> None:

@@ -8,22 +8,19 @@
 Prediction draws no random numbers, so there is no seed but that of the training, which the model carries.
 """
 
-import hashlib
 import json
 import platform
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import napari_tally
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.find import Prediction, find_cells
-from napari_tally.core.images import Image, list_images, read_image, read_labels
+from napari_tally.core.images import Image, fingerprint_labels, list_images, read_image, read_labels
 from napari_tally.core.model_file import Model, find_model
 from napari_tally.core.predict import TileDone
 from napari_tally.settings import CountingSettings, PredictionSettings, RuleSettings, from_dict, to_dict
@@ -31,7 +28,6 @@ from napari_tally.settings import CountingSettings, PredictionSettings, RuleSett
 FORMAT = 1
 NAME = "record.json"
 _KEY = "napari_tally_record"
-_ROWS = 4096
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-image")
 
 
@@ -148,25 +144,6 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
     }
-
-
-def fingerprint_labels(labels: Any, shape: Sequence[int] | None = None) -> str:
-    """Give 16 hexadecimal digits that depend on the shape and the ids alone.
-
-    Parameters
-    ----------
-    labels : (..., Y, X) int array; or (P, Y, X), read in pieces, where a shape is given
-    shape : sequence of int, optional
-        (..., Y, X), as it is written.
-    """
-    shape = tuple(labels.shape if shape is None else shape)
-    digest = hashlib.sha256(repr(shape).encode())
-    stack = labels.reshape(-1, *shape[-2:]) if isinstance(labels, np.ndarray) else labels
-    for p in range(stack.shape[0]):
-        for row in range(0, shape[-2], _ROWS):  # the same bytes as all at once
-            rows = stack[p, row : min(row + _ROWS, shape[-2]), 0 : shape[-1]]
-            digest.update(np.ascontiguousarray(rows, np.int32).data)
-    return digest.hexdigest()[:16]
 
 
 def read_record(path: str | Path) -> RunRecord:

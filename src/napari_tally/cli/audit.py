@@ -1,0 +1,213 @@
+"""``napari-tally audit``: check a count by hand in random windows, and correct it."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_tally.cli._parts import Commands, add_settings, settings_from
+from napari_tally.settings import AuditSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from napari_tally.core.audit import Audit
+    from napari_tally.core.corrected_count import Corrected
+
+_TABLE = ["window", "image", "plane", "top", "left", "bottom", "right", "hand"]
+
+
+def register(command: Commands) -> None:
+    """Add the command with its three steps."""
+    parser = command("audit", run, "Check a count by hand in random windows: draw them, count in them, and get the corrected count.")
+    steps = parser.add_subparsers(title="steps", required=True, metavar="STEP", dest="step")
+    draw = steps.add_parser("draw", help="draw counting windows over all images", formatter_class=parser.formatter_class)
+    draw.add_argument("--labels", type=Path, required=True, metavar="DIR", help="predicted label images, as `predict` writes them")
+    draw.add_argument("--images", type=Path, metavar="DIR", help="the images, matched by stem: each window becomes a picture to count in")
+    draw.add_argument("--trained", type=Path, metavar="DIR", help="label images used in training: what is annotated there is not drawn")
+    draw.add_argument("--groups", type=Path, metavar="CSV", help="a table with the columns image (stem) and group")
+    draw.add_argument("--out", type=Path, required=True, metavar="STUDY", help="folder that gets audit.json, windows.csv and windows/")
+    add_settings(draw, AuditSettings)
+    more = steps.add_parser("more", help="add windows to an audit", formatter_class=parser.formatter_class)
+    more.add_argument("study", type=Path, metavar="STUDY")
+    more.add_argument("--windows", type=int, default=10, metavar="INT", help="how many more")
+    more.add_argument("--images", type=Path, metavar="DIR", help="the images, for pictures of the new windows")
+    report = steps.add_parser("report", help="correct the count by the hand counts", formatter_class=parser.formatter_class)
+    report.add_argument("study", type=Path, metavar="STUDY")
+    points = "clicks instead of windows.csv: columns image, y, x and, of stacks, plane; all windows count as done"
+    report.add_argument("--points", type=Path, metavar="CSV", help=points)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run a step."""
+    {"draw": _draw, "more": _more, "report": _report}[arguments.step](arguments)
+
+
+def _draw(arguments: argparse.Namespace) -> None:
+    from napari_tally.core.annotations import known_labels, require_ids
+    from napari_tally.core.audit import StudyImage, draw_audit, write_audit
+    from napari_tally.core.images import list_images, match_by_stem, read_image, read_labels
+
+    settings = settings_from(AuditSettings, arguments)
+    out: Path = arguments.out
+    if (out / "audit.json").exists():
+        raise ValueError(f"{out} holds an audit already; name another folder, or add windows with: napari-tally audit more {out}")
+    labels = list_images(arguments.labels)
+    pictures = {b.stem: b for _, b in match_by_stem(arguments.labels, arguments.images)} if arguments.images else {}
+    trained = list_images(arguments.trained) if arguments.trained else {}
+    groups = _groups(arguments.groups) if arguments.groups else {}
+
+    def study() -> "list[StudyImage]":
+        found = []
+        for stem, path in labels.items():
+            cells = require_ids(read_labels(path), path)
+            known = known_labels(read_labels(trained[stem])) >= 0 if stem in trained else None
+            print_of = read_image(pictures[stem]).fingerprint if stem in pictures else ""
+            found.append(StudyImage(stem, cells, groups.get(stem, ""), known, print_of))
+        return found
+
+    audit = draw_audit(study(), settings)
+    out.mkdir(parents=True, exist_ok=True)
+    write_audit(out / "audit.json", audit)
+    _write_windows(out, audit, 0, pictures)
+    total = audit.total()
+    print(f"Drew {audit.wanted} windows of {len(audit.windows)} in {len(audit.images)} images with {total.predicted:.0f} predicted cells.")
+    if audit.left_out:
+        print(f"Note: windows that touch training annotations are left out, with {audit.left_out} predicted cells in them.")
+    print(
+        f"Write the number of cells of each window into the column 'hand' of {out / 'windows.csv'}: those whose middle lies in the window."
+    )
+    print(f"Then: napari-tally audit report {out}")
+
+
+def _more(arguments: argparse.Namespace) -> None:
+    from napari_tally.core.audit import read_audit, write_audit
+    from napari_tally.core.images import list_images
+
+    audit = read_audit(arguments.study / "audit.json")
+    before = audit.wanted
+    added = audit.add_windows(arguments.windows) - before
+    write_audit(arguments.study / "audit.json", audit)
+    _write_windows(arguments.study, audit, before, list_images(arguments.images) if arguments.images else {})
+    print(f"Added {added} windows to {arguments.study / 'windows.csv'}; there are {audit.wanted} now.")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from napari_tally.core.audit import read_audit, write_audit
+    from napari_tally.core.counting import write_table
+
+    out: Path = arguments.study
+    audit = read_audit(out / "audit.json")
+    if arguments.points:
+        _take_points(audit, _read_table(arguments.points, ["image", "y", "x"]))
+    else:
+        _take_counts(audit, _read_table(out / "windows.csv", ["window", "hand"]))
+    if not audit.counts:
+        raise ValueError(f"{out / 'windows.csv'}: no window is counted yet; write the number of cells of each into the column 'hand'.")
+    write_audit(out / "audit.json", audit)
+    total, table = audit.total(), audit.table()
+    write_table(out / "corrected.csv", table)
+    print(describe(total))
+    gaps = [str(n + 1) for n in range(max(audit.counts)) if n not in audit.counts]
+    if gaps:
+        print(f"Note: windows {', '.join(gaps)} are passed over. Count them too: leaving out what is hard to count spoils the interval.")
+    margin = audit.expected_margin(10)
+    if margin == margin:  # not NaN
+        print(f"Ten more windows would narrow it to about ±{margin:,.0f}.")
+    if audit.left_out:
+        print(f"Not contained: {audit.left_out} predicted cells in windows that touch training annotations.")
+    for row in table[table["what"] == "group"].itertuples():
+        known = (
+            f"corrected {row.corrected:,.0f} ({row.low:,.0f} to {row.high:,.0f})" if row.low == row.low else "too few windows to correct"
+        )
+        print(f"  {row.name}: predicted {row.predicted:,.0f}, {known}, {row.windows} windows")
+    print(f"Every image: {out / 'corrected.csv'}")
+
+
+def describe(total: "Corrected") -> str:
+    """Say the corrected count in a line."""
+    if not total.windows:
+        return f"Predicted {total.predicted:,.0f}; no window is counted yet."
+    interval = f"({total.low:,.0f} to {total.high:,.0f}, 95 % interval)" if total.low == total.low else "(too few windows for an interval)"
+    return (
+        f"Predicted {total.predicted:,.0f}, corrected {total.corrected:,.0f} {interval}, "
+        f"from {total.windows} windows, {total.clicks} cells counted by hand."
+    )
+
+
+def _write_windows(out: Path, audit: "Audit", first: int, pictures: dict[str, Path]) -> None:
+    """Write the table of windows to fill in (what is filled in stays), and their pictures.
+
+    The predicted count of a window is not in it: who knows it counts otherwise.
+    """
+    import pandas as pd
+
+    from napari_tally.core.counting import write_table
+
+    rows = []
+    for number in range(first, audit.wanted):
+        w = audit.window(number)
+        rows.append([number + 1, w.image, w.plane, w.top, w.left, w.bottom, w.right, audit.counts.get(number)])
+    table = pd.DataFrame(rows, columns=_TABLE)
+    table["hand"] = table["hand"].astype("Int64")
+    if first:
+        table = pd.concat([_read_table(out / "windows.csv", _TABLE), table], ignore_index=True)
+    write_table(out / "windows.csv", table)
+    if pictures:
+        _write_pictures(out / "windows", audit, first, pictures)
+
+
+def _write_pictures(folder: Path, audit: "Audit", first: int, pictures: dict[str, Path]) -> None:
+    from PIL import Image as Pillow
+
+    from napari_tally.core.images import read_image
+    from napari_tally.core.overlay import frame_picture
+
+    folder.mkdir(exist_ok=True)
+    for number in range(first, audit.wanted):
+        window = audit.window(number)
+        Pillow.fromarray(frame_picture(read_image(pictures[window.image]), window)).save(folder / f"{number + 1:03d}_{window.image}.png")
+
+
+def _take_counts(audit: "Audit", table: "pd.DataFrame") -> None:
+    for number, hand in zip(table["window"], table["hand"], strict=True):
+        if hand != hand:  # an empty cell
+            continue
+        if hand < 0 or hand != int(hand) or not 1 <= number <= audit.wanted:
+            raise ValueError(
+                f"windows.csv: window {number} has the hand count {hand}; a whole number from 0 on is wanted, for a drawn window."
+            )
+        audit.counts[int(number) - 1] = int(hand)
+
+
+def _take_points(audit: "Audit", table: "pd.DataFrame") -> None:
+    names = table["image"].astype(str)
+    if unknown := sorted(set(names) - {image.name for image in audit.images}):
+        raise ValueError(f"The points name images that are not in the audit: {', '.join(unknown[:3])}.")
+    planes = table["plane"] if "plane" in table else 0 * table["y"]
+    for number in range(audit.wanted):
+        window = audit.window(number)
+        here = table[(names == window.image) & (planes == window.plane)]
+        audit.count_clicks(number, [place for place in zip(here["y"], here["x"], strict=True) if window.holds([place]).item()])
+
+
+def _read_table(path: Path, columns: list[str]) -> "pd.DataFrame":
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: this is no table of comma-separated values ({error}).") from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise ValueError(f"{path}: the column {missing[0]!r} is missing; wanted are {', '.join(columns)}.")
+    for name in {"window", "hand", "plane", "y", "x"} & set(table):
+        try:
+            table[name] = pd.to_numeric(table[name])
+        except ValueError as error:
+            raise ValueError(f"{path}: the column {name!r} holds something that is no number ({error}).") from error
+    return table
+
+
+def _groups(path: Path) -> dict[str, str]:
+    table = _read_table(path, ["image", "group"])
+    return dict(zip(table["image"].astype(str), table["group"].astype(str), strict=True))

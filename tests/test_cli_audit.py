@@ -1,0 +1,140 @@
+"""``napari-tally audit``: from label images and hand counts to the corrected count."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image as Pillow
+from test_cli import one_line, run
+
+import napari_tally as nt
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    """Six images with labels in which every fifth cell is missing."""
+    for name in ("images", "labels", "truth"):
+        (tmp_path / name).mkdir()
+    for seed in range(6):
+        image, truth = nt.simulate_nuclei(seed=seed, n=25, diameter=14, shape=(160, 160))
+        tifffile.imwrite(tmp_path / "images" / f"im{seed}.tif", image)
+        tifffile.imwrite(tmp_path / "truth" / f"im{seed}.tif", truth.astype(np.uint16))
+        tifffile.imwrite(tmp_path / "labels" / f"im{seed}.tif", np.where(truth % 5, truth, 0).astype(np.uint16))
+    (tmp_path / "groups.csv").write_text("image,group\n" + "".join(f"im{i},{'treated' if i % 2 else 'control'}\n" for i in range(6)))
+    return tmp_path
+
+
+def draw(study: Path, *more) -> int:
+    return run("audit", "draw", "--labels", study / "labels", "--out", study / "audit", "--windows", 16, "--window", 50, "--seed", 1, *more)
+
+
+def middles(study: Path) -> pd.DataFrame:
+    """The middles of the true cells, as someone would click them."""
+    rows = []
+    for path in sorted((study / "truth").iterdir()):
+        truth = tifffile.imread(path)
+        rows += [[path.stem, *np.argwhere(truth == cell).mean(0)] for cell in np.unique(truth)[1:]]
+    return pd.DataFrame(rows, columns=["image", "y", "x"])
+
+
+def fill_in(study: Path) -> None:
+    """Count every window by the truth, as a person would in a spreadsheet."""
+    table, cells = pd.read_csv(study / "audit" / "windows.csv"), middles(study)
+    y, x = cells["y"] + 0.5, cells["x"] + 0.5
+    for i, w in table.iterrows():
+        inside = (cells["image"] == w["image"]) & (w["top"] <= y) & (y < w["bottom"]) & (w["left"] <= x) & (x < w["right"])
+        table.loc[i, "hand"] = inside.sum()
+    table.to_csv(study / "audit" / "windows.csv", index=False)
+
+
+def test_draw_count_and_report(study, capsys):
+    assert draw(study, "--images", study / "images", "--groups", study / "groups.csv") == 0
+    assert "Drew 16 windows of 54 in 6 images with 120 predicted cells" in capsys.readouterr().out
+    pictures = sorted((study / "audit" / "windows").iterdir())
+    assert len(pictures) == 16
+    colours = np.asarray(Pillow.open(pictures[0])).reshape(-1, 3).tolist()
+    assert [60, 220, 90] in colours
+    assert [255, 70, 60] in colours
+    header = (study / "audit" / "windows.csv").read_text().splitlines()[0]
+    assert header == "window,image,plane,top,left,bottom,right,hand"  # not the predicted count: it would lead the eye
+    fill_in(study)
+    assert run("audit", "report", study / "audit") == 0
+    said = capsys.readouterr().out
+    true = len(middles(study))
+    with (study / "audit" / "corrected.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["what"] for row in rows] == ["all"] + ["image"] * 6 + ["group"] * 2
+    assert float(rows[0]["low"]) <= true <= float(rows[0]["high"])
+    assert (
+        f"corrected {float(rows[0]['corrected']):,.0f} ({float(rows[0]['low']):,.0f} to {float(rows[0]['high']):,.0f}, 95 % interval)"
+        in said
+    )
+    assert "from 16 windows" in said
+    assert "Ten more windows would narrow it to about ±" in said
+    assert "control: predicted" in said
+    record = json.loads((study / "audit" / "audit.json").read_text())
+    assert len(record["counts"]) == 16
+    assert all(image["image_fingerprint"] for image in record["images"])
+    assert run("audit", "more", study / "audit") == 0
+    assert len(pd.read_csv(study / "audit" / "windows.csv")) == 26
+    assert pd.read_csv(study / "audit" / "windows.csv")["hand"].notna().sum() == 16
+    fill_in(study)
+    assert run("audit", "report", study / "audit") == 0
+    assert "from 26 windows" in capsys.readouterr().out
+
+
+def test_points_give_the_same_as_counts(study, capsys):
+    draw(study)
+    fill_in(study)
+    assert run("audit", "report", study / "audit") == 0
+    by_counts = capsys.readouterr().out
+    middles(study).to_csv(study / "points.csv", index=False)
+    assert run("audit", "report", study / "audit", "--points", study / "points.csv") == 0
+    assert capsys.readouterr().out.splitlines()[0] in by_counts
+
+
+def test_annotated_images_are_left_out(study, capsys):
+    trained = study / "trained"
+    trained.mkdir()
+    (trained / "im0.tif").write_bytes((study / "truth" / "im0.tif").read_bytes())
+    assert draw(study, "--trained", trained) == 0
+    assert "windows that touch training annotations are left out, with 20 predicted cells" in capsys.readouterr().out
+    assert "im0" not in set(pd.read_csv(study / "audit" / "windows.csv")["image"])
+
+
+def test_windows_that_are_passed_over_are_named(study, capsys):
+    draw(study)
+    fill_in(study)
+    table = pd.read_csv(study / "audit" / "windows.csv")
+    table.loc[2, "hand"] = np.nan
+    table.to_csv(study / "audit" / "windows.csv", index=False)
+    assert run("audit", "report", study / "audit") == 0
+    assert "windows 3 are passed over" in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_one_line(study, capsys):
+    draw(study)
+    capsys.readouterr()
+    assert draw(study) == 2
+    assert "holds an audit already" in one_line(capsys)
+    assert run("audit", "report", study / "audit") == 2
+    assert "no window is counted yet" in one_line(capsys)
+    windows = study / "audit" / "windows.csv"
+    windows.write_text("window,hand\n1,-4\n")
+    assert run("audit", "report", study / "audit") == 2
+    assert "hand count -4" in one_line(capsys)
+    windows.write_text("window,hand\n1,many\n")
+    assert run("audit", "report", study / "audit") == 2
+    assert "'hand' holds something that is no number" in one_line(capsys)
+    windows.write_text("window\n1\n")
+    assert run("audit", "report", study / "audit") == 2
+    assert "the column 'hand' is missing" in one_line(capsys)
+    assert run("audit", "report", study / "nowhere") == 2
+    assert "there is no such audit" in one_line(capsys)
+    (study / "points.csv").write_text("image,y,x\nother,1,1\n")
+    assert run("audit", "report", study / "audit", "--points", study / "points.csv") == 2
+    assert "not in the audit: other" in one_line(capsys)

@@ -297,6 +297,7 @@ def test_labels_that_were_mended_by_hand_are_counted_and_not_made_anew(model, wi
     mended.data[mended.data == 5] = 0
     mended.metadata["napari_tally"]["corrected"] = 1  # as the review notes it
     widget.save(tmp_path)
+    qtbot.waitUntil(lambda: not widget.results.is_writing)
     assert len(pd.read_csv(tmp_path / "cells.csv")) == 8
     assert list(pd.read_csv(tmp_path / "counts.csv")["count"]) == [8]
     widget.show()

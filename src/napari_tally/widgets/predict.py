@@ -512,7 +512,7 @@ class PredictWidget(QWidget):
 
     def save(self, folder: str | Path) -> None:
         """Write the results of the images that are shown, as the command line does."""
-        self._take_mended()
+        self._show()  # cells may have been mended meanwhile
         self.results.save(folder)
 
 

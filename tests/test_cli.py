@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from PIL import Image as Pillow
@@ -494,3 +495,18 @@ def test_report_of_a_folder(tmp_path, folders, model_file, capsys):
     assert "<h1>Discs &amp; more</h1>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert run("report", tmp_path) == 2
     assert "there are no results in this folder" in one_line(capsys)
+
+
+def test_a_report_carries_the_interval_of_the_audit(tmp_path, folders, model_file, capsys):
+    images, _ = folders
+    assert run("predict", "--model", model_file, "--out", tmp_path / "out", images) == 0
+    study = tmp_path / "study"
+    assert run("audit", "draw", "--labels", tmp_path / "out" / "labels", "--out", study, "--windows", 8, "--window", 20) == 0
+    assert run("report", tmp_path / "out", "--audit", study) == 2
+    assert "too few windows are counted by hand" in capsys.readouterr().err
+    windows = pd.read_csv(study / "windows.csv")
+    windows.assign(hand=[n % 3 for n in range(len(windows))]).to_csv(study / "windows.csv", index=False)
+    assert run("audit", "report", study) == 0
+    assert run("report", tmp_path / "out", "--audit", study) == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"counted by hand in {len(windows)} randomly placed windows" in page

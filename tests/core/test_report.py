@@ -10,10 +10,11 @@ import tifffile
 from pictures import discs
 
 import napari_tally as nt
+from napari_tally.core.corrected_count import Corrected
 from napari_tally.core.find import Prediction
 from napari_tally.core.images import write_labels
 from napari_tally.core.record import RunRecord, read_record
-from napari_tally.core.report import Interval, methods, write_report
+from napari_tally.core.report import methods, write_report
 from napari_tally.core.results import Results
 from napari_tally.settings import CountingSettings, PredictionSettings, RuleSettings
 
@@ -84,7 +85,7 @@ def test_images_that_are_gone_are_left_out(folder):
 
 
 def test_a_checked_count_stands_on_top_with_its_interval(folder):
-    page = Elements(write_report(folder, checked=Interval(4, 5.2, 4.1, 6.3, 12, 30)).read_text(encoding="utf-8"))
+    page = Elements(write_report(folder, checked=Corrected(4, 5.2, 4.1, 6.3, 12, 30, 1)).read_text(encoding="utf-8"))
     words = re.sub(r"\s+", " ", page.text)
     assert "5 cells (4 to 6) 95 % interval, from 30 cells counted by hand in 12 random windows." in words
     assert "Not checked by hand" not in words

@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image as Pillow
 
 import napari_tally
+from napari_tally.core.corrected_count import Corrected
 from napari_tally.core.images import read_image, read_labels
 from napari_tally.core.overlay import overlay
 from napari_tally.core.record import read_record
@@ -26,26 +27,6 @@ _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _THUMBNAILS, _SIDE = 9, 300
 _WIDTH, _HEIGHT = 420, 180
 """Of a plot, in pixels."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A count that was checked by hand (core/audit.py).
-
-    Attributes
-    ----------
-    predicted, corrected, low, high : float
-        Cells; `low` to `high` is the 95 % interval.
-    windows, clicks : int
-        Windows counted by hand, and cells in them.
-    """
-
-    predicted: float
-    corrected: float
-    low: float
-    high: float
-    windows: int
-    clicks: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +40,7 @@ class Bar:
     says: str
 
 
-def write_report(folder: str | Path, title: str = "", checked: Interval | None = None) -> Path:
+def write_report(folder: str | Path, title: str = "", checked: Corrected | None = None) -> Path:
     """Write report.html into a folder of results.
 
     Parameters
@@ -68,7 +49,7 @@ def write_report(folder: str | Path, title: str = "", checked: Interval | None =
         What ``predict`` wrote, or *Save* in the window.
     title : str
         Left out: the name of the folder.
-    checked : Interval, optional
+    checked : Corrected, optional
         The corrected count, if it was audited.
 
     Returns
@@ -124,7 +105,7 @@ def write_report(folder: str | Path, title: str = "", checked: Interval | None =
     return partial.replace(folder / NAME)
 
 
-def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Interval | None = None) -> str:
+def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Corrected | None = None) -> str:
     """Write the paragraph for the section "Methods" of a paper, in plain text.
 
     Parameters
@@ -133,7 +114,7 @@ def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Interval | No
         The content of the run record.
     counts : pandas.DataFrame
         The table of images.
-    checked : Interval, optional
+    checked : Corrected, optional
     """
     settings, model = record["settings"], record["model"]
     found, training = settings["counting"], model.get("training", {})

@@ -107,7 +107,6 @@ def find_cells(
     next_tile : callable, optional
         Gives the place, in a list of tiles of this plane that wait, of the one to come next. Left out: row by row. The order does
         not change the result.
-
     runner : optional
         Computes the tiles elsewhere; see :mod:`napari_tally.core.cluster`. It needs `out`.
     planes : sequence of int, optional
@@ -171,6 +170,7 @@ def find_cells(
         for n, tile in enumerate(tiles):
             piece = labels[p, *tile]
             labels[p, *tile] = np.where(piece > 0, cell_of[piece + np.int64(before[n])], 0)
+            yield TileDone((number + 1) * len(tiles), total)
         cells += here
     labels = labels.reshape(image.shape) if out is None else out
     n_types = model.settings.types

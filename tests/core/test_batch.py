@@ -136,3 +136,66 @@ def test_an_image_that_is_gone_meanwhile(model, paths, tmp_path):
     shutil.move(paths[2], tmp_path / "elsewhere.tif")
     news, _ = events_of(batch(model, tmp_path / "out").run(paths))
     assert [event.path for event in news if isinstance(event, PassedOver)] == [paths[2]]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("file_format", ["tiff", "ome-zarr"])
+def test_an_image_without_cells_counts_zero_and_the_batch_goes_on(model, paths, tmp_path, monkeypatch, file_format, lazy):
+    tifffile.imwrite(paths[0], np.zeros((64, 64), np.uint16))
+    if lazy:
+        monkeypatch.setattr(images, "LAZY_BYTES", 1000)
+    _, results = events_of(batch(model, tmp_path / "out", format=file_format).run(paths[:2]))
+    counts = results.tables()["counts"]["count"]
+    assert counts.iloc[0] == 0
+    assert counts.iloc[1] > 3
+
+
+def test_the_note_of_another_run_does_not_vouch_for_labels_that_were_replaced(model, paths, tmp_path, monkeypatch):
+    """The process ends between the labels and the note: what an earlier run noted must not be believed any more."""
+    first, other = batch(model, tmp_path / "out"), replace(batch(model, tmp_path / "out"), counting=CountingSettings(min_area=400))
+    events_of(first.run(paths[:1]))
+    monkeypatch.setattr(module, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        events_of(other.run(paths[:1]))
+    monkeypatch.undo()
+    news, _ = events_of(first.run(paths[:1]))
+    assert [event.again for event in news if isinstance(event, ImageDone)] == [False]
+
+
+def test_no_count_without_its_labels(model, paths, tmp_path, monkeypatch):
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(module, "write_labels", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match="No space left"):
+        events_of(batch(model, tmp_path / "out").run(paths))
+    assert not (tmp_path / "out" / "counts.csv").exists()
+
+
+@pytest.mark.parametrize("compression", ["zlib", "zstd", "lzw", None])
+def test_a_large_file_that_is_cut_off_is_passed_over(model, paths, tmp_path, monkeypatch, compression):
+    tifffile.imwrite(
+        paths[0], np.random.default_rng(0).integers(0, 999, (200, 200)).astype(np.uint16), tile=(32, 32), compression=compression
+    )
+    whole = paths[0].read_bytes()
+    paths[0].write_bytes(whole[: len(whole) * 6 // 10])
+    monkeypatch.setattr(images, "LAZY_BYTES", 1000)
+    news, results = events_of(batch(model, tmp_path / "out").run(paths[:2]))
+    (passed,) = (event for event in news if isinstance(event, PassedOver))
+    assert "one" in passed.reason
+    assert len(results) == 1
+    assert not list((tmp_path / "out" / "labels").glob("*.part"))
+
+
+def test_an_ome_zarr_that_was_changed_inside_is_counted_anew(model, paths, tmp_path):
+    import zarr
+
+    picture = tifffile.imread(paths[0])
+    group = zarr.open_group(tmp_path / "in" / "z.zarr", mode="w")
+    array = group.create_array("0", shape=picture.shape, chunks=(64, 64), dtype=picture.dtype)
+    array[:] = picture
+    axes = [{"name": name, "type": "space"} for name in "yx"]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    out = batch(model, tmp_path / "out")
+    _, before = events_of(out.run([tmp_path / "in" / "z.zarr"]))
+    array[:] = 0
+    _, after = events_of(out.run([tmp_path / "in" / "z.zarr"]))
+    assert [results.tables()["counts"]["count"].iloc[0] > 0 for results in (before, after)] == [True, False]

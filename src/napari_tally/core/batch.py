@@ -22,8 +22,9 @@ import pandas as pd
 
 from napari_tally.core.counting import size_remark, write_table
 from napari_tally.core.events import mapped
+from napari_tally.core.files import file_state
 from napari_tally.core.find import find_cells
-from napari_tally.core.images import Image, read_image, write_labels
+from napari_tally.core.images import Image, fingerprint_labels, read_image, write_labels
 from napari_tally.core.lazy import LabelsZarr, write_tiff_in_pieces
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import TileDone
@@ -159,24 +160,41 @@ class Batch:
 
     def _count(self, path: Path, results: Results, record: RunRecord) -> Generator[TileDone, None, str]:
         """Predict, measure and write one image; give what is odd about it."""
-        state, image = _state(path), read_image(path)
-        regions, group = self.regions(path), self.group(path)
+        state, image = file_state(path), read_image(path)
         target = self.out / "labels" / (path.stem + _SUFFIX[self.files.format])
         labels = None
         if image.is_lazy or self.files.format == "ome-zarr" or self.runner:
             labels = LabelsZarr(target.with_suffix(".zarr"), len(image.planes), (image.shape[-2], image.shape[-1]))
-        runner = self.runner and replace(self.runner, path=path)
+        try:
+            return (yield from self._fill(path, state, image, target, labels, results, record))
+        except BaseException:  # walking away too
+            if labels:
+                labels.discard()
+            raise
+
+    def _fill(
+        self, path: Path, state: list[int], image: Image, target: Path, labels: LabelsZarr | None, results: Results, record: RunRecord
+    ) -> Generator[TileDone, None, str]:
+        regions, group = self.regions(path), self.group(path)
+        runner = self.runner and replace(self.runner, path=path, state=tuple(state))
         keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
         found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=keep, runner=runner)
         counts = results.add(found.labels, image, regions, group, found.types, found.n_types)
         cells, _, parts = results.last()
-        remarks = size_remark(cells["area_px"], self.model.diameter * found.zoom), range_remark(self.model, image, found)
-        note = record.add(image, path, found, f"labels/{target.name}", remarks)
-        self._write_labels(found.labels, labels, target, image, found.cells)
+        note_file = self.out / "done" / f"{path.stem}.json"
+        try:
+            remarks = size_remark(cells["area_px"], self.model.diameter * found.zoom), range_remark(self.model, image, found)
+            marks = fingerprint_labels(found.labels, image.shape)  # before the labels go to their place
+            note_file.unlink(missing_ok=True)  # what it speaks of is replaced now
+            self._write_labels(found.labels, labels, target, image, found.cells)
+        except BaseException:
+            results.drop()  # no count without its labels
+            raise
+        note = record.add(image, path, found, f"labels/{target.name}", remarks, marks)
         write_table(self.out / "done" / f"{path.stem}.csv", cells)
         remark = " ".join(filter(None, remarks))
         tables = {"counts": counts.to_csv(index=False), "regions": None if parts is None else parts.to_csv(index=False)}
-        _write(self.out / "done" / f"{path.stem}.json", {"way": self._way(path), "file": state, "remark": remark, "record": note, **tables})
+        _write(note_file, {"way": self._way(path), "file": state, "remark": remark, "record": note, **tables})
         return remark
 
     def _write_labels(self, found: Any, streamed: LabelsZarr | None, target: Path, image: Image, cells: int) -> None:
@@ -194,7 +212,7 @@ class Batch:
             return None
         try:
             note = json.loads((self.out / "done" / f"{path.stem}.json").read_text(encoding="utf-8"))
-            if note["way"] != self._way(path) or note["file"] != _state(path) or not (self.out / note["record"]["labels"]).exists():
+            if note["way"] != self._way(path) or note["file"] != file_state(path) or not (self.out / note["record"]["labels"]).exists():
                 return None
             cells = _read_table(self.out / "done" / f"{path.stem}.csv")
             counts, parts = (_read_table(io.StringIO(text)) if text else None for text in (note["counts"], note["regions"]))
@@ -212,14 +230,6 @@ class Batch:
         where = [[region.name, *map(repr, region.__dict__.values())] for region in self.regions(path) or []]
         text = json.dumps([self.model.fingerprint, how, self.files.format, where, self.group(path)], default=repr)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _state(path: Path) -> list[int]:
-    """Tell whether a file has changed: its size and the time of its last change. [] = it is not there."""
-    if not path.exists():
-        return []
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _read_table(source: Any) -> pd.DataFrame:

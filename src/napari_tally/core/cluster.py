@@ -44,6 +44,7 @@ class _Task:
     counting: CountingSettings
     window: tuple[tuple[float, float], ...]
     labels: str
+    state: tuple[int, ...]
     planes: int
     threads: int
 
@@ -59,8 +60,8 @@ class Cluster:
         Model file or name of a shipped model, which the workers open.
     fingerprint : str
         Of that model: workers refuse another one.
-    path : Path
-        The image.
+    path, state
+        The image, and what tells whether its file has changed (:func:`napari_tally.core.files.file_state`).
     threads : int
         Of each worker; 0 = as torch does there.
     """
@@ -70,6 +71,7 @@ class Cluster:
     fingerprint: str
     threads: int
     path: Path = Path()
+    state: tuple[int, ...] = ()
     grid = CHUNK
     """Tiles begin on chunks of the label file, so that no two workers write to one."""
 
@@ -86,7 +88,7 @@ class Cluster:
         ValueError
             What the worker raised for a bad image.
         """
-        from distributed import wait
+        from distributed import CancelledError, KilledWorker, wait
 
         window = tuple((float(low), float(high)) for low, high in work.predictor.window)
         task = _Task(
@@ -97,6 +99,7 @@ class Cluster:
             work.counting,
             window,
             str(labels.partial.resolve()),
+            self.state,
             labels.shape[0],
             self.threads,
         )
@@ -104,14 +107,23 @@ class Cluster:
         # pure=False: the tile is written even if some earlier task looked alike
         futures = {self.client.submit(_compute, task, plane, tile, pure=False): n for n, tile in enumerate(bounds)}
         try:
+            waited = 0.0
             while futures:
+                if not self.client.scheduler_info()["workers"]:
+                    waited += 0.5
+                    if waited > _PATIENCE:
+                        raise ValueError(f"The scheduler has no workers. Start some: dask worker {self.client.scheduler.address}.")
                 try:
                     wait(list(futures), timeout=0.5, return_when="FIRST_COMPLETED")
                 except TimeoutError:
                     yield None
                 for future in [future for future in futures if future.done()]:
                     n = futures.pop(future)
-                    yield n, future.result()
+                    try:
+                        top = future.result()
+                    except (CancelledError, KilledWorker) as error:
+                        raise ValueError(f"A tile could not be computed on the workers ({str(error) or type(error).__name__}).") from error
+                    yield n, top
         finally:
             self.client.cancel(list(futures))
 
@@ -132,11 +144,11 @@ def connect(scheduler: str, workers: int) -> Any:
         If dask.distributed is not installed, or nobody answers at the address.
     """
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError as error:
         raise ValueError("For several workers dask.distributed is needed: pip install 'napari-tally[cluster]'.") from error
     if not scheduler:
-        return Client(LocalCluster(n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50))
+        return Client(n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50)  # closes them
     try:
         return Client(scheduler, timeout=_PATIENCE)
     except (OSError, ValueError) as error:

@@ -60,6 +60,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def file_state(path: Path) -> list[int]:
+    """Tell whether a file, or a folder with all in it, has changed: number, size and the time of the last change. [] = it is not there."""
+    stats = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path]) if file.exists()]
+    return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)] if stats else []
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what a crash in the middle of writing `path` left under a name of its own. Nobody else may be writing it now."""
     for left in path.parent.glob(f".{glob.escape(path.name[:100])}.*.part{glob.escape(path.suffix[:20])}"):

@@ -153,13 +153,15 @@ def find_cells(
             else:
                 n = waiting.pop(next_tile(p, [tiles[n] for n in waiting]) if next_tile else 0)
                 piece, top, found = yield from mapped(work.run(p, tiles[n]), partial(part_done, done, total))
-                labels[p, *tiles[n]] = piece
                 if probabilities is not None:
                     probabilities[p][:, *tiles[n]] = found
             before[n] = hills.add(top)
+            if piece is not None:
+                piece = piece + before[n] * (piece > 0)
+                labels[p, *tiles[n]] = piece
             if top.shares is not None:
                 of_type[n] = top.shares
-            yield Piece(done + 1, total, p, tiles[n], None if piece is None else piece + before[n] * (piece > 0))
+            yield Piece(done + 1, total, p, tiles[n], piece)
         cell_of = hills.cells()
         here = int(cell_of.max(initial=0))
         sums = np.zeros((here + 1, model.settings.types))
@@ -169,7 +171,8 @@ def find_cells(
         cell_of[cell_of > 0] += cells  # ids go on from plane to plane, so no id comes twice
         for n, tile in enumerate(tiles):
             piece = labels[p, *tile]
-            labels[p, *tile] = np.where(piece > 0, cell_of[piece + np.int64(before[n])], 0)
+            shift = np.int64(before[n]) if runner else 0  # elsewhere each tile counted for itself
+            labels[p, *tile] = np.where(piece > 0, cell_of[piece + shift], 0)
             yield TileDone((number + 1) * len(tiles), total)
         cells += here
     labels = labels.reshape(image.shape) if out is None else out

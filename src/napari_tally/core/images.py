@@ -129,6 +129,24 @@ class Image:
             )
         return pixels
 
+    def sample(self, channel: int, region: tuple[slice, slice]) -> NDArray[Any]:
+        """Give a part of a channel of all planes, (P, *size of region).
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be read there, or holds values that are not finite.
+        """
+        try:
+            pixels = np.asarray(self.planes[:, channel, *region])
+        except _DECODER_ERRORS as error:
+            raise ValueError(
+                f"{self.name}: the file is damaged, not all of its pixels can be read ({str(error) or type(error).__name__})."
+            ) from error
+        if self.is_lazy and pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            raise ValueError(f"{self.name}: there are values that are not finite (NaN or infinite). Replace them, for example by 0.")
+        return pixels
+
     def loaded(self) -> "Image":
         """Give the image with its pixels in memory."""
         if not self.is_lazy:
@@ -410,9 +428,9 @@ def intensity_window(image: Image, settings: NormalisationSettings) -> NDArray[n
     step = max(1, int(np.sqrt(image.planes[:, 0].size / 4e6)))  # a strided view of about 4 million pixels is enough
     window = np.empty((image.channels, 2), np.float32)
     for c in range(image.channels):
-        values = np.asarray(image.planes[:, c, ::step, ::step]).astype(np.float32)
+        values = image.sample(c, (slice(None, None, step), slice(None, None, step))).astype(np.float32)
         low, high = np.percentile(values, (settings.low, settings.high))
-        rows = np.asarray(image.planes[:, c, :: step * 2]).astype(np.float32)  # neighbours must stay neighbours
+        rows = image.sample(c, (slice(None, None, step * 2), slice(None))).astype(np.float32)  # neighbours must stay neighbours
         noise = np.median(np.abs(np.diff(rows, axis=-1))) / 0.954 if rows.shape[-1] > 1 else 0.0
         smallest = 1.0 if image.planes.dtype.kind in "ui" else 1e-6 * max(abs(float(low)), abs(float(high))) or 1.0
         window[c] = low, max(high, low + settings.noise * noise, low + smallest)

@@ -72,12 +72,11 @@ def _measure_piece(labels: Any, image: Image, p: int, rows: slice, columns: slic
         "border": np.bincount(place, weights=first | last, minlength=n) > 0,
         "first": np.bincount(place, weights=first, minlength=n) > 0,
     }
-    if n:
-        pixels = image.read(p, (rows, columns))
-        for c in range(image.channels):
-            values = pixels[c, down, right].astype(np.float64)
-            low, high = np.full(n, np.inf), np.full(n, -np.inf)
-            np.minimum.at(low, place, values)
-            np.maximum.at(high, place, values)
-            table |= {f"sum_{c}": np.bincount(place, weights=values, minlength=n), f"min_{c}": low, f"max_{c}": high}
+    pixels = image.read(p, (rows, columns)) if n else None
+    for c in range(image.channels):
+        values = np.zeros(0) if pixels is None else pixels[c, down, right].astype(np.float64)
+        low, high = np.full(n, np.inf), np.full(n, -np.inf)
+        np.minimum.at(low, place, values)
+        np.maximum.at(high, place, values)
+        table |= {f"sum_{c}": np.bincount(place, weights=values, minlength=n), f"min_{c}": low, f"max_{c}": high}
     return pd.DataFrame(table)

@@ -13,6 +13,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from napari_tally.core.files import whole_file
+
 CHUNK = 512
 """Side of the chunks and TIFF tiles of label images, in pixels."""
 _SMALLEST = 512
@@ -24,6 +26,11 @@ def open_tiff(path: Path, series: int = 0) -> Any:
     """Open the largest level of a series of a TIFF file as a dask array; tiles or strips are read when they are asked for."""
     import dask.array as da
 
+    with tifffile.TiffFile(path) as tif:
+        whole = tif.series[series].levels[0]
+        if whole.dataoffset is not None:  # one strip, uncompressed: it can be read anywhere
+            mapped = np.memmap(path, whole.dtype.newbyteorder(tif.byteorder), "r", whole.dataoffset, whole.shape)
+            return da.from_array(mapped, chunks=tuple(min(n, 4 * CHUNK) for n in whole.shape), name=False)
     pixels = _TiffPixels(path, series)
     return da.from_array(pixels, chunks=pixels.chunks, name=False)
 
@@ -170,8 +177,12 @@ class LabelsZarr:
             "image-label": {"version": "0.5"},
         }
         self._group.attrs["ome"] = attributes
-        shutil.rmtree(self.path, ignore_errors=True)
+        old = self.path.with_name(self.path.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.path.exists():
+            self.path.rename(old)  # a folder cannot be replaced in one step; it is whole or not there
         self.partial.rename(self.path)
+        shutil.rmtree(old, ignore_errors=True)
 
     def discard(self) -> None:
         """Remove what is written, where it is not finished."""
@@ -188,7 +199,6 @@ def pieces(shape: Sequence[int], side: int) -> Iterator[tuple[int, slice, slice]
 
 def write_tiff_in_pieces(path: Path, labels: Any, shape: Sequence[int], dtype: Any, pixel_size: tuple[float, float] | None = None) -> None:
     """Write (P, Y, X) labels that are read in pieces as a tiled BigTIFF of `shape`, whole or not at all; pixel size in um."""
-    partial = path.with_name(path.name + ".part")
     options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "bigtiff": True}
     if pixel_size:
         options |= {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
@@ -203,5 +213,5 @@ def write_tiff_in_pieces(path: Path, labels: Any, shape: Sequence[int], dtype: A
             tile[: y.stop - y.start, : x.stop - x.start] = cached[:, x]
             yield tile
 
-    tifffile.imwrite(partial, tiles(), shape=tuple(shape), dtype=dtype, tile=(CHUNK, CHUNK), **options)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        tifffile.imwrite(partial, tiles(), shape=tuple(shape), dtype=dtype, tile=(CHUNK, CHUNK), **options)

@@ -84,9 +84,18 @@ class RunRecord:
         )
 
     def add(
-        self, image: Image, path: str | Path | None, found: Prediction, labels_file: str | None = None, remarks: tuple[str, ...] = ()
+        self,
+        image: Image,
+        path: str | Path | None,
+        found: Prediction,
+        labels_file: str | None = None,
+        remarks: tuple[str, ...] = (),
+        labels_fingerprint: str = "",
     ) -> dict[str, Any]:
-        """Note what was found in an image, and give the note; `labels_file` is relative to the record."""
+        """Note what was found in an image, and give the note; `labels_file` is relative to the record.
+
+        The fingerprint of the labels is taken from what was found, unless it is given.
+        """
         self.content["images"].append(
             {
                 "name": image.name,
@@ -97,7 +106,7 @@ class RunRecord:
                 "zoom": found.zoom,
                 "found": found.cells,
                 "labels": labels_file,
-                "labels_fingerprint": fingerprint_labels(found.labels, image.shape),
+                "labels_fingerprint": labels_fingerprint or fingerprint_labels(found.labels, image.shape),
                 "remarks": [remark for remark in remarks if remark],
             }
         )

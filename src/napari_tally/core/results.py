@@ -97,6 +97,14 @@ class Results:
         if regions is not None:
             self._regions.append(regions)
 
+    def drop(self) -> None:
+        """Take back the image that was added last: its labels could not be written."""
+        parts = self.last()[2]
+        self._cells.pop()
+        self._counts.pop()
+        if parts is not None:
+            self._regions.pop()
+
     def last(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
         """Give the tables of the image that was added last."""
         here = self._counts[-1]["image"].iloc[0]

@@ -337,7 +337,11 @@ class PredictWidget(QWidget):
     def _put_labels(self, layer: ImageLayer, image: Image, labels: Any) -> Labels:
         """Show labels; of a large image they stay in their file."""
         if isinstance(labels, LabelsZarr):
-            labels = labels.array if labels.array.ndim == len(image.shape) else da.from_zarr(labels.array).reshape(image.shape)
+            labels = (
+                labels.array
+                if labels.array.ndim == len(image.shape)
+                else da.from_array(labels.array, chunks=labels.array.chunks, name=False).reshape(image.shape)
+            )
         shown: Labels = self._put("prediction", labels, Labels, layer, name=f"{layer.name} labels")
         shown.editable = False  # it is made anew when a threshold changes; "5 Review cells" makes it the user's own
         return shown

@@ -508,5 +508,9 @@ def test_a_report_carries_the_interval_of_the_audit(tmp_path, folders, model_fil
     windows.assign(hand=[n % 3 for n in range(len(windows))]).to_csv(study / "windows.csv", index=False)
     assert run("audit", "report", study) == 0
     assert run("report", tmp_path / "out", "--audit", study) == 0
+    assert run("audit", "draw", "--labels", folders[1], "--out", tmp_path / "of the truth", "--windows", 8, "--window", 20) == 0
+    capsys.readouterr()
+    assert run("report", tmp_path / "out", "--audit", tmp_path / "of the truth") == 2
+    assert "this audit is of other labels than these results" in one_line(capsys)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert f"counted by hand in {len(windows)} randomly placed windows" in page

@@ -94,7 +94,7 @@ def test_points_give_the_same_as_counts(study, capsys):
     by_counts = capsys.readouterr().out
     middles(study).to_csv(study / "points.csv", index=False)
     assert run("audit", "report", study / "audit", "--points", study / "points.csv") == 0
-    assert capsys.readouterr().out.splitlines()[0] in by_counts
+    assert capsys.readouterr().out.splitlines()[1] in by_counts  # after a note on points outside the windows
 
 
 def test_annotated_images_are_left_out(study, capsys):
@@ -138,3 +138,33 @@ def test_what_is_wrong_is_one_line(study, capsys):
     (study / "points.csv").write_text("image,y,x\nother,1,1\n")
     assert run("audit", "report", study / "audit", "--points", study / "points.csv") == 2
     assert "not in the audit: other" in one_line(capsys)
+
+
+def test_a_count_that_is_taken_out_of_the_table_counts_no_more(study, capsys):
+    assert draw(study) == 0
+    fill_in(study)
+    assert run("audit", "report", study / "audit") == 0
+    table = pd.read_csv(study / "audit" / "windows.csv")
+    table.loc[8:, "hand"] = np.nan
+    table.to_csv(study / "audit" / "windows.csv", index=False)
+    capsys.readouterr()
+    assert run("audit", "report", study / "audit") == 0
+    assert "from 8 windows" in capsys.readouterr().out
+
+
+def test_points_outside_all_windows(study, capsys):
+    assert draw(study) == 0
+    (study / "far.csv").write_text("image,y,x\nim0,9999,2\n")
+    capsys.readouterr()
+    assert run("audit", "report", study / "audit", "--points", study / "far.csv") == 2
+    assert "None of the 1 points lies in a window of the audit" in one_line(capsys)
+
+
+def test_a_table_with_semicolons(study, capsys):
+    assert draw(study) == 0
+    fill_in(study)
+    path = study / "audit" / "windows.csv"
+    path.write_text("\ufeff" + path.read_text().replace(",", ";").replace(".0", ",0"), encoding="utf-8")
+    capsys.readouterr()
+    assert run("audit", "report", study / "audit") == 0
+    assert "from 16 windows" in capsys.readouterr().out

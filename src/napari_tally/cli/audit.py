@@ -169,13 +169,13 @@ def _write_pictures(folder: Path, audit: "Audit", first: int, pictures: dict[str
 
 
 def _take_counts(audit: "Audit", table: "pd.DataFrame") -> None:
+    if table["hand"].notna().any():  # else they were counted in the window: the table was never used
+        audit.counts.clear()  # what is taken out of the table counts no more
     for number, hand in zip(table["window"], table["hand"], strict=True):
         if hand != hand:  # an empty cell
             continue
         if hand < 0 or hand != int(hand) or not 1 <= number <= audit.wanted:
-            raise ValueError(
-                f"windows.csv: window {number} has the hand count {hand}; a whole number from 0 on is wanted, for a drawn window."
-            )
+            raise ValueError(f"windows.csv: window {number} has the hand count {hand}; a whole number from 0 on is wanted.")
         audit.counts[int(number) - 1] = int(hand)
 
 
@@ -184,17 +184,27 @@ def _take_points(audit: "Audit", table: "pd.DataFrame") -> None:
     if unknown := sorted(set(names) - {image.name for image in audit.images}):
         raise ValueError(f"The points name images that are not in the audit: {', '.join(unknown[:3])}.")
     planes = table["plane"] if "plane" in table else 0 * table["y"]
+    clicks = []
     for number in range(audit.wanted):
         window = audit.window(number)
         here = table[(names == window.image) & (planes == window.plane)]
-        audit.count_clicks(number, [place for place in zip(here["y"], here["x"], strict=True) if window.holds([place]).item()])
+        clicks.append([place for place in zip(here["y"], here["x"], strict=True) if window.holds([place]).item()])
+    inside = sum(map(len, clicks))
+    if not inside:
+        raise ValueError(f"None of the {len(table)} points lies in a window of the audit; y and x in pixels of the images are wanted.")
+    if inside < len(table):
+        print(f"Note: {len(table) - inside} of {len(table)} points lie in no window and are left out.")
+    for number, places in enumerate(clicks):
+        audit.count_clicks(number, places)
 
 
 def _read_table(path: Path, columns: list[str]) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        table = pd.read_csv(path)
+        with path.open(encoding="utf-8-sig") as file:  # as spreadsheets write it, in many countries with semicolons
+            head = file.readline()
+        table = pd.read_csv(path, sep=";" if ";" in head else ",", decimal="," if ";" in head else ".", encoding="utf-8-sig")
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: this is no table of comma-separated values ({error}).") from error
     missing = [name for name in columns if name not in table]

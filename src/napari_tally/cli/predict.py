@@ -81,7 +81,11 @@ def predict_files(paths: list[Path], batch: "Batch") -> int:
                 if event.remark:
                     progress.say(f"Note: {event.path.name}: {event.remark}")
 
-        results = run_to_end(batch.run(paths), show)
+        try:
+            results = run_to_end(batch.run(paths), show)
+        except KeyboardInterrupt:
+            progress.warn("napari-tally: what is counted by now is kept; the same command goes on from there.")
+            raise
     if bad and len(paths) == 1:
         raise ValueError(bad[0].reason)
     if not len(results):

@@ -19,11 +19,17 @@ def register(command: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from napari_tally.core.audit import read_audit
+    from napari_tally.core.record import read_record
     from napari_tally.core.report import write_report
 
-    checked = (
-        read_audit(arguments.audit / "audit.json" if arguments.audit.is_dir() else arguments.audit).total() if arguments.audit else None
-    )
-    if checked and not checked.known:
-        raise ValueError(f"{arguments.audit}: too few windows are counted by hand to give an interval. Count some more.")
+    checked = None
+    if arguments.audit:
+        audit = read_audit(arguments.audit / "audit.json")
+        counted = {entry["name"]: entry["labels_fingerprint"] for entry in read_record(arguments.results).content["images"]}
+        other = [image.name for image in audit.images if counted.get(image.name) != image.labels_fingerprint]
+        if other:
+            raise ValueError(f"{arguments.audit}: this audit is of other labels than these results ({other[0]}). Draw one of these.")
+        checked = audit.total()
+        if not checked.known:
+            raise ValueError(f"{arguments.audit}: too few windows are counted by hand to give an interval. Count some more.")
     print(f"The report is in {write_report(arguments.results, arguments.title, checked)}.")

@@ -22,7 +22,7 @@ import pandas as pd
 
 from napari_tally.core.counting import size_remark, write_table
 from napari_tally.core.events import mapped
-from napari_tally.core.files import file_state
+from napari_tally.core.files import file_state, whole_file
 from napari_tally.core.find import find_cells
 from napari_tally.core.images import Image, fingerprint_labels, read_image, write_labels
 from napari_tally.core.lazy import LabelsZarr, write_tiff_in_pieces
@@ -35,6 +35,8 @@ from napari_tally.core.results import Results
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings, RuleSettings, to_dict
 
 _SUFFIX = {"tiff": ".tif", "ome-zarr": ".zarr"}
+_Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]
+"""Of the cells, of the image, of its regions."""
 _TABLES_EVERY = 5.0
 """Seconds."""
 _KEPT = 2e7
@@ -141,61 +143,58 @@ class Batch:
             for number, path in enumerate(paths, start=1):
                 yield Working(number, len(paths), path)
                 try:
-                    remark = self._restore(path, results, record)
-                    again = remark is not None
-                    if remark is None:
-                        remark = yield from mapped(self._count(path, results, record), partial(Working, number, len(paths), path))
+                    known = self._restore(path, record)
+                    if known is None:
+                        counting = mapped(self._count(path, record), partial(Working, number, len(paths), path))
+                        (cells, counts, parts), remark = yield from counting
+                    else:
+                        (cells, counts, parts), remark = known
                 except ValueError as error:
                     yield PassedOver(number, len(paths), path, str(error))
                     continue
+                results.take(cells, counts, parts)
                 if time.monotonic() - written > _TABLES_EVERY:
                     results.write(self.out)
                     written = time.monotonic()
-                yield ImageDone(number, len(paths), path, results.last()[1], remark, again)
+                yield ImageDone(number, len(paths), path, counts, remark, again=known is not None)
         finally:  # what is counted is kept, whatever happens to the next image
             if len(results):
                 results.write(self.out)
                 record.write(self.out)
         return results
 
-    def _count(self, path: Path, results: Results, record: RunRecord) -> Generator[TileDone, None, str]:
-        """Predict, measure and write one image; give what is odd about it."""
+    def _count(self, path: Path, record: RunRecord) -> Generator[TileDone, None, tuple[_Tables, str]]:
+        """Predict, measure and write one image; give its tables and what is odd about it."""
         state, image = file_state(path), read_image(path)
         target = self.out / "labels" / (path.stem + _SUFFIX[self.files.format])
         labels = None
         if image.is_lazy or self.files.format == "ome-zarr" or self.runner:
             labels = LabelsZarr(target.with_suffix(".zarr"), len(image.planes), (image.shape[-2], image.shape[-1]))
         try:
-            return (yield from self._fill(path, state, image, target, labels, results, record))
-        except BaseException:  # walking away too
+            return (yield from self._fill(path, state, image, target, labels, record))
+        finally:
             if labels:
-                labels.discard()
-            raise
+                labels.discard()  # nothing is left to discard of what has gone to its place
 
     def _fill(
-        self, path: Path, state: list[int], image: Image, target: Path, labels: LabelsZarr | None, results: Results, record: RunRecord
-    ) -> Generator[TileDone, None, str]:
+        self, path: Path, state: list[int], image: Image, target: Path, labels: LabelsZarr | None, record: RunRecord
+    ) -> Generator[TileDone, None, tuple[_Tables, str]]:
         regions, group = self.regions(path), self.group(path)
         runner = self.runner and replace(self.runner, path=path, state=tuple(state))
         keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
         found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=keep, runner=runner)
-        counts = results.add(found.labels, image, regions, group, found.types, found.n_types)
-        cells, _, parts = results.last()
+        cells, counts, parts = Results(self.rules).measure(found.labels, image, regions, group, found.types, found.n_types)
+        remarks = size_remark(cells["area_px"], self.model.diameter * found.zoom), range_remark(self.model, image, found)
+        marks = fingerprint_labels(found.labels, image.shape)  # before the labels go to their place
         note_file = self.out / "done" / f"{path.stem}.json"
-        try:
-            remarks = size_remark(cells["area_px"], self.model.diameter * found.zoom), range_remark(self.model, image, found)
-            marks = fingerprint_labels(found.labels, image.shape)  # before the labels go to their place
-            note_file.unlink(missing_ok=True)  # what it speaks of is replaced now
-            self._write_labels(found.labels, labels, target, image, found.cells)
-        except BaseException:
-            results.drop()  # no count without its labels
-            raise
+        note_file.unlink(missing_ok=True)  # what it speaks of is replaced now
+        self._write_labels(found.labels, labels, target, image, found.cells)
         note = record.add(image, path, found, f"labels/{target.name}", remarks, marks)
         write_table(self.out / "done" / f"{path.stem}.csv", cells)
         remark = " ".join(filter(None, remarks))
         tables = {"counts": counts.to_csv(index=False), "regions": None if parts is None else parts.to_csv(index=False)}
         _write(note_file, {"way": self._way(path), "file": state, "remark": remark, "record": note, **tables})
-        return remark
+        return (cells, counts, parts), remark
 
     def _write_labels(self, found: Any, streamed: LabelsZarr | None, target: Path, image: Image, cells: int) -> None:
         if streamed is None:
@@ -204,10 +203,9 @@ class Batch:
             streamed.finish(image.pixel_size)
         else:
             write_tiff_in_pieces(target, streamed, image.shape, "uint16" if cells < 2**16 else "uint32", image.pixel_size)
-            streamed.discard()
 
-    def _restore(self, path: Path, results: Results, record: RunRecord) -> str | None:
-        """Take what an earlier run found in the same file in the same way, if it is all still there; give its remark."""
+    def _restore(self, path: Path, record: RunRecord) -> tuple[_Tables, str] | None:
+        """Give what an earlier run found in the same file in the same way, if it is all still there."""
         if self.files.anew:
             return None
         try:
@@ -220,9 +218,8 @@ class Batch:
             remark = str(note["remark"])
         except (OSError, ValueError, LookupError, TypeError):
             return None  # no such note, or not a whole one
-        results.take(cells, counts, parts)
         record.content["images"].append(note["record"])
-        return remark
+        return (cells, counts, parts), remark
 
     def _way(self, path: Path) -> str:
         """Give digits that stand for all that decides what is found in a file, but for the file."""
@@ -238,6 +235,5 @@ def _read_table(source: Any) -> pd.DataFrame:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    partial_file = path.with_name(path.name + ".part")
-    partial_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial_file.replace(path)
+    with whole_file(path) as partial_file:
+        partial_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

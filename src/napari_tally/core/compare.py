@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_tally.core.events import mapped, run_to_end
+from napari_tally.core.files import whole_file
 from napari_tally.core.find import find_cells
 from napari_tally.core.metrics import THRESHOLDS, evaluate
 from napari_tally.core.plan import new_model, plan_training
@@ -271,7 +272,5 @@ def _read(file: Path, made_with: dict[str, object]) -> dict[tuple[str, str, int,
 
 
 def _write(file: Path, made_with: dict[str, object], done: dict[tuple[str, str, int, int], Run]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".part")
-    partial.write_text(json.dumps({"made_with": made_with, "runs": [asdict(run) for run in done.values()]}, indent=1) + "\n")
-    partial.replace(file)
+    with whole_file(file) as partial:
+        partial.write_text(json.dumps({"made_with": made_with, "runs": [asdict(run) for run in done.values()]}, indent=1) + "\n")

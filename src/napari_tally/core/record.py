@@ -19,6 +19,7 @@ from typing import Any
 
 import napari_tally
 from napari_tally.core.devices import choose_device, describe_device
+from napari_tally.core.files import whole_file
 from napari_tally.core.find import Prediction, find_cells
 from napari_tally.core.images import Image, fingerprint_labels, list_images, read_image, read_labels
 from napari_tally.core.model_file import Model, find_model
@@ -116,9 +117,8 @@ class RunRecord:
     def write(self, folder: str | Path) -> Path:
         """Write record.json into a folder, whole or not at all."""
         path = Path(folder) / NAME
-        partial = path.with_name(path.name + ".part")
-        partial.write_text(json.dumps(self.content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(self.content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
 
 

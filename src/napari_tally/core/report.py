@@ -18,6 +18,7 @@ from PIL import Image as Pillow
 
 import napari_tally
 from napari_tally.core.corrected_count import Corrected
+from napari_tally.core.files import whole_file
 from napari_tally.core.images import read_image, read_labels
 from napari_tally.core.overlay import overlay
 from napari_tally.core.record import read_record
@@ -100,9 +101,9 @@ def write_report(folder: str | Path, title: str = "", checked: Corrected | None 
             version=napari_tally.__version__,
         )
     )
-    partial = folder / (NAME + ".part")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(folder / NAME)
+    with whole_file(folder / NAME) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return folder / NAME
 
 
 def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Corrected | None = None) -> str:

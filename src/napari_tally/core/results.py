@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from napari_tally.core.cell_types import with_types
 from napari_tally.core.counting import describe_rule, measure_cells, summarise, write_table
+from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
 from napari_tally.core.large import measure_large
 from napari_tally.core.regions import Region
@@ -60,7 +61,21 @@ class Results:
         types: NDArray[np.integer] | None = None,
         n_types: int = 1,
     ) -> pd.DataFrame:
-        """Count the cells of an image; give its rows of the table of images.
+        """Count the cells of an image, and take its tables; give its rows of the table of images. See :meth:`measure`."""
+        tables = self.measure(labels, image, regions, group, types, n_types)
+        self.take(*tables)
+        return tables[1]
+
+    def measure(
+        self,
+        labels: Any,
+        image: Image,
+        regions: Sequence[Region] | None = None,
+        group: str = "",
+        types: NDArray[np.integer] | None = None,
+        n_types: int = 1,
+    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+        """Count the cells of an image; give the tables of cells, of the image and of its regions, for :meth:`take`.
 
         Parameters
         ----------
@@ -75,7 +90,7 @@ class Results:
         Raises
         ------
         ValueError
-            As :func:`measure_cells`; nothing is added then.
+            As :func:`measure_cells`.
         """
         if isinstance(labels, np.ndarray):
             cells = measure_cells(labels, image, self.rules, regions)
@@ -87,29 +102,14 @@ class Results:
         for table in (cells, counts) if parts is None else (cells, counts, parts):
             if group:
                 table.insert(1 if table is cells else 2, "group", group)
-        self.take(cells, counts, parts)
-        return counts
+        return cells, counts, parts
 
     def take(self, cells: pd.DataFrame, counts: pd.DataFrame, regions: pd.DataFrame | None = None) -> None:
-        """Take the tables of an image as they are: those that an earlier run has written."""
+        """Take the tables of an image as they are."""
         self._cells.append(cells)
         self._counts.append(counts)
         if regions is not None:
             self._regions.append(regions)
-
-    def drop(self) -> None:
-        """Take back the image that was added last: its labels could not be written."""
-        parts = self.last()[2]
-        self._cells.pop()
-        self._counts.pop()
-        if parts is not None:
-            self._regions.pop()
-
-    def last(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
-        """Give the tables of the image that was added last."""
-        here = self._counts[-1]["image"].iloc[0]
-        parts = self._regions[-1] if self._regions and self._regions[-1]["image"].iloc[0] == here else None
-        return self._cells[-1], self._counts[-1], parts
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Give the tables that there are, by name."""
@@ -149,9 +149,8 @@ def write_tables(path: Path, table: pd.DataFrame) -> list[Path]:
         path.with_suffix(".parquet").unlink(missing_ok=True)  # it would be that of another run
         return [path]
     other = path.with_suffix(".parquet")
-    partial = other.with_name(other.name + ".part")
-    table.to_parquet(partial, index=False)
-    partial.replace(other)
+    with whole_file(other) as partial:
+        table.to_parquet(partial, index=False)
     return [path, other]
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from napari_tally.core.export.geojson import to_geojson
 from napari_tally.core.export.imagej import to_imagej
 from napari_tally.core.export.points import to_points
+from napari_tally.core.files import whole_file
 from napari_tally.core.images import write_labels
 
 Format = Literal["imagej", "geojson", "points", "labels"]
@@ -70,8 +71,7 @@ def export(
         else:
             path = place / f"{name}{_SUFFIXES[kind]}"
             content = {"imagej": to_imagej, "geojson": to_geojson, "points": to_points}[kind](stack, name)
-            partial = path.with_name(path.name + ".part")
-            partial.write_bytes(content)
-            partial.replace(path)
+            with whole_file(path) as partial:
+                partial.write_bytes(content)
         written.append(path)
     return written

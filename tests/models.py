@@ -8,7 +8,7 @@ from napari_tally.core.model_file import build_network
 from napari_tally.settings import CountingSettings, NetworkSettings
 
 
-def bright_is_cell(channels: int = 1) -> nt.Model:
+def bright_is_cell(channels: int = 1, diameter: float = float("nan")) -> nt.Model:
     """A real U-Net whose weights pass the first channel on: the probability of a cell is sigmoid(20 * (brightness - 0.5))."""
     settings = NetworkSettings(channels=channels, depth=1, base_width=2, batch_norm=False)
     network = build_network(settings).eval()
@@ -19,7 +19,7 @@ def bright_is_cell(channels: int = 1) -> nt.Model:
             convolution.weight[0, 0, 1, 1] = 1
         network.head.weight[1, 0] = 20
         network.head.bias[:] = torch.tensor([0.0, -10.0, -30.0])
-    return nt.Model(network, settings, counting=CountingSettings(seed_threshold=0.6, edge_threshold=0.4))
+    return nt.Model(network, settings, diameter=diameter, counting=CountingSettings(seed_threshold=0.6, edge_threshold=0.4))
 
 
 def nine_discs(side: int = 64, radius: int = 6) -> np.ndarray:

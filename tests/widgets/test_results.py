@@ -5,16 +5,13 @@ import json
 import numpy as np
 import pytest
 import roifile
-import torch
+from models import bright_is_cell
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QFileDialog
 
-import napari_tally as nt
-from napari_tally.core.model_file import build_network
 from napari_tally.core.range import NAMES
 from napari_tally.core.record import read_record
 from napari_tally.core.regions import locate
-from napari_tally.settings import CountingSettings, NetworkSettings
 from napari_tally.widgets._layers import layers_of
 from napari_tally.widgets._regions import is_regions, regions_from_shapes
 from napari_tally.widgets._session import session
@@ -22,20 +19,6 @@ from napari_tally.widgets.predict import PredictWidget
 
 SIDE = 64
 LEFT = np.array([[-0.5, -0.5], [-0.5, 31.5], [63.5, 31.5], [63.5, -0.5]])
-
-
-def bright_is_cell():
-    """A U-Net whose weights pass the brightness on."""
-    settings = NetworkSettings(channels=1, depth=1, base_width=2, batch_norm=False)
-    network = build_network(settings).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
-        for convolution in (network.down[0][0], network.down[0][2], network.merge[0][0], network.merge[0][2]):
-            convolution.weight[0, 0, 1, 1] = 1
-        network.head.weight[1, 0] = 20
-        network.head.bias[:] = torch.tensor([0.0, -10.0, -30.0])
-    return nt.Model(network, settings, diameter=12.0, counting=CountingSettings(seed_threshold=0.6, edge_threshold=0.4))
 
 
 def discs():
@@ -55,7 +38,7 @@ def model():
 
 @pytest.fixture
 def widget(model, qtbot):
-    session(model).put(bright_is_cell(), "bright")
+    session(model).put(bright_is_cell(diameter=12.0), "bright")
     model.add_image(discs(), name="well", scale=(0.5, 0.5), units="um")
     widget = PredictWidget(model)
     qtbot.addWidget(widget)
@@ -159,7 +142,7 @@ def test_plots_are_folded_away_and_show_what_counts(widget):
 
 
 def test_an_image_unlike_the_training_is_remarked(model, widget, qtbot):
-    strange = bright_is_cell()
+    strange = bright_is_cell(diameter=12.0)
     point = [0.9, -1, 0.5, 0.2, -2, 6.0, 0.1, 0.5]
     strange.record["range"] = {"numbers": list(NAMES), "points": [point], "limit": 4.0}
     session(model).put(strange, "strange")

@@ -23,7 +23,7 @@ from napari_tally.core.events import mapped
 from napari_tally.core.images import Image, normalise
 from napari_tally.core.instances import Hills, TileHills, climb_tile, find_instances, ring
 from napari_tally.core.model_file import WELL_KNOWN, Model
-from napari_tally.core.predict import Predictor, TileDone, part_done, predict_plane, require_channels, window_for
+from napari_tally.core.predict import Predictor, TileDone, part_done, predict_plane, require_channels, to_channels, window_for
 from napari_tally.core.rescale import rescale
 from napari_tally.core.samples import scaled_shape
 from napari_tally.core.tiles import Region, grown
@@ -233,9 +233,7 @@ def estimate_diameter(model: Model, image: Image, settings: PredictionSettings) 
     window = window_for(model, image)
     height, width = image.shape[-2:]
     middle = (slice(max(0, n - _SIDE) // 2, max(0, n - _SIDE) // 2 + min(n, _SIDE)) for n in (height, width))
-    picture = normalise(image.read(len(image.planes) // 2, (next(middle), next(middle))), window)
-    if len(picture) < model.settings.channels:
-        picture = np.repeat(picture, model.settings.channels, axis=0)  # grey is repeated
+    picture = to_channels(normalise(image.read(len(image.planes) // 2, (next(middle), next(middle))), window), model.settings.channels)
     sure, diameter = -1.0, best
     for scale in (1.0, 0.5):
         probabilities = yield from predict_plane(network, rescale(picture, scaled_shape(picture.shape, scale)), settings.tile)

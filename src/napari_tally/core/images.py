@@ -119,15 +119,7 @@ class Image:
         ValueError
             If the file cannot be read there, or holds values that are not finite.
         """
-        try:
-            pixels = np.asarray(self.planes[plane][:, *region])
-        except _DECODER_ERRORS as error:
-            raise ValueError(f"{self.name}: the pixels {_where(region)} cannot be read ({str(error) or type(error).__name__}).") from error
-        if self.is_lazy and pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise ValueError(
-                f"{self.name}: there are values that are not finite (NaN or infinite) {_where(region)}. Replace them, for example by 0."
-            )
-        return pixels
+        return self._pixels((plane, slice(None), *region), region)
 
     def sample(self, channel: int, region: tuple[slice, slice]) -> NDArray[Any]:
         """Give a part of a channel of all planes, (P, *size of region).
@@ -137,14 +129,18 @@ class Image:
         ValueError
             If the file cannot be read there, or holds values that are not finite.
         """
+        return self._pixels((slice(None), channel, *region))
+
+    def _pixels(self, part: tuple[int | slice, ...], region: tuple[slice, slice] | None = None) -> NDArray[Any]:
+        """Read a part of the planes; `region` is what messages say of where it lies."""
         try:
-            pixels = np.asarray(self.planes[:, channel, *region])
+            pixels = np.asarray(self.planes[part])
         except _DECODER_ERRORS as error:
-            raise ValueError(
-                f"{self.name}: the file is damaged, not all of its pixels can be read ({str(error) or type(error).__name__})."
-            ) from error
+            what = f"the pixels {_where(region)} cannot be read" if region else "the file is damaged, not all of its pixels can be read"
+            raise ValueError(f"{self.name}: {what} ({str(error) or type(error).__name__}).") from error
         if self.is_lazy and pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise ValueError(f"{self.name}: there are values that are not finite (NaN or infinite). Replace them, for example by 0.")
+            where = f" {_where(region)}" if region else ""
+            raise ValueError(f"{self.name}: there are values that are not finite (NaN or infinite){where}. Replace them, for example by 0.")
         return pixels
 
     def loaded(self) -> "Image":

@@ -174,8 +174,7 @@ class Predictor:
     def _read(self, plane: int, piece: Region) -> NDArray[np.float32]:
         """Give a piece of a plane as the network sees it: (C, *size of piece) in network pixels."""
         raw = self.image.read(plane, needed(self._shape, self._grid, piece))
-        picture = rescale_piece(normalise(raw, self.window), self._shape, self._grid, piece)
-        return np.repeat(picture, self._channels, axis=0) if len(picture) < self._channels else picture  # grey is repeated
+        return to_channels(rescale_piece(normalise(raw, self.window), self._shape, self._grid, piece), self._channels)
 
 
 def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) -> Generator[TileDone, None, NDArray[np.float32]]:
@@ -261,6 +260,11 @@ def _affordable(device: torch.device) -> float:
 def part_done(tiles: int, total: int, fraction: float) -> TileDone:
     """Turn news of a tile, or of one plane's tiles, into news of all."""
     return TileDone(tiles + (fraction.done / fraction.total if isinstance(fraction, TileDone) else fraction), total)
+
+
+def to_channels(picture: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    """Give (C, Y, X) as many channels as the network takes: grey is repeated."""
+    return np.repeat(picture, channels, axis=0) if len(picture) < channels else picture
 
 
 def window_for(model: Model, image: Image) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSpinBox,
     QComboBox,
+    QFileDialog,
     QGroupBox,
     QHBoxLayout,
     QLabel,
@@ -45,6 +46,37 @@ def note(text: str = "", size: float = 1.0) -> QLabel:
     if size != 1:
         label.setStyleSheet(f"font-size: {round(size * 10)}pt; font-weight: bold;")
     return label
+
+
+def ask_for_file(parent: QWidget, title: str, kinds: str, chosen: Callable[[str], object]) -> None:
+    """Ask for a file that there is, of these kinds ("Models (*.safetensors)"); `chosen`, best a method, is called with its path."""
+    dialog = _dialog(parent, title, chosen, kinds)
+    dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
+    dialog.open()
+
+
+def ask_for_folder(parent: QWidget, title: str, chosen: Callable[[str], object]) -> None:
+    """Ask for a folder."""
+    dialog = _dialog(parent, title, chosen)
+    dialog.setFileMode(QFileDialog.FileMode.Directory)
+    dialog.setOption(QFileDialog.Option.ShowDirsOnly)
+    dialog.open()
+
+
+def ask_where_to_save(parent: QWidget, title: str, name: str, kinds: str, chosen: Callable[[str], object]) -> None:
+    """Ask for the place of a file that will be written; `name` is offered."""
+    dialog = _dialog(parent, title, chosen, kinds)
+    dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+    dialog.setDefaultSuffix(name.rpartition(".")[2])
+    dialog.selectFile(name)
+    dialog.open()
+
+
+def _dialog(parent: QWidget, title: str, chosen: Callable[[str], object], kinds: str = "") -> QFileDialog:
+    dialog = QFileDialog(parent, title, "", kinds)
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    dialog.fileSelected.connect(chosen)
+    return dialog
 
 
 def say(label: QLabel, text: str) -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QAction
-from qtpy.QtWidgets import QFileDialog, QFormLayout, QMenu, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QMenu, QVBoxLayout, QWidget
 
 from napari_tally.core.counting import apply_rules, summarise
 from napari_tally.core.export import FORMATS, Format, export
@@ -29,7 +29,7 @@ from napari_tally.widgets._curves import theme_colours
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layers import LayerCombo
-from napari_tally.widgets._parts import button, group, note, say
+from napari_tally.widgets._parts import ask_for_folder, button, group, note, say
 from napari_tally.widgets._plots import Plots
 from napari_tally.widgets._regions import is_regions, regions_from_shapes
 
@@ -215,12 +215,7 @@ class ResultsPart(QWidget):
 
     def _ask_where(self, action: QAction) -> None:
         self._kind = action.data()
-        dialog = QFileDialog(self, f"A folder for: {FORMATS[self._kind]}")
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.setOption(QFileDialog.Option.ShowDirsOnly)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self._export_there)
-        dialog.open()
+        ask_for_folder(self, f"A folder for: {FORMATS[self._kind]}", self._export_there)
 
     def _export_there(self, folder: str) -> None:
         self.export(folder, self._kind)

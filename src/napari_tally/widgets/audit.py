@@ -19,7 +19,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QAbstractItemView, QFileDialog, QFormLayout, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QFormLayout, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
 from napari_tally.core.annotations import known_labels
 from napari_tally.core.audit import Audit, StudyImage, draw_audit, read_audit, write_audit
@@ -40,7 +40,7 @@ from napari_tally.widgets._layers import (
     region_mask,
     region_of,
 )
-from napari_tally.widgets._parts import button, fill, group, note, say
+from napari_tally.widgets._parts import ask_for_file, ask_for_folder, ask_where_to_save, button, fill, group, note, say
 from napari_tally.widgets._session import unwrap
 
 if TYPE_CHECKING:
@@ -160,12 +160,7 @@ class AuditWidget(QWidget):
         return [self.image_choice.layer] if self.image_choice.layer else self.image_choice.layers
 
     def _ask_where_to_keep_it(self) -> None:
-        dialog = QFileDialog(self, "Keep the audit in this file", "audit.json", "Audits (*.json)")
-        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
-        dialog.setDefaultSuffix("json")
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self.start)
-        dialog.open()
+        ask_where_to_save(self, "Keep the audit in this file", "audit.json", "Audits (*.json)", self.start)
 
     def start(self, path: str | Path) -> None:
         """Draw an audit of the chosen images, and keep it in a file."""
@@ -181,11 +176,7 @@ class AuditWidget(QWidget):
         return Part(image, labels, _annotated(self._viewer, image))
 
     def _ask_for_audit(self) -> None:
-        dialog = QFileDialog(self, "Go on with an audit", "", "Audits (*.json)")
-        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self.open)
-        dialog.open()
+        ask_for_file(self, "Go on with an audit", "Audits (*.json)", self.open)
 
     def open(self, path: str | Path) -> None:
         """Go on with an audit that is kept in a file."""
@@ -214,12 +205,7 @@ class AuditWidget(QWidget):
         say(self.message, escape(str(error)))
 
     def _ask_for_folder(self) -> None:
-        dialog = QFileDialog(self, "Folder of the images of this audit")
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.setOption(QFileDialog.Option.ShowDirsOnly)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self.find_images)
-        dialog.open()
+        ask_for_folder(self, "Folder of the images of this audit", self.find_images)
 
     def find_images(self, folder: str | Path) -> None:
         """Take the images of the audit from a folder."""
@@ -449,12 +435,7 @@ class AuditWidget(QWidget):
                 self.table.setItem(r, c, item)
 
     def _ask_where_to_save(self) -> None:
-        dialog = QFileDialog(self, "Save the corrected counts", "corrected.csv", "Tables (*.csv)")
-        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
-        dialog.setDefaultSuffix("csv")
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self.save)
-        dialog.open()
+        ask_where_to_save(self, "Save the corrected counts", "corrected.csv", "Tables (*.csv)", self.save)
 
     def save(self, path: str | Path) -> None:
         """Write the corrected counts, as the command line does."""

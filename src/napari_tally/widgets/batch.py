@@ -6,6 +6,7 @@ What is written is complete or absent, and a run that was stopped, or broken off
 
 import time
 from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +25,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_tally.core.events import mapped
 from napari_tally.core.images import SUFFIXES, list_images
 from napari_tally.settings import BatchSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
-from napari_tally.widgets._parts import button, fill, group, note, say
+from napari_tally.widgets._parts import ask_for_folder, button, fill, group, note, say
 from napari_tally.widgets._session import session, unwrap
 
 if TYPE_CHECKING:
@@ -37,11 +39,13 @@ if TYPE_CHECKING:
     from napari_tally.core.model_file import Model
 
 
+@dataclass(frozen=True)
 class News:
     """News: what is known of each file by now (text and tooltip by row), and how far all are."""
 
-    def __init__(self, rows: dict[int, tuple[str, str]], fraction: float, doing: str) -> None:
-        self.rows, self.fraction, self.doing = rows, fraction, doing
+    rows: dict[int, tuple[str, str]]
+    fraction: float
+    doing: str
 
 
 class BatchWidget(QWidget):
@@ -159,26 +163,17 @@ class BatchWidget(QWidget):
         self.table.setItem(row, column, item)
 
     def _ask_for_files(self) -> None:
-        dialog = self._dialog("Images to count", QFileDialog.FileMode.ExistingFiles)
-        dialog.setNameFilter(f"Images ({' '.join('*' + suffix for suffix in SUFFIXES)})")
+        dialog = QFileDialog(self, "Images to count", "", f"Images ({' '.join('*' + suffix for suffix in SUFFIXES)})")
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFiles)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.filesSelected.connect(self._add_chosen)
         dialog.open()
 
     def _ask_for_folder(self) -> None:
-        dialog = self._dialog("A folder of images", QFileDialog.FileMode.Directory)
-        dialog.fileSelected.connect(self._add_one)
-        dialog.open()
+        ask_for_folder(self, "A folder of images", self._add_one)
 
     def _ask_for_out(self) -> None:
-        dialog = self._dialog("A folder for the results", QFileDialog.FileMode.Directory)
-        dialog.fileSelected.connect(self.put_out)
-        dialog.open()
-
-    def _dialog(self, title: str, mode: QFileDialog.FileMode) -> QFileDialog:
-        dialog = QFileDialog(self, title)
-        dialog.setFileMode(mode)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        return dialog
+        ask_for_folder(self, "A folder for the results", self.put_out)
 
     def _add_chosen(self, chosen: list[str]) -> None:
         self.add(Path(path) for path in chosen)
@@ -247,14 +242,11 @@ def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSe
     from napari_tally.core.batch import Batch, ImageDone, PassedOver, Working
     from napari_tally.settings import PredictionSettings
 
-    work: Generator[Any, None, Any] = Batch(model, name, out, PredictionSettings(), model.counting, files=files).run(paths)
     rows: dict[int, tuple[str, str]] = {}
     cells = bad = odd = 0
-    while True:
-        try:
-            event = next(work)
-        except StopIteration:
-            break
+
+    def tell(event: Any) -> News:
+        nonlocal cells, bad, odd
         row, part = event.number - 1, 0.0
         if isinstance(event, Working):
             part = event.tile.done / event.tile.total if event.tile else 0.0
@@ -268,7 +260,9 @@ def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSe
             cells, odd = cells + n, odd + bool(event.remark)
         done = event.number - isinstance(event, Working) + part
         # All rows each time: of the news only the last comes through
-        yield News(dict(rows), min(1.0, done / event.total), f"file {event.number} of {event.total}")
+        return News(dict(rows), min(1.0, done / event.total), f"file {event.number} of {event.total}")
+
+    yield from mapped(Batch(model, name, out, PredictionSettings(), model.counting, files=files).run(paths), tell)
     summary = f"<b>{cells:,} cells</b> in {len(paths) - bad} files. Labels, tables and the record are in {escape(str(out))}."
     if bad:
         summary += f"<br>{bad} file{'s' * (bad != 1)} could not be read: the table says why."

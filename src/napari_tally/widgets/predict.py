@@ -31,7 +31,6 @@ from qtpy.QtGui import QAction, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
-    QFileDialog,
     QFormLayout,
     QHBoxLayout,
     QHeaderView,
@@ -67,7 +66,7 @@ from napari_tally.widgets._layers import (
     layers_of,
     placement,
 )
-from napari_tally.widgets._parts import button, fill, group, note, say
+from napari_tally.widgets._parts import ask_for_file, ask_for_folder, button, fill, group, note, say
 from napari_tally.widgets._results import SAVED, ResultsPart, Run
 from napari_tally.widgets._session import SHIPPED, session, unwrap
 
@@ -266,11 +265,7 @@ class PredictWidget(QWidget):
             self._ask_for_model()
 
     def _ask_for_model(self) -> None:
-        dialog = QFileDialog(self, "Load a model", "", "Models (*.safetensors)")
-        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self.load)
-        dialog.open()
+        ask_for_file(self, "Load a model", "Models (*.safetensors)", self.load)
 
     def load(self, path: str) -> None:
         """Load a model file, and make it the model of the viewer."""
@@ -491,12 +486,7 @@ class PredictWidget(QWidget):
             say(self.message, escape(str(error)))
 
     def _ask_for_folder(self) -> None:
-        dialog = QFileDialog(self, "A folder for the results")
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.setOption(QFileDialog.Option.ShowDirsOnly)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self._save_unless_there)
-        dialog.open()
+        ask_for_folder(self, "A folder for the results", self._save_unless_there)
 
     def _save_unless_there(self, folder: str) -> None:
         there = [name for name in SAVED if (Path(folder) / name).exists()]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QFormLayout, QMessageBox, QProgressBar, QWidget
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QMessageBox, QProgressBar, QWidget
 
 from napari_tally.core.estimate import training_memory, training_seconds
 from napari_tally.settings import AugmentationSettings, NetworkSettings, NormalisationSettings, TrainingSettings, fields_of
@@ -24,7 +24,7 @@ from napari_tally.widgets._job import Job
 from napari_tally.widgets._kept import Unfinished, discard, unfinished_trainings
 from napari_tally.widgets._layers import belong, label_shape, layers_of, placement, region_mask, region_of, rewrite
 from napari_tally.widgets._pairs import PairTable
-from napari_tally.widgets._parts import button, fill, group, note, say
+from napari_tally.widgets._parts import ask_for_file, ask_where_to_save, button, fill, group, note, say
 from napari_tally.widgets._session import SHIPPED, session, unwrap
 from napari_tally.widgets._training import Run, Source, load_file, save_file
 
@@ -490,11 +490,7 @@ class TrainWidget(QWidget):
             self._forget()
 
     def _ask_where_to_save(self) -> None:
-        dialog = self._file_dialog("Save the model", self.save)
-        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
-        dialog.setDefaultSuffix("safetensors")
-        dialog.selectFile("model.safetensors")
-        dialog.open()
+        ask_where_to_save(self, "Save the model", "model.safetensors", "Models (*.safetensors)", self.save)
 
     def save(self, path: str) -> None:
         """Write the current model to a file."""
@@ -508,9 +504,7 @@ class TrainWidget(QWidget):
         say(self.message, f"The model is saved as {escape(str(path))}.")
 
     def _ask_for_model(self) -> None:
-        dialog = self._file_dialog("Load a model", self.load)
-        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
-        dialog.open()
+        ask_for_file(self, "Load a model", "Models (*.safetensors)", self.load)
 
     def load(self, path: str) -> None:
         """Make the model in a file the current one."""
@@ -521,12 +515,6 @@ class TrainWidget(QWidget):
         path, model = loaded
         self._forget()
         self._session.put(model, path.stem)
-
-    def _file_dialog(self, title: str, then: Callable[[str], object]) -> QFileDialog:
-        dialog = QFileDialog(self, title, "", "Models (*.safetensors)")
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(then)
-        return dialog
 
     def _weigh(self) -> None:
         run = self._wishes()

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from napari_tally import settings
 from napari_tally.core.architectures import ARCHITECTURES, build_network
+from napari_tally.core.blend import windows
 from napari_tally.core.estimate import count_parameters
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image
@@ -190,9 +191,29 @@ def test_a_start_with_other_channels_sees_grey_as_before(name, rng):
         torch.testing.assert_close(adapted(grey.expand(1, 2, 64, 64)), start.network(grey.expand(1, 3, 64, 64)), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("n", [1, 300, 384, 385, 416, 1000, 1152])
+def test_the_weights_of_the_windows_sum_to_one(n):
+    for wanted in (slice(0, n), slice(n // 2, n // 2 + 1)):
+        total = np.zeros(n)
+        for window, weight in windows(n, wanted):
+            assert 0 <= window.start < window.stop <= n
+            assert (np.abs(np.diff(weight)) <= 1 / 64 + 1e-6).all()  # no jump
+            total[window] += weight
+        np.testing.assert_allclose(total[wanted], 1, atol=1e-6)
+
+
+def test_networks_that_are_not_exact_give_the_same_whatever_the_tiles(rng):
+    """Each window asks the network for all of itself; which pixels are wanted of it does not matter."""
+    network = a_network("unet-bilinear")
+    picture = rng.normal(size=(1, 30, 800)).astype(np.float32)
+    whole = run_to_end(predict_plane(network, picture, 800))
+    for stride in (70, 384):
+        np.testing.assert_array_equal(run_to_end(predict_plane(network, picture, stride)), whole)
+
+
 def test_seams_that_are_approximate_are_said(pairs):
     start = Model(a_network("unet-bilinear"), wish("unet-bilinear"))
-    assert any("approximate where tiles meet" in note for note in plan_training(pairs, TrainingSettings(), start).notes)
+    assert any("approximate, and blended, where two meet" in note for note in plan_training(pairs, TrainingSettings(), start).notes)
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_the_command(tmp_path, capsys):
     with torch.inference_mode():
         torch.testing.assert_close(model.network(colour).softmax(1)[:, 1:], theirs(colour).sigmoid(), atol=1e-5, rtol=1e-5)
     assert main(["info", str(tmp_path / "a.safetensors")]) == 0
-    assert "tiles are approximate where they meet" in capsys.readouterr().out
+    assert "approximate and blended where tiles meet" in capsys.readouterr().out
 
 
 def test_the_port_saves_its_mask_values_beside_the_tensors(tmp_path):

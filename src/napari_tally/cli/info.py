@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
         "Images": "colour (RGB)" if model.colour else f"{n.channels} channel(s)",
         "Classes": ", ".join(["background", *insides, *["rim of a cell"] * (n.classes > n.types + 1)]),
         "Cell diameter": f"{model.diameter:.0f} px, seen by the network at {model.scale:.2f} of the size",
-        "Receptive margin": f"{model.network.margin} px{'' if model.network.exact else '; tiles are approximate where they meet'}",
+        "Receptive margin": f"{model.network.margin} px{'' if model.network.exact else '; approximate and blended where tiles meet'}",
         "Thresholds": f"seed {model.counting.seed_threshold}, valley {model.counting.valley}, edge {model.counting.edge_threshold}, "
         f"smallest {model.counting.min_area:.0f} px",
         "Trained": f"{record.get('trained', 'never')}, {record.get('steps', 0)} steps in {record.get('seconds', 0)} s "

@@ -11,6 +11,7 @@ Reading order, following an image from the microscope to the count:
 :mod:`~napari_tally.core.model_file`, :mod:`~napari_tally.core.checkpoint` (going on after a crash),
 :mod:`~napari_tally.core.convert` (weights from elsewhere),
 :mod:`~napari_tally.core.tiles`, :mod:`~napari_tally.core.rescale`, :mod:`~napari_tally.core.strips` (a large picture, layer by layer),
+:mod:`~napari_tally.core.blend` (networks that look at a whole tile),
 :mod:`~napari_tally.core.lazy` (pixels that stay in their files), :mod:`~napari_tally.core.predict`,
 :mod:`~napari_tally.core.instances`, :mod:`~napari_tally.core.find` (image and model to cells: the one path),
 :mod:`~napari_tally.core.batch` (many files), :mod:`~napari_tally.core.cluster` (many processes),

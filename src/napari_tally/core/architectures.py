@@ -21,7 +21,8 @@ class Architecture:
     build : callable
         Takes the fields of :class:`NetworkSettings` (but not the architecture, and the padding only if it can be "valid").
     exact : bool
-        Whether tiles are exact: an output pixel depends on what lies within the margin, and on nothing else.
+        Whether tiles are exact: an output pixel depends on what lies within the margin, and on nothing else. Else they are
+        blended, see :mod:`napari_tally.core.blend`.
     """
 
     title: str

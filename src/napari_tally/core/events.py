@@ -41,6 +41,11 @@ def run_to_end(generator: Generator[Event, None, Result], on_event: Callable[[Ev
             on_event(event)
 
 
+def part_of(parts: int, number: int) -> Callable[[float], float]:
+    """Turn the fraction that is done of one of several equal parts (0..) into that of the whole."""
+    return lambda fraction: (number + fraction) / parts
+
+
 def mapped(generator: Generator[Event, None, Result], change: Callable[[Event], News]) -> Generator[News, None, Result]:
     """Hand out the events of other work, each changed; give its result.
 

@@ -46,7 +46,7 @@ def _network(plan: TrainingPlan, seen: float) -> str:
     cells = f", {margin / seen:.1f} cell diameters" if seen > 0 else ""
     return (
         f"{architecture.title} ({architecture.source}) with {count_parameters(n) / 1e6:.1f} M weights: halves the image {n.depth} times "
-        f"and sees {margin} px to each side{cells}. Tiles are {'exact' if architecture.exact else 'approximate where they meet'}."
+        f"and sees {margin} px to each side{cells}. Tiles are {'exact' if architecture.exact else 'blended where they meet'}."
     )
 
 

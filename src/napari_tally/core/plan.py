@@ -157,7 +157,7 @@ def plan_training(
         notes.append("The cells differ in size from image to image; each image is brought to the size that the network knows.")
     architecture = ARCHITECTURES[network.architecture]
     if not architecture.exact:
-        notes.append(f"The {architecture.title} looks at whole tiles: large images are approximate where tiles meet.")
+        notes.append(f"The {architecture.title} looks at all of a tile at once: large images are approximate, and blended, where two meet.")
     device = choose_device(settings.device)
     chosen = replace(
         settings,

@@ -24,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_tally.core.blend import blended
 from napari_tally.core.devices import choose_device
-from napari_tally.core.events import is_out_of_memory, mapped
+from napari_tally.core.events import is_out_of_memory, mapped, part_of
 from napari_tally.core.images import Image, describe_channels, intensity_window, normalise
 from napari_tally.core.model_file import Model
 from napari_tally.core.rescale import needed, rescale_piece
@@ -163,7 +164,7 @@ class Predictor:
         halves = []
         for n, part in enumerate((slice(region[longer].start, middle), slice(middle, region[longer].stop))):
             half = (part, region[1]) if longer == 0 else (region[0], part)
-            halves.append((yield from mapped(self.tile(plane, half), lambda done, n=n: (n + done) / 2)))  # type: ignore[misc]
+            halves.append((yield from mapped(self.tile(plane, half), part_of(2, n))))
         return np.concatenate(halves, axis=1 + longer)
 
     def _whole(self, plane: int, region: Region) -> Generator[float, None, NDArray[np.float32]]:
@@ -209,6 +210,13 @@ def _classify(
     network: UNet, shape: tuple[int, int], region: Region, read: Callable[[Region], NDArray[np.float32]], average: bool = False
 ) -> Generator[float, None, NDArray[np.float32]]:
     """Give the probabilities (classes, *size of region) of a region of a plane of `shape` network pixels."""
+    look = partial(_classify_at_once, network, shape, read, average)
+    return (yield from look(region) if network.exact else blended(shape, region, look))
+
+
+def _classify_at_once(
+    network: UNet, shape: tuple[int, int], read: Callable[[Region], NDArray[np.float32]], average: bool, region: Region
+) -> Generator[float, None, NDArray[np.float32]]:
     step, halo, lost = network.step, _halo(network), network.lost
     spans = []
     for part, n in zip(region, shape, strict=True):

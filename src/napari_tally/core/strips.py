@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from napari_tally.core.events import mapped
+from napari_tally.core.events import mapped, part_of
 from napari_tally.core.unet import UNet
 
 _STRIP_PIXELS = 2**19
@@ -83,18 +83,14 @@ def classify(network: UNet, picture: Tensor, strip_pixels: int = 0) -> Generator
     rows = max(16, (strip_pixels or _STRIP_PIXELS) // width // 2 * 2)
     x = picture.contiguous(memory_format=torch.channels_last)  # rows lie together, so that a strip is no copy
     depth, skips = network.depth, []
-    part = partial(_share, 2 * depth + 1)  # each level at each side costs about the same
+    part = partial(part_of, 2 * depth + 1)  # each level at each side costs about the same
     for level in range(depth):
-        skip, x = yield from mapped(_contract(network.down[level], x, rows), partial(part, level))  # (1, w, Y / 2^level, ...), half of it
+        skip, x = yield from mapped(_contract(network.down[level], x, rows), part(level))  # (1, w, Y / 2^level, ...), half of it
         skips.append(skip)
-    x, _ = yield from mapped(_contract(network.down[depth], x, rows, pool=False), partial(part, depth))
+    x, _ = yield from mapped(_contract(network.down[depth], x, rows, pool=False), part(depth))
     for level in reversed(range(depth)):
-        x = yield from mapped(_expand(network, level, skips.pop(), x, rows), partial(part, 2 * depth - level))
+        x = yield from mapped(_expand(network, level, skips.pop(), x, rows), part(2 * depth - level))
     return x[0]
-
-
-def _share(parts: int, part: int, fraction: float) -> float:
-    return (part + fraction) / parts
 
 
 def _contract(block: nn.Module, x: Tensor, rows: int, pool: bool = True) -> Generator[float, None, tuple[Tensor, Tensor]]:

@@ -32,16 +32,16 @@ def main() -> None:
 
 
 def _steps(n: int = 60) -> tuple[float, float]:
+    from napari_tally.core.learner import Learner
     from napari_tally.core.plan import new_model, plan_training
     from napari_tally.core.samples import PatchSampler, prepare_planes
-    from napari_tally.core.train import _Learner
     from napari_tally.settings import AugmentationSettings, TrainingSettings
 
     pairs = _pairs(512)
     plan = plan_training(pairs, TrainingSettings())
     model = new_model(plan)
     planes = prepare_planes(pairs, model.settings.channels, 1.0, model.normalisation, 10, 5)
-    learner = _Learner(model, plan, from_trained=False)
+    learner = Learner(model, plan, from_trained=False)
     learner.learn_from(PatchSampler(planes, 3, 0.0, AugmentationSettings()))
     assert learner._batches
     batch = learner._batches.next()

@@ -12,6 +12,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_tally.core.samples import Plane
+
 
 def picture(drawing: str) -> NDArray[np.int32]:
     """Turn a drawing into a label image: (Y, X) int32, 0 = background, -1 = not annotated."""
@@ -26,3 +28,13 @@ def discs(shape: tuple[int, int], *places: tuple[float, float, float]) -> NDArra
     for cell, (y, x, radius) in enumerate(places, start=1):
         labels[(rows - y) ** 2 + (columns - x) ** 2 <= radius**2] = cell
     return labels
+
+
+def plane(labels: NDArray[np.int32], name: str = "a") -> Plane:
+    """Give a plane whose picture shows its cells."""
+    return Plane(name, name, np.maximum(labels, 0)[None].astype(np.float32), labels, np.zeros(labels.shape, np.float32))
+
+
+def many(n: int, height: int = 40, width: int = 200) -> Plane:
+    """A row of n cells."""
+    return plane(discs((height, width), *((height / 2, x, 4) for x in np.linspace(8, width - 8, n))), f"{n} cells")

@@ -14,13 +14,13 @@ from pictures import discs
 from napari_tally.core import train as module
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image
+from napari_tally.core.judge import Fitting
 from napari_tally.core.losses import LOSSES
 from napari_tally.core.model_file import Model, build_network, load_model, save_model
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.predict import predict
 from napari_tally.core.samples import TrainingPair
 from napari_tally.core.train import Comparison, Finished, Preview, Step, Trouble, Validation, train
-from napari_tally.core.validation import Fitting
 from napari_tally.settings import PAPER_NETWORK, AugmentationSettings, NetworkSettings, TrainingSettings, to_dict
 
 LABELS = discs((64, 128), *((y, x, 7) for y in (12, 32, 52) for x in range(10, 128, 18)))

@@ -12,9 +12,9 @@ from napari_tally.settings import NormalisationSettings, TrainingSettings, field
 
 if TYPE_CHECKING:
     from napari_tally.core.checkpoint import Checkpoint
+    from napari_tally.core.judge import Comparison
     from napari_tally.core.model_file import Model
     from napari_tally.core.samples import TrainingPair
-    from napari_tally.core.validation import Comparison
 
 
 def register(command: Commands) -> None:

@@ -30,11 +30,11 @@ from torch import Tensor
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
+from napari_tally.core.judge import Comparison, Score
 from napari_tally.core.metrics import Mistakes
 from napari_tally.core.model_file import Model, build_network, check_size, check_tensors, header_of, parse_header, shorten
 from napari_tally.core.plan import TrainingPlan, new_model
 from napari_tally.core.samples import TrainingPair
-from napari_tally.core.validation import Comparison, Score
 from napari_tally.settings import (
     AugmentationSettings,
     CountingSettings,

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from napari_tally.core.annotations import NOT_ANNOTATED
+from napari_tally.core.judge import judge, score
 from napari_tally.core.model_file import Model, find_model, load_model, shipped_models
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.samples import TrainingPair, prepare_planes
-from napari_tally.core.validation import judge, score, to_judge_by
+from napari_tally.core.validation import to_judge_by
 from napari_tally.settings import TrainingSettings
 
 _PLANES = 3

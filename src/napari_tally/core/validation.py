@@ -1,4 +1,4 @@
-"""What is held out of training, so that the numbers tell the truth; and what it is good for: scores and thresholds.
+"""What is held out of training, so that the numbers tell the truth.
 
 A model that starts from nothing needs all the time it can get. One part is held out for three quarters of it: of three
 images or more a whole image, of one or two a block at the end of what is annotated, behind a guard band whose labels
@@ -19,22 +19,15 @@ model that has learned from the other; then both models are averaged, and that o
                           └─────────┴─────────┴─────────────┘
 """
 
-from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_tally.core.annotations import NOT_ANNOTATED
-from napari_tally.core.cell_types import together
-from napari_tally.core.events import run_to_end
-from napari_tally.core.instances import find_instances
-from napari_tally.core.metrics import Mistakes, iou_matrix, match, mistakes
-from napari_tally.core.predict import predict_plane
-from napari_tally.core.samples import Plane, class_map
-from napari_tally.core.unet import UNet
-from napari_tally.settings import CountingSettings
+from napari_tally.core.samples import Plane
 
 HOLD_OUT_UNTIL = 0.75
 """Share of the budget for which a model from nothing does not see what is held out."""
@@ -42,19 +35,10 @@ _FOLD = 0.3
 """Share of the budget that each of two folds gets."""
 _FEWEST = 3
 """Cells that each side must have."""
-_VALLEYS = (0.1, 0.2, 0.35)
-_SMOOTHINGS = (1.0, 1.5, 2.0, 3.0)
-"""In network pixels."""
-_EDGES = (0.4, 0.5, 0.6)
-_CLEARLY = 0.03
 _LARGEST = 512
 """Largest side in pixels of a plane to judge by: the user can stop only between two."""
 _FEW = 5
 """Most planes to judge by."""
-_IOUS = (0.5, 0.6, 0.7, 0.8)
-
-
-# ------------------------------------------------------------------ what is held out
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,252 +205,3 @@ def _window(plane: Plane) -> Plane:
         spans.append(slice(start + cut // 2, stop - (cut - cut // 2)))
     y, x = spans
     return replace(plane, picture=plane.picture[:, y, x], labels=plane.labels[y, x], border=plane.border[y, x])
-
-
-# ------------------------------------------------------------------ scores
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well a network does on annotated planes.
-
-    Attributes
-    ----------
-    loss : float
-        Cross-entropy a pixel, without weights.
-    f1 : float
-        Of cells matched at IoU 0.5.
-    ap : tuple of float
-        Average precision TP / (TP + FP + FN) at IoU 0.5, 0.6, 0.7 and 0.8.
-    true_count, predicted_count : int
-        Cells in the annotated part.
-    mistakes : Mistakes
-    """
-
-    loss: float
-    f1: float
-    ap: tuple[float, ...]
-    true_count: int
-    predicted_count: int
-    mistakes: Mistakes = field(default_factory=Mistakes)
-
-    @property
-    def quality(self) -> float:
-        """Mean of the average precisions: one number to compare by."""
-        return float(np.mean(self.ap))
-
-    @property
-    def bias(self) -> float:
-        """(predicted - true) / true of the count."""
-        return (self.predicted_count - self.true_count) / max(1, self.true_count)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """News: the start model and the trained one on the same cells, which neither has seen.
-
-    The trained one had learned from the other half of what is annotated, for a third of the time, so the final
-    model is rather better than these numbers say.
-    """
-
-    step: int
-    before: Score
-    after: Score
-
-    @property
-    def helped(self) -> bool:
-        """Whether training made it better, or at least no worse."""
-        return self.after.quality >= self.before.quality
-
-    def rows(self) -> list[tuple[str, str, str]]:
-        """Give what a table shows: (what, before, after). F1 at IoU 0.5, average precision as the mean over IoU 0.5 to 0.8."""
-        count = f"Counted, of {self.after.true_count}"
-        measures: list[tuple[str, Callable[[Score], str]]] = [
-            ("Agreement F1", lambda s: f"{s.f1:.2f}"),
-            ("Average precision", lambda s: f"{s.quality:.2f}"),
-            (count, lambda s: f"{s.predicted_count} ({s.bias:+.0%})"),
-            ("Cells broken", lambda s: str(s.mistakes.splits)),
-            ("Cells merged", lambda s: str(s.mistakes.merges)),
-            ("Cells missed", lambda s: str(s.mistakes.misses)),
-        ]
-        return [(what, say(self.before), say(self.after)) for what, say in measures]
-
-    @property
-    def verdict(self) -> str:
-        """Say it in a sentence."""
-        cells = f"{self.after.true_count} held-out cells"
-        if self.after.quality == self.before.quality:
-            return f"Training changed nothing, on {cells}."
-        return f"Training helped, on {cells}." if self.helped else f"Training made it worse, on {cells}."
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """Held-out planes and what a network that has not seen them says of them.
-
-    Attributes
-    ----------
-    planes : list of Plane
-        Only their annotated pixels count; predicted cells that lie mostly where nothing is annotated are left out.
-    maps : list of (2 or 3, Y, X) float32
-        Probabilities of background, inside and (if the network has it) rim; all kinds of cells together.
-    scale : float
-        Network pixels per image pixel.
-    """
-
-    planes: list[Plane]
-    maps: list[NDArray[np.float32]]
-    scale: float = 1.0
-
-    def found(self, counting: CountingSettings) -> tuple[NDArray[np.int64], Mistakes]:
-        """Give TP, FP, FN at each IoU (n, 3), and the mistakes, with these thresholds."""
-        sums, wrong = np.zeros((len(_IOUS), 3), int), Mistakes()
-        for plane, probabilities in zip(self.planes, self.maps, strict=True):
-            known = plane.labels != NOT_ANNOTATED
-            labels = find_instances(probabilities, counting, self.scale)
-            inside = np.bincount(labels[known], minlength=labels.max() + 1) * 2 > np.bincount(labels.ravel())
-            inside[0] = False
-            truth, predicted = np.maximum(plane.labels, 0), np.where(inside[labels] & known, labels, 0)
-            iou = iou_matrix(truth, predicted)
-            sums += [(m.tp, m.fp, m.fn) for m in (match(iou, t) for t in _IOUS)]
-            wrong += mistakes(truth, predicted)
-        return sums, wrong
-
-    def loss(self) -> NDArray[np.float32]:
-        """Give -log p of the true class for every annotated pixel."""
-        losses = []
-        for plane, probabilities in zip(self.planes, self.maps, strict=True):
-            classes = class_map(plane.labels, len(probabilities))
-            right = np.take_along_axis(probabilities, np.maximum(classes, 0)[None], axis=0)[0]
-            losses.append(-np.log(np.maximum(right[classes != NOT_ANNOTATED], 1e-7)))
-        return np.concatenate(losses)
-
-
-def judge(network: UNet, planes: Sequence[Plane], scale: float = 1.0) -> Judged:
-    """Predict planes with a network in evaluation mode."""
-    maps = (run_to_end(predict_plane(network, plane.picture)) for plane in planes)
-    return Judged(list(planes), [together(probabilities, network.types) for probabilities in maps], scale)
-
-
-def score(judged: Sequence[Judged], countings: Sequence[CountingSettings]) -> Score:
-    """Compare what was predicted with what is annotated, over all folds.
-
-    Parameters
-    ----------
-    judged : sequence of Judged
-        One for each fold.
-    countings : sequence of CountingSettings
-        The thresholds of each; areas in image pixels.
-    """
-    sums, wrong = np.zeros((len(_IOUS), 3), int), Mistakes()
-    for fold, counting in zip(judged, countings, strict=True):
-        more, also_wrong = fold.found(counting)
-        sums, wrong = sums + more, wrong + also_wrong
-    tp, fp, fn = (int(n) for n in sums[0])
-    return Score(
-        loss=float(np.concatenate([fold.loss() for fold in judged]).mean()),
-        f1=2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0,
-        ap=tuple(_average_precision(sums).tolist()),
-        true_count=tp + fn,
-        predicted_count=tp + fp,
-        mistakes=wrong,
-    )
-
-
-def _average_precision(sums: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Give TP / (TP + FP + FN) for (..., 3); 1 where there is nothing to find and nothing was found."""
-    return np.where(sums.sum(-1), sums[..., 0] / np.maximum(sums.sum(-1), 1), 1.0)
-
-
-def labels_of(network: UNet, plane: Plane, counting: CountingSettings, scale: float = 1.0) -> NDArray[np.int32]:
-    """Give the label image that the network finds on a plane, in network pixels."""
-    return find_instances(judge(network, [plane]).maps[0], counting, scale)
-
-
-# ------------------------------------------------------------------ thresholds
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """News: so many of the thresholds are tried."""
-
-    done: int
-    total: int
-
-
-def fit_counting(
-    judged: Sequence[Judged], counting: CountingSettings, any_size: bool = False
-) -> Generator[Fitting, None, list[CountingSettings]]:
-    """Choose the thresholds that fit the drawn cells best; those of `counting` stay unless others are clearly better.
-
-    A few images do not decide between thresholds that are nearly as good, so those given stay unless
-    the average precision (mean over IoU 0.5 to 0.8) rises by more than 0.03.
-
-    Parameters
-    ----------
-    judged : sequence of Judged
-        One for each fold.
-    counting : CountingSettings
-        Lengths and areas in image pixels.
-    any_size : bool
-        The size of cells will be estimated at prediction, so the smallest one is not bound to those drawn.
-
-    Yields
-    ------
-    Fitting
-        Often enough to stop within a second.
-
-    Returns
-    -------
-    list of CountingSettings
-        First those that fit all folds together; then, for each fold, those that fit the others: they have not seen the cells
-        that they are to be judged by (with a single fold, `counting`). With another valley, smoothing and edge, if that is
-        clearly better, and the smallest cell at half the area of the smallest drawn cells (1st percentile); `counting` where
-        fewer than 10 cells are drawn.
-    """
-    scale = judged[0].scale
-    areas = [_areas(fold) for fold in judged]
-    few = sum(map(len, areas)) < 10
-    enough = counting if few or any_size else replace(counting, min_area=_smallest(np.concatenate(areas)))
-    seeds = [enough, *(replace(enough, valley=v, smoothing=round(s / scale, 2)) for v in _VALLEYS for s in _SMOOTHINGS)]
-    total = len(judged) * (len(seeds) + len(judged) * len(_EDGES))
-    found: dict[tuple[int, CountingSettings], NDArray[np.int64]] = {}
-
-    def best(folds: list[int], choices: list[CountingSettings]) -> CountingSettings:
-        """Give the first choice, or one that is clearly better on these folds."""
-        quality = [_average_precision(sum((found[f, choice] for f in folds), np.zeros((len(_IOUS), 3), int))).mean() for choice in choices]
-        winner = int(np.argmax(quality))
-        return choices[winner if quality[winner] > quality[0] + _CLEARLY else 0]
-
-    def measure(f: int, choice: CountingSettings) -> Fitting:
-        if (f, choice) not in found:
-            found[f, choice] = judged[f].found(choice)[0]
-        return Fitting(min(total, len(found)), total)
-
-    everything = list(range(len(judged)))
-    for f in everything:
-        for choice in seeds:
-            yield measure(f, choice)
-    result = []
-    for folds in (everything, *([f for f in everything if f != held] for held in everything)):
-        own = np.concatenate([areas[f] for f in folds]) if folds else np.empty(0)
-        if own.size < 10:
-            result.append(counting)
-            continue
-        chosen = best(folds, seeds)
-        edges = [chosen, *(replace(chosen, edge_threshold=e) for e in _EDGES)]
-        for f in folds:
-            for choice in edges:
-                yield measure(f, choice)
-        result.append(best(folds, edges) if any_size else replace(best(folds, edges), min_area=_smallest(own)))
-    return result
-
-
-def _areas(judged: Judged) -> NDArray[np.float64]:
-    """Give the areas of the drawn cells in image pixels."""
-    areas = np.concatenate([np.bincount(plane.labels[plane.labels > 0])[1:] for plane in judged.planes]) / judged.scale**2
-    return areas[areas > 0]
-
-
-def _smallest(areas: NDArray[np.float64]) -> float:
-    return float(np.floor(np.percentile(areas, 1) / 2))

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     import napari
 
     from napari_tally.core.annotations import Problem
+    from napari_tally.core.judge import Comparison
     from napari_tally.core.model_file import Model
     from napari_tally.core.plan import TrainingPlan
     from napari_tally.core.train import Finished, Preview, Step, Validation
-    from napari_tally.core.validation import Comparison
 
 _PREVIEW_SECONDS = 3.0
 _PREVIEW_SIDE = 1024

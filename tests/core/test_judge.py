@@ -1,0 +1,123 @@
+"""Scores, thresholds, and whether training helped, on pictures drawn by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pictures import picture, plane
+
+from napari_tally.core.events import run_to_end
+from napari_tally.core.judge import Comparison, Score, fit_counting, judge, labels_of, score
+from napari_tally.core.unet import UNet
+from napari_tally.settings import CountingSettings
+
+ANY_SIZE = CountingSettings(min_area=0, smoothing=0)
+
+
+@pytest.fixture(scope="module")
+def mirror():
+    """A real network, its weights set by hand: it says "cell" where the picture is 1 and "background" where it is 0."""
+    network = UNet(classes=3, depth=1, base_width=1, batch_norm=False).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for convolution in (network.down[0][0], network.down[0][2], network.merge[0][0], network.merge[0][2]):
+            convolution.weight[0, 0, 1, 1] = 1  # passes on what it sees, along the skip
+        network.head.weight[:, 0, 0, 0] = torch.tensor([-100.0, 100, 0])
+        network.head.bias[:] = torch.tensor([50.0, -50, -1000])
+    return network
+
+
+def scored(network, found, truth):
+    shown = replace(plane(truth), picture=(found > 0)[None].astype(np.float32))
+    return score([judge(network, [shown])], [ANY_SIZE])
+
+
+def test_score_by_hand(mirror):
+    truth = picture("11..22..33\n11..22..33")
+    assert scored(mirror, truth, truth).f1 == 1
+    found = scored(mirror, picture("11...2...3\n11...2...3"), truth)
+    assert (found.f1, found.true_count, found.predicted_count) == (1, 3, 3)  # half a cell is IoU 0.5
+    found = scored(mirror, picture("11........\n11......3."), truth)
+    assert (found.f1, found.true_count, found.predicted_count) == (2 * 1 / (2 + 3), 3, 2)
+
+
+def test_what_lies_where_nothing_is_annotated_does_not_count(mirror):
+    truth = picture("11..??????\n11..??????")
+    loss = scored(mirror, truth * (truth > 0), truth).loss
+    assert scored(mirror, picture("11...22.33\n11...22.33"), truth) == Score(loss, 1, (1,) * 4, 1, 1)
+    mostly_outside = scored(mirror, picture("11.2222222\n11.2222222"), truth)
+    assert (mostly_outside.f1, mostly_outside.predicted_count) == (1, 1)
+
+
+def test_loss_is_the_plain_cross_entropy(mirror):
+    truth = picture("1111\n1111\n1111")
+    assert scored(mirror, truth, truth).loss == 0
+    half = scored(mirror, picture("1111\n1111\n...."), truth)
+    np.testing.assert_allclose(half.loss, -np.log(1e-7) / 3, rtol=1e-5)  # a sure error counts as p = 1e-7
+
+
+def test_labels_of_a_plane(mirror):
+    drawn = plane(picture("11..1\n11..1"))
+    np.testing.assert_array_equal(labels_of(mirror, drawn, ANY_SIZE), picture("11..2\n11..2"))
+
+
+def grid(rows, speck=False):
+    """Six cells of 3x3 pixels a row; if wished, a speck beside each."""
+    drawn = np.zeros((6 * rows, 36), np.int32)
+    for i in range(6 * rows):
+        y, x = 6 * (i // 6) + 1, 6 * (i % 6) + 1
+        drawn[y : y + 3, x : x + 3] = i + 1
+        drawn[y + 3, x + 4] = 7000 * speck
+    return drawn
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_thresholds_are_fitted_to_what_is_held_out(mirror, scale):
+    truth, found = grid(2), grid(2, speck=True)
+    shown = replace(plane(truth), picture=(found > 0)[None].astype(np.float32))
+    judged = judge(mirror, [shown], scale)
+    assert score([judged], [ANY_SIZE]).predicted_count == 24
+    better, of_others = run_to_end(fit_counting([judged], ANY_SIZE))
+    assert of_others == ANY_SIZE  # there is no other fold
+    assert better.min_area == int(9 / scale**2 / 2)  # in image pixels
+    after = score([judged], [better])
+    assert (after.f1, after.predicted_count) == (1, 12)
+    np.testing.assert_array_equal(labels_of(mirror, shown, better, scale), truth)
+
+
+def test_a_few_cells_change_no_threshold(mirror):
+    assert run_to_end(fit_counting([judge(mirror, [plane(grid(1))])], ANY_SIZE))[0] == ANY_SIZE
+
+
+def test_thresholds_nearly_as_good_do_not_replace_those_given(mirror):
+    given = replace(ANY_SIZE, seed_threshold=0.33)
+    assert run_to_end(fit_counting([judge(mirror, [plane(grid(2))])], given))[0].seed_threshold == 0.33
+
+
+def test_each_fold_gets_the_thresholds_that_fit_the_other(mirror):
+    def fold(speck):
+        truth, found = grid(2), grid(2, speck=speck)
+        return judge(mirror, [replace(plane(truth), picture=(found > 0)[None].astype(np.float32))])
+
+    large = judge(mirror, [plane(np.kron(grid(2), np.ones((3, 3), np.int32)))])  # cells of 81 px
+    both, for_specks, for_large = run_to_end(fit_counting([fold(speck=True), large], ANY_SIZE))
+    assert (both.min_area, for_specks.min_area, for_large.min_area) == (4, 40, 4)
+
+
+def a_score(ap, count=10):
+    return Score(0.1, ap, (ap,) * 4, 10, count)
+
+
+@pytest.mark.parametrize(("before", "after", "helped"), [(0.5, 0.6, True), (0.5, 0.5, True), (0.6, 0.5, False)])
+def test_did_it_help(before, after, helped):
+    comparison = Comparison(7, a_score(before), a_score(after, 8))
+    assert comparison.helped is helped
+    assert ("worse" in comparison.verdict) is not helped
+    assert "10 held-out cells" in comparison.verdict
+    assert comparison.rows()[:3] == [
+        ("Agreement F1", f"{before:.2f}", f"{after:.2f}"),
+        ("Average precision", f"{before:.2f}", f"{after:.2f}"),
+        ("Counted, of 10", "10 (+0%)", "8 (-20%)"),
+    ]

@@ -1,13 +1,14 @@
 """A model that is not bound to one magnification looks how large the cells are."""
 
 from dataclasses import replace
+from math import nan
 
 import numpy as np
 import pytest
 from pictures import discs
 
 from napari_tally.core.events import run_to_end
-from napari_tally.core.find import estimate_diameter, find_cells
+from napari_tally.core.find import believed, estimate_diameter, find_cells
 from napari_tally.core.images import as_image
 from napari_tally.core.model_file import find_model
 from napari_tally.sample_data import simulate_nuclei
@@ -40,6 +41,22 @@ def test_large_cells_are_seen_to_be_large(nuclei, radius):
     found = run_to_end(find_cells(nuclei, image))
     assert found.labels.max() == labels.max()
     assert found.zoom == pytest.approx(2 * radius / nuclei.diameter, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("measured", "believes"),
+    [
+        ([20, 22, 23, nan], 22),  # the last one that comes out as large as the model knows: 22 * 0.71 = 16, 23 * 0.5 = 12
+        ([10, 11, nan, nan], 10),  # small cells: none agrees, and this is nearest
+        ([80, 78, 79, 70], 70),  # large ones
+        ([18, 40, 45, 50], 50),  # pieces of large cells at full size, by chance as large as cells
+        ([18, 60, 80, 50], 50),  # once against once: the coarser
+        ([18, 26, 80, 50], 26),  # twice against once
+        ([nan, nan, nan, nan], 20),
+    ],
+)
+def test_which_diameter_is_believed(measured, believes):
+    assert believed(measured, 20) == believes
 
 
 def test_nothing_to_see_changes_nothing(nuclei):

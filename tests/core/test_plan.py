@@ -86,7 +86,7 @@ def test_a_start_of_other_channels_is_adapted_and_sees_grey_as_before():
     torch.testing.assert_close(adapted.network(picture.expand(1, 3, 32, 32)), grey.network(picture), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("known", "scale"), [(16, 1.0), (11, 1.0), (24, 1.0), (32, 2.0), (8, 0.5)])
+@pytest.mark.parametrize(("known", "scale"), [(16, 1.0), (14, 1.0), (18, 1.0), (24, 1.5), (11, 0.7), (32, 2.0), (8, 0.5)])
 def test_images_are_scaled_where_the_start_knows_cells_of_another_size(known, scale):
     start = replace(new_model(plan_training([pair()], CPU)), diameter=known)
     plan = plan_training([pair()], CPU, start)

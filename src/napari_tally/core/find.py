@@ -9,6 +9,7 @@
 Nothing but the hills is kept of a tile, so that a slide needs no more memory than a tile, if its labels go to a file.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from napari_tally.core.devices import choose_device
 from napari_tally.core.events import mapped
 from napari_tally.core.images import Image, normalise
 from napari_tally.core.instances import Hills, TileHills, climb_tile, find_instances, ring
-from napari_tally.core.model_file import WELL_KNOWN, Model
+from napari_tally.core.model_file import Model
 from napari_tally.core.predict import Predictor, TileDone, part_done, predict_plane, require_channels, to_channels, window_for
 from napari_tally.core.rescale import rescale
 from napari_tally.core.samples import scaled_shape
@@ -31,7 +32,12 @@ from napari_tally.settings import CountingSettings, PredictionSettings
 
 _SIDE = 1024
 """Pixels along a side, at most, of the middle of an image that tells how large its cells are."""
+_SCALES = 0.5 ** (np.arange(4) / 2)
+"""At which cells are measured: 1 and down, by the square root of two."""
+_AGREES = 4 / 3
+"""By so much cells may come out larger or smaller than the model knows them."""
 _FEW = 3
+"""Cells that tell a size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,14 +225,16 @@ def next_of(results: Iterator[tuple[int, TileHills] | None]) -> Generator[float,
 def estimate_diameter(model: Model, image: Image, settings: PredictionSettings) -> Generator[TileDone, None, float]:
     """Estimate how large the cells of an image are.
 
-    The model looks at the middle of the image in full and in half size. Where it is surer of what it finds (the mean of the highest
-    probability over the pixels of cells), the cells are measured.
+    The model looks at the middle of the image at four scales, and cells are measured at each. A scale agrees with itself where the cells
+    that are found come out about as large as those the model knows. Of the scales that agree the longest run in a row is believed (where
+    the network sees a cell much too large, pieces of it may by chance be as large as a cell; but hardly at two scales), and of this run the
+    coarsest, where cells are least broken. Where none agrees, that which is nearest.
 
     Returns
     -------
     float
-        Diameter in pixels, to be used as :attr:`PredictionSettings.diameter`: that which the model knows best, unless the cells are
-        much larger or smaller.
+        Diameter in pixels, to be used as :attr:`PredictionSettings.diameter`; that which the model knows best where fewer than 3 cells
+        are found at every scale.
     """
     best = model.diameter * model.scale
     network = model.copy().network.to(choose_device(settings.device))
@@ -234,14 +242,33 @@ def estimate_diameter(model: Model, image: Image, settings: PredictionSettings) 
     height, width = image.shape[-2:]
     middle = (slice(max(0, n - _SIDE) // 2, max(0, n - _SIDE) // 2 + min(n, _SIDE)) for n in (height, width))
     picture = to_channels(normalise(image.read(len(image.planes) // 2, (next(middle), next(middle))), window), model.settings.channels)
-    sure, diameter = -1.0, best
-    for scale in (1.0, 0.5):
+    measured = []
+    for scale in _SCALES:
         probabilities = yield from predict_plane(network, rescale(picture, scaled_shape(picture.shape, scale)), settings.tile)
-        probabilities = together(probabilities, model.settings.types)
-        labels = find_instances(probabilities, model.counting, model.scale)
-        cells = labels > 0
-        areas = np.bincount(labels[cells])[1:]
-        if areas.size >= _FEW and (sureness := float(probabilities.max(0)[cells].mean())) > sure:
-            sure, diameter = sureness, float(np.sqrt(4 / np.pi * np.median(areas))) / scale
-    low, high = WELL_KNOWN
-    return diameter if not low <= diameter / best <= high else best
+        labels = find_instances(together(probabilities, model.settings.types), model.counting, model.scale)
+        areas = np.bincount(labels[labels > 0])[1:]
+        measured.append(float(np.sqrt(4 / np.pi * np.median(areas)) / scale) if areas.size >= _FEW else math.nan)
+    quarters = round(4 * math.log2(believed(measured, best) / best))
+    return best * 2 ** (quarters / 4)  # in steps of 19 %, so that an image and a part of it are mostly seen at the same scale
+
+
+def believed(measured: Sequence[float], best: float) -> float:
+    """Choose between the diameters that were measured at each of the scales; see :func:`estimate_diameter`.
+
+    Parameters
+    ----------
+    measured : sequence of float
+        Pixels of the image, one for each scale from 1 down by factors of the square root of two; NaN where there are too few cells.
+    best : float
+        The diameter in network pixels that the model knows best.
+    """
+    ratios = np.array(measured) * _SCALES[: len(measured)] / best
+    if np.isnan(ratios).all():
+        return best
+    agrees = np.abs(np.log(ratios)) <= math.log(_AGREES)  # NaN does not
+    if not agrees.any():
+        return measured[int(np.nanargmin(np.abs(np.log(ratios))))]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], agrees, [False]])))
+    runs = edges.reshape(-1, 2)  # first, and one behind the last
+    longest = runs[np.argmax((runs[:, 1] - runs[:, 0]) + runs[:, 1] / 100)]  # of two as long the coarser
+    return measured[longest[1] - 1]

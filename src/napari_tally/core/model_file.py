@@ -31,8 +31,6 @@ from napari_tally.settings import CountingSettings, NetworkSettings, Normalisati
 
 FORMAT = 2
 """Of the header. 1: until 0.1.0, may lack fields that came later; 2: every field is there."""
-WELL_KNOWN = (0.65, 1.6)
-"""Cells so many times as large as those that a model knows best need no scaling."""
 _SHIPPED = Path(__file__).parents[1] / "weights"
 _KEY = "napari_tally"
 _LARGEST_HEADER = 16 * 2**20

@@ -13,13 +13,15 @@ from napari_tally.core.cell_types import require_types
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.estimate import training_memory
 from napari_tally.core.images import Image, experiment_window, require_same_channels
-from napari_tally.core.model_file import WELL_KNOWN, Model
+from napari_tally.core.model_file import Model
 from napari_tally.core.samples import TrainingPair, cell_diameter
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
 
 _MUCH_LARGER = 1.8
 """Ratio of the median diameters of two images from which on each is scaled by itself."""
+_AS_KNOWN = 1.25
+"""Cells up to so many times larger or smaller than those that the start knows best need no scaling."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +223,7 @@ def _working_scale(diameter: float) -> float:
 def _scale_for(start: Model, diameter: float) -> float:
     """Keep the scale of the start where the cells are about as large as those it knows; else bring them to that size."""
     known = start.diameter * start.scale  # in network pixels
-    low, high = WELL_KNOWN
-    if not (known > 0 and diameter > 0) or low <= diameter * start.scale / known <= high:
+    if not (known > 0 and diameter > 0) or 1 / _AS_KNOWN <= diameter * start.scale / known <= _AS_KNOWN:
         return start.scale
     return float(np.clip(known / diameter, 0.02, 8))
 

@@ -19,7 +19,8 @@ from napari_tally.settings import CountingSettings
 _VALLEYS = (0.1, 0.2, 0.35)
 _SMOOTHINGS = (1.0, 1.5, 2.0, 3.0)
 """In network pixels."""
-_EDGES = (0.4, 0.5, 0.6)
+_AFTERWARDS = {"edge_threshold": (0.4, 0.5, 0.6), "seed_threshold": (0.3, 0.5, 0.6, 0.7)}
+"""One after the other, with the valley and smoothing that are chosen."""
 _CLEARLY = 0.03
 _IOUS = (0.5, 0.6, 0.7, 0.8)
 
@@ -215,7 +216,7 @@ def fit_counting(
     -------
     list of CountingSettings
         First those that fit all folds together; then, for each fold, those that fit the others: they have not seen the cells
-        that they are to be judged by (with a single fold, `counting`). With another valley, smoothing and edge, if that is
+        that they are to be judged by (with a single fold, `counting`). With another valley, smoothing, edge and seed, if that is
         clearly better, and the smallest cell at half the area of the smallest drawn cells (1st percentile); `counting` where
         fewer than 10 cells are drawn.
     """
@@ -223,8 +224,8 @@ def fit_counting(
     areas = [_areas(fold) for fold in judged]
     few = sum(map(len, areas)) < 10
     enough = counting if few or any_size else replace(counting, min_area=_smallest(np.concatenate(areas)))
-    seeds = [enough, *(replace(enough, valley=v, smoothing=round(s / scale, 2)) for v in _VALLEYS for s in _SMOOTHINGS)]
-    total = len(judged) * (len(seeds) + len(judged) * len(_EDGES))
+    first = [enough, *(replace(enough, valley=v, smoothing=round(s / scale, 2)) for v in _VALLEYS for s in _SMOOTHINGS)]
+    total = len(judged) * (len(first) + len(judged) * sum(map(len, _AFTERWARDS.values())))
     found: dict[tuple[int, CountingSettings], NDArray[np.int64]] = {}
 
     def best(folds: list[int], choices: list[CountingSettings]) -> CountingSettings:
@@ -240,7 +241,7 @@ def fit_counting(
 
     everything = list(range(len(judged)))
     for f in everything:
-        for choice in seeds:
+        for choice in first:
             yield measure(f, choice)
     result = []
     for folds in (everything, *([f for f in everything if f != held] for held in everything)):
@@ -248,12 +249,14 @@ def fit_counting(
         if own.size < 10:
             result.append(counting)
             continue
-        chosen = best(folds, seeds)
-        edges = [chosen, *(replace(chosen, edge_threshold=e) for e in _EDGES)]
-        for f in folds:
-            for choice in edges:
-                yield measure(f, choice)
-        result.append(best(folds, edges) if any_size else replace(best(folds, edges), min_area=_smallest(own)))
+        chosen = best(folds, first)
+        for threshold, values in _AFTERWARDS.items():
+            choices = [chosen, *(replace(chosen, **{threshold: value}) for value in values)]
+            for f in folds:
+                for choice in choices:
+                    yield measure(f, choice)
+            chosen = best(folds, choices)
+        result.append(chosen if any_size else replace(chosen, min_area=_smallest(own)))
     return result
 
 

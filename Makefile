@@ -1,12 +1,13 @@
 # make demo   sets up what is needed and counts cells without a screen; make demo DATA=../images uses your images
 # make test   sets up everything, the virtual display included, and runs all checks
 # make lint   the checks that run no test; make clean   removes what these made
+# make floors, make pyqt6, make newest, make zoo   the tests on other versions of what is needed
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := test
-.PHONY: demo test lint slow clean display
+.PHONY: demo test lint slow floors pyqt6 newest zoo clean display
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 BIN := .venv/bin
@@ -27,6 +28,11 @@ lint: .venv/ready-dev
 
 slow: .venv/ready-dev display
 	$(BIN)/pytest -m slow
+
+# On other versions, each in an environment of its own that goes afterwards: the lowest that pyproject.toml admits, the other Qt,
+# the newest Python, the zoo's own checks. Needs uv; some tests only: make floors TESTS="tests/core tests/widgets/test_train.py"
+floors pyqt6 newest zoo: display
+	.ci/versions $@ $(TESTS)
 
 # What napari's window and the virtual display need on a bare Debian.
 display:

@@ -146,6 +146,15 @@ def strokes(upto: int) -> np.ndarray:
     return labels
 
 
+def whole_strokes(found: np.ndarray) -> int | None:
+    """Count the strokes that are whole; a part of later ones, drawn while the journal was written, may be there. None: no such drawing."""
+    for n in range(int(found.max()), -1, -1):
+        wanted = strokes(n)
+        if np.array_equal(found[found <= n], wanted[found <= n]):
+            return n
+    return None
+
+
 def drawing(folder: str, times: Any) -> None:
     """Draw; beside it a thread writes the journal as the window does."""
     labels, rng = np.zeros((600, 800), np.int32), np.random.default_rng(3)
@@ -176,10 +185,9 @@ def campaign_drawing(times: int, rng: np.random.Generator) -> tuple[str, bool]:
         bad += half_written(folder)
         path = folder / "d.journal"
         found = read_journal(path).labels if path.exists() else strokes(0)
-        kept = int(found.max())
-        if kept and not np.array_equal(found, strokes(kept)):
-            bad += 1
-        lost.append(now - stamps[kept + 1] if kept < done else 0.0)
+        kept = whole_strokes(found)
+        bad += kept is None
+        lost.append(now - stamps[(kept or 0) + 1] if (kept or 0) < done else 0.0)
         shutil.rmtree(folder)
     text = f"| drawing | {times} | {np.median(lost):.1f} s, at most {max(lost):.1f} s of strokes | {bad} | every drawing came back |"
     return text, not bad and max(lost) <= PROMISED["drawing"]

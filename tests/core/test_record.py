@@ -116,6 +116,13 @@ def test_what_is_no_record(tmp_path, text):
         read_record(tmp_path / "other.json")
 
 
+@pytest.mark.parametrize("place", ["../a.tif", "/etc/passwd", "labels/../../a.tif", "C:\\a.tif", "..\\a.tif", "//server/a.tif"])
+def test_a_record_leads_nowhere_else(study, place):
+    change(study, lambda content: content["images"][0].update(labels=place))
+    with pytest.raises(ValueError, match=r"no run record of napari-tally \(labels outside of its folder\)"):
+        again(study)
+
+
 def test_labels_are_told_apart_by_shape_and_ids():
     labels = np.arange(12).reshape(3, 4)
     assert fingerprint_labels(labels) == fingerprint_labels(labels.astype(np.uint16)[:, :])

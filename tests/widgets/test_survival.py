@@ -4,18 +4,22 @@ import errno
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from napari.components import ViewerModel
 from napari.utils.notifications import notification_manager
 from pictures import discs
 from qtpy.QtCore import QObject, Qt
 
+from napari_tally.core.audit import read_audit
 from napari_tally.core.model_file import Model, build_network
 from napari_tally.settings import NetworkSettings
 from napari_tally.widgets._job import Job
-from napari_tally.widgets._layers import annotation_of
+from napari_tally.widgets._layers import annotation_of, belong
 from napari_tally.widgets._session import session
 from napari_tally.widgets.annotate import AnnotateWidget
+from napari_tally.widgets.audit import AuditWidget
+from napari_tally.widgets.batch import BatchWidget
 from napari_tally.widgets.predict import PredictWidget
 from napari_tally.widgets.train import TrainWidget
 
@@ -259,3 +263,79 @@ def test_memory_comes_back_after_a_failure(make, qtbot, click, monkeypatch):
     gc.collect()
     assert len(made) == 1
     assert made[0]() is None
+
+
+# --- closing, in the middle of each kind of work -----------------------------------------------------
+
+
+def begin_to_annotate(viewer, qtbot, click, folder):
+    widget = AnnotateWidget(viewer)
+    click(widget.start_button)
+    annotation_of(viewer, viewer.layers["wells"]).paint((20, 20), 1)
+    return widget, lambda: None
+
+
+def begin_an_audit(viewer, qtbot, click, folder):
+    widget = AuditWidget(viewer)
+    widget.settings["windows"].value, widget.settings["window"].value = 6, 40
+    widget.start(folder / "audit.json")
+    qtbot.waitUntil(lambda: widget._frame.is_shown, timeout=20_000)
+    viewer.layers["Click on cells"].add([widget._frame.window.top + 1.0, widget._frame.window.left + 1.0])
+    return widget, lambda: sum(map(len, read_audit(folder / "audit.json").clicks.values())) == 1
+
+
+def begin_to_predict(viewer, qtbot, click, folder):
+    viewer.add_image(np.tile(PICTURE, (8, 8)), name="large")
+    widget = PredictWidget(viewer)
+    widget.how["tile"].value = 64
+    widget.image_choice.setCurrentIndex(widget.image_choice.findText("large"))
+    click(widget.run_button)
+    qtbot.waitUntil(lambda: job_of(widget).is_active)
+    task = job_of(widget)._task
+    return widget, lambda: task.outcome is not None
+
+
+def begin_a_batch(viewer, qtbot, click, folder):
+    (folder / "images").mkdir()
+    for n in range(40):
+        tifffile.imwrite(folder / "images" / f"{n}.tif", PICTURE)
+    widget = BatchWidget(viewer)
+    widget.add([folder / "images"])
+    widget.put_out(folder / "counts")
+    click(widget.start_button)
+    qtbot.waitUntil(lambda: widget._job.is_active)
+    task = widget._job._task
+    return widget, lambda: task.outcome is not None
+
+
+BEGIN = [begin_to_annotate, begin_an_audit, begin_to_predict, begin_a_batch]
+
+
+@pytest.mark.parametrize("begin_work", BEGIN)
+@pytest.mark.parametrize("what", ["dock", "napari"])
+def test_closing_in_the_middle(make_napari_viewer, qtbot, click, notices, tmp_path, begin_work, what):
+    """The work ends, what was clicked is kept, and after a dock the window is usable: the same work can begin anew."""
+    viewer = fill(make_napari_viewer(show=True))
+    belong(viewer.layers["drawn"], "prediction", viewer.layers["wells"])
+    (tmp_path / "1").mkdir()
+    widget, is_over = begin_work(viewer, qtbot, click, tmp_path / "1")
+    docked = viewer.window.add_dock_widget(widget)
+    qtbot.waitUntil(widget.isVisible)
+    if what == "dock":
+        docked.destroyOnClose()  # what the x of the dock does
+    else:
+        viewer.close()
+    del widget, docked
+    qtbot.waitUntil(lambda: is_over() is not False, timeout=20_000)
+    if what == "dock":
+        viewer.layers["wells"].name = "renamed"
+        viewer.layers.clear()
+        fill(viewer)
+        belong(viewer.layers["drawn"], "prediction", viewer.layers["wells"])
+        (tmp_path / "2").mkdir()
+        again, is_over = begin_work(viewer, qtbot, click, tmp_path / "2")
+        viewer.window.add_dock_widget(again)
+        qtbot.waitUntil(again.isVisible)
+        viewer.close()
+        qtbot.waitUntil(lambda: is_over() is not False, timeout=20_000)
+    assert notices() == []

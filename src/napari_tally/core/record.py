@@ -14,7 +14,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import napari_tally
@@ -181,6 +181,9 @@ def read_record(path: str | Path) -> RunRecord:
         for entry in content["images"]:
             if not {"name", "path", "fingerprint", "labels", "labels_fingerprint", "found"} <= set(entry):
                 raise ValueError("an image without its fingerprints")
+            place = PureWindowsPath(entry["labels"] or "")  # knows both kinds of slashes
+            if place.anchor or ".." in place.parts:
+                raise ValueError("labels outside of its folder")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: this is no run record of napari-tally ({error}).") from error
     return RunRecord(content)

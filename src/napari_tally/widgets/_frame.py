@@ -178,6 +178,10 @@ class CountingFrame:
         """Which clicks count."""
         return self.window.holds(self.clicks) if self.window else np.zeros(0, bool)
 
+    def forget(self) -> None:
+        """The widget is gone: tell it nothing more. The layers stay until somebody deletes them."""
+        self._layers, self.window = [], None
+
     def _removed(self, event: object) -> None:
         gone = getattr(event, "value", None)
         self._seen.pop(gone, None)

@@ -19,6 +19,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
 from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import QAbstractItemView, QFormLayout, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
 from napari_tally.core.annotations import known_labels
@@ -80,6 +81,7 @@ class AuditWidget(QWidget):
         self._frame = CountingFrame(self._viewer, {"n": self._done, "b": self._back, "0": self._none_here})
         self._frame.clicked.connect(self._clicked)
         self._frame.lost.connect(self._lost)
+        self.destroyed.connect(self._frame.forget)
         self._job = Job(self)
         self._job.returned.connect(self._take_audit)
         self._job.failed.connect(self._show_failure)
@@ -351,6 +353,11 @@ class AuditWidget(QWidget):
         self._show()
         if coming is not None:
             self._go_to(coming)
+
+    def hideEvent(self, event: QHideEvent) -> None:  # noqa: D102  Qt's: the dock or napari is closed; what was clicked last is kept
+        if self._later.isActive():
+            self._write()
+        super().hideEvent(event)
 
     def _write(self) -> None:
         self._later.stop()

@@ -9,7 +9,7 @@ from napari_tally.cli._parts import Commands
 def register(command: Commands) -> None:
     """Add the command."""
     parser = command("report", run, "Write one HTML page: counts, outlines on the images, plots, settings, and a paragraph for the paper.")
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="a folder that 'predict' wrote")
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="a folder that 'predict' or 'count' wrote")
     parser.add_argument(
         "--audit", type=Path, metavar="STUDY", help="the folder of an audit of these results, for the interval of the count"
     )
@@ -19,8 +19,8 @@ def register(command: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from napari_tally.core.audit import read_audit
-    from napari_tally.core.record import read_record
-    from napari_tally.core.report import write_report
+    from napari_tally.core.record import changed_labels, read_record
+    from napari_tally.core.report import say_changed, write_report
 
     checked = None
     if arguments.audit:
@@ -32,4 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
         checked = audit.total()
         if not checked.known:
             raise ValueError(f"{arguments.audit}: too few windows are counted by hand to give an interval. Count some more.")
-    print(f"The report is in {write_report(arguments.results, arguments.title, checked)}.")
+    page = write_report(arguments.results, arguments.title, checked)
+    if changed := changed_labels(arguments.results):
+        print(f"Note: {say_changed(changed)}")
+    print(f"The report is in {page}.")

@@ -1,6 +1,7 @@
 """``napari-tally audit``: check a count by hand in random windows, and correct it."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,12 @@ def register(command: Commands) -> None:
     steps = parser.add_subparsers(title="steps", required=True, metavar="STEP", dest="step")
     draw = steps.add_parser("draw", help="draw counting windows over all images", formatter_class=parser.formatter_class)
     draw.add_argument("--labels", type=Path, required=True, metavar="DIR", help="the results of 'predict', or a folder of label images")
-    draw.add_argument("--images", type=Path, metavar="DIR", help="the images, matched by stem: each window becomes a picture to count in")
+    draw.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="the images, by stem: they show where cells may be missed, and windows become pictures",
+    )
     draw.add_argument("--trained", type=Path, metavar="DIR", help="label images used in training: what is annotated there is not drawn")
     draw.add_argument("--groups", type=Path, metavar="CSV", help="a table with the columns image (stem) and group")
     draw.add_argument("--out", type=Path, required=True, metavar="STUDY", help="folder that gets audit.json, windows.csv and windows/")
@@ -61,14 +67,12 @@ def _draw(arguments: argparse.Namespace) -> None:
     trained = list_images(arguments.trained) if arguments.trained else {}
     groups = _groups(arguments.groups) if arguments.groups else {}
 
-    def study() -> "list[StudyImage]":
-        found = []
+    def study() -> "Iterator[StudyImage]":
         for stem, path in labels.items():
             cells = require_ids(read_labels(path), path)
             known = known_labels(read_labels(trained[stem])) >= 0 if stem in trained else None
-            print_of = read_image(pictures[stem]).fingerprint if stem in pictures else ""
-            found.append(StudyImage(stem, cells, groups.get(stem, ""), known, print_of))
-        return found
+            image = read_image(pictures[stem]) if stem in pictures else None
+            yield StudyImage(stem, cells, groups.get(stem, ""), known, image.fingerprint if image else "", image)
 
     audit = draw_audit(study(), settings)
     out.mkdir(parents=True, exist_ok=True)
@@ -78,6 +82,8 @@ def _draw(arguments: argparse.Namespace) -> None:
     print(f"Drew {audit.wanted} windows of {len(audit.windows)} in {len(audit.images)} images with {total.predicted:.0f} predicted cells.")
     if audit.left_out:
         print(f"Note: windows that touch training annotations are left out, with {audit.left_out} predicted cells in them.")
+    if not pictures:
+        print("Note: with --images, windows go by what is seen in the images too: the interval is narrower where cells are missed.")
     print(
         f"Write the number of cells of each window into the column 'hand' of {out / 'windows.csv'}: those whose middle lies in the window."
     )

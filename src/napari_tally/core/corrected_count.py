@@ -10,7 +10,8 @@ The windows of a study are sorted into strata; of the N_h windows of stratum h, 
 With a fixed weight w this is the difference estimator of survey sampling (Saerndal, Swensson and Wretman 1992, section 6.3): right on
 average over all samples, whatever the model does. Here w is learnt from the sample (the optimal regression estimator; "power tuning" in
 Angelopoulos, Duchi and Zrnic 2023, arXiv:2311.01453, section 6, after prediction-powered inference, Angelopoulos et al. 2023,
-doi:10.1126/science.adi6000), so a model that is no use takes part with w near 0, and the result is that of counting by hand.
+doi:10.1126/science.adi6000), so a model that is no use takes part with w near 0; where even that widens the interval, w is 0, and the
+result is that of counting by hand.
 
 The interval goes down by Student's t and up by the log-normal formula that distance sampling uses for animals (Buckland et al. 2001,
 section 3.6.1), there with the degrees of freedom of Satterthwaite (1946): the cells that a model misses lie crowded in few windows, so a
@@ -31,6 +32,8 @@ _MOST = 1.5
 """The largest weight."""
 _UNSEEN = float(-np.log((1 - LEVEL) / 2))
 """So many mistakes may be expected in a sample that shows none (Poisson): 3.7. They keep the interval from closing by luck."""
+_JUDGE = 8
+"""Windows that must be counted before the prediction is left out for doing harm; judged by fewer, the count would be biased."""
 _FEW = 4
 """Windows in a part of the study below which it has no interval of its own."""
 
@@ -106,6 +109,8 @@ class Sample:
         self._n = np.bincount(self._in, minlength=len(self._size)).astype(float)  # n_h
         self._learnt = weight is None and bool(np.ptp(self._p))  # of equal predictions there is nothing to learn
         self.weight = self._learn() if self._learnt else 1.0 if weight is None else weight
+        if self._learnt and self.enough and len(self._y) >= _JUDGE and self._does_harm():
+            self.weight, self._learnt = 0.0, False
 
     @property
     def enough(self) -> bool:
@@ -179,6 +184,11 @@ class Sample:
         hand, predicted = (expansion * self._sums(y)).sum(), (expansion * self._sums(p)).sum()
         ratio = hand / predicted if predicted else 1.0
         return float(np.clip((both + min(ratio, _MOST) * trust) / (own + trust), 0, _MOST)) if own + trust > 0 else 1.0
+
+    def _does_harm(self) -> bool:
+        """Whether the hand counts alone vary less than what is left of them beside the prediction."""
+        alone = (self._factor(self._n) * self._spread(self._y)).sum()
+        return bool(alone < self._variance(self._spread(self._y - self.weight * self._p[self._drawn]), self._n))
 
     def _sums(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         return np.bincount(self._in, values, len(self._n)).astype(float)

@@ -475,8 +475,9 @@ def _draw(parts: Sequence[Part], settings: AuditSettings, path: Path) -> Generat
     images = []
     for part in parts:
         yield
-        fingerprint = image_from_layer(part.image).fingerprint if isinstance(part.image.data, np.ndarray) else ""
-        images.append(StudyImage(part.image.name, np.asarray(part.labels.data), "", part.annotated, fingerprint))
+        image = image_from_layer(part.image)
+        fingerprint = "" if image.is_lazy else image.fingerprint
+        images.append(StudyImage(part.image.name, np.asarray(part.labels.data), "", part.annotated, fingerprint, image))
     audit = draw_audit(images, settings)
     write_audit(path, audit)
     return audit, path

@@ -216,6 +216,11 @@ class Audit:
         columns = ["what", "name", "predicted", "corrected", "low", "high", "windows", "clicks"]
         return pd.concat([part[columns].astype({"corrected": float}) for part in parts], ignore_index=True)
 
+    def compared(self) -> pd.DataFrame:
+        """Give the windows that are done: predicted and hand, the cells of each."""
+        predicted = self.windows["predicted"].to_numpy()[[self.order[number] for number in self.counts]]
+        return pd.DataFrame({"predicted": predicted, "hand": list(self.counts.values())}, dtype=np.int64)
+
     def windows_to_interval(self) -> int:
         """Give how many more windows, in their order, must be counted until there is an interval; 0 where there is one."""
         done = [self.order[number] for number in self.counts]

@@ -28,6 +28,8 @@ _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _THUMBNAILS, _SIDE = 9, 300
 _WIDTH, _HEIGHT = 420, 180
 """Of a plot, in pixels."""
+_SQUARE, _EDGE = 260, 10
+"""Side of the plot of hand against predicted counts, and how far its corners are inside, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,17 @@ class Bar:
     says: str
 
 
-def write_report(folder: str | Path, title: str = "", checked: Corrected | None = None) -> Path:
+@dataclass(frozen=True)
+class Dot:
+    """A dot of a plot, in pixels of the plot, with what it says when pointed at."""
+
+    x: float
+    y: float
+    radius: float
+    says: str
+
+
+def write_report(folder: str | Path, title: str = "", checked: Corrected | None = None, windows: pd.DataFrame | None = None) -> Path:
     """Write report.html into a folder of results.
 
     Parameters
@@ -52,6 +64,8 @@ def write_report(folder: str | Path, title: str = "", checked: Corrected | None 
         Left out: the name of the folder.
     checked : Corrected, optional
         The corrected count, if it was audited.
+    windows : pandas.DataFrame, optional
+        The windows of the audit, :meth:`napari_tally.core.audit.Audit.compared`.
 
     Returns
     -------
@@ -94,6 +108,9 @@ def write_report(folder: str | Path, title: str = "", checked: Corrected | None 
             densities=_bars(density.to_numpy(float), counts["name"].tolist()),
             density_top=float(density.max()),
             plot=(_WIDTH, _HEIGHT),
+            dots=[] if windows is None else _dots(windows),
+            square=_SQUARE,
+            most=0 if windows is None else int(windows.to_numpy().max(initial=1)),
             thumbnails=_thumbnails(folder, record),
             changed=say_changed(changed_labels(folder)),
             remarks=[(entry["name"], remark) for entry in record["images"] for remark in entry.get("remarks", [])],
@@ -218,6 +235,18 @@ def _bars(values: np.ndarray, says: Sequence[str], labelled: bool = True) -> lis
         )
         for i, (v, say) in enumerate(zip(np.nan_to_num(values), says, strict=True))
     ]
+
+
+def _dots(windows: pd.DataFrame) -> list[Dot]:
+    """Place a dot for the windows of each pair of counts, larger where there are several."""
+    times = windows.value_counts(["predicted", "hand"], sort=False)
+    most = max(1, int(windows.to_numpy().max(initial=1)))
+    dots = []
+    for (predicted, hand), n in times.items():
+        x, y = (_EDGE + (_SQUARE - 2 * _EDGE) * value / most for value in (predicted, most - hand))
+        says = f"{n} window{'s' * (n != 1)}: predicted {predicted}, counted {hand}"
+        dots.append(Dot(round(x, 2), round(y, 2), round(min(3.5 * n**0.5, _EDGE), 2), says))
+    return dots
 
 
 def _thumbnails(folder: Path, record: dict[str, Any]) -> list[tuple[str, str]]:

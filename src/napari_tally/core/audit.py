@@ -13,13 +13,12 @@ J. Microscopy 111:219)::
 
 The windows are sorted by size into strata of equal total size, and each stratum gives the same number of windows::
 
-    size of a window  =  predicted cells  +  floor                    so many as are predicted in a mean window, mostly where something
-                                             └ by what is seen in     is seen but nothing predicted: steep grey values outside the
-                                               the image there        predicted cells. The rest of it is the same everywhere
+    size of a window  =  predicted cells  +  floor       as much, over all windows, as there are predicted cells; shared out by what is
+                                                         seen in the image outside of these (core/missed.py), else evenly
 
-So a window is drawn about in proportion to the cells that may be in it, found or missed, and any window can be drawn. They are counted
-in a fixed random order, stratum by stratum in turns: after any number of windows, what is counted is a random sample, and ten more can be
-added at any time.
+So a window is drawn about in proportion to the cells that may be in it, found or missed; and as each stratum gives windows, that of the
+smallest too, any window can be drawn. They are counted in a fixed random order, stratum by stratum in turns: after any number of windows,
+what is counted is a random sample, and ten more can be added at any time.
 """
 
 import json
@@ -51,9 +50,7 @@ _SMALL = 3.0
 _UNKNOWN = 20.0
 """Diameter in pixels where nothing is predicted."""
 _FLOOR = 1.0
-"""What a window counts for the drawing beside its predicted cells, in mean predicted cells of a window."""
-_SEEN = 0.9
-"""The share of it that goes by what is seen in the image."""
+"""What a mean window counts for the drawing beside its predicted cells, in mean predicted cells of a window."""
 _EACH = 4
 """Windows drawn from a stratum."""
 _COLUMNS = ["image", "plane", "top", "left", "bottom", "right", "predicted", "stratum"]
@@ -346,7 +343,7 @@ def _strata(windows: pd.DataFrame, records: Sequence[ImageRecord], wanted: int) 
     predicted, image, seen = (windows[name].to_numpy(float) for name in ("predicted", "image", "seen"))
     density = np.array([record.predicted / np.prod(record.shape) for record in records])[image.astype(int)]
     share = seen / seen.mean() if np.isfinite(seen).all() and seen.any() else np.ones(len(seen))
-    size = predicted + (_FLOOR * predicted.mean() or 1.0) * (_SEEN * share + 1 - _SEEN)
+    size = predicted + (_FLOOR * predicted.mean() or 1.0) * share
     number = max(2 if wanted >= 2 * _EACH else 1, wanted // _EACH)
     order = np.lexsort((image, density, size))
     reached = np.cumsum(size[order])

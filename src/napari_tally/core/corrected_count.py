@@ -14,7 +14,7 @@ doi:10.1126/science.adi6000), so a model that is no use takes part with w near 0
 result is that of counting by hand.
 
 The interval goes down by Student's t and up by the log-normal formula that distance sampling uses for animals (Buckland et al. 2001,
-section 3.6.1), there with the degrees of freedom of Satterthwaite (1946): the cells that a model misses lie crowded in few windows, so a
+section 3.6.1), with the degrees of freedom of Satterthwaite (1946): the cells that a model misses lie crowded in few windows, so a
 sample that has met few of them gives a count and a standard error that are both too small. Chosen by measured coverage, see
 ``benchmarks/audit_coverage.py``.
 """
@@ -152,7 +152,7 @@ class Sample:
         corrected = self.weight * p + of.sum() * mean
         error = np.sqrt(self._variance(self._spread(here * (residual - mean) * of.sum() / seen), self._n) * n / (n - 1))
         free = n - 1 - self._learnt
-        low, high = _bounds(corrected, error, (free, free), clicks, _UNSEEN * of.sum() / n * np.sqrt(1 - n / of.sum()))
+        low, high = _bounds(corrected, error, free, clicks, _UNSEEN * of.sum() / n * np.sqrt(1 - n / of.sum()))
         return Corrected(p, corrected, low, high, n, int(clicks), self.weight)
 
     def expected_margin(self, more: ArrayLike) -> float:
@@ -222,20 +222,17 @@ class Sample:
         least = _UNSEEN * scale * np.sqrt(1 - 1 / scale)
         shares = (self._factor(n) * spread)[part]  # of the variance
         most = self._freedom(n)
-        up = min(most, shares.sum() ** 2 / (shares**2 / np.maximum(n[part] - 1, 1)).sum()) if shares.any() else most
-        return _bounds(corrected, float(np.sqrt(self._variance(spread, n))), (most, up), seen, least)
+        freedom = min(most, shares.sum() ** 2 / (shares**2 / np.maximum(n[part] - 1, 1)).sum()) if shares.any() else most
+        return _bounds(corrected, float(np.sqrt(self._variance(spread, n))), freedom, seen, least)
 
     def _report(self, predicted: float, corrected: float, low: float = np.nan, high: float = np.nan) -> Corrected:
         return Corrected(float(predicted), float(corrected), float(low), float(high), len(self._y), int(self._y.sum()), self.weight)
 
 
-def _bounds(corrected: float, error: float, freedom: tuple[float, float], seen: float, least: float) -> tuple[float, float]:
-    """Give the interval: t downwards, log-normal upwards, at least `least` to both sides, never below what was `seen`.
-
-    `freedom` are the degrees of freedom downwards and upwards.
-    """
-    down, up = (float(stdtrit(each, (1 + LEVEL) / 2)) * error for each in freedom)
+def _bounds(corrected: float, error: float, freedom: float, seen: float, least: float) -> tuple[float, float]:
+    """Give the interval: t downwards, log-normal upwards, at least `least` to both sides, never below what was `seen`."""
+    reach = float(stdtrit(freedom, (1 + LEVEL) / 2))
     centre = max(corrected, seen, 1.0)
-    factor = np.exp(up / max(error, 1e-9) * np.sqrt(np.log1p((error / centre) ** 2)))
-    low, high = corrected - max(down, least), max(centre * factor, corrected + up, corrected + least)
+    factor = np.exp(reach * np.sqrt(np.log1p((error / centre) ** 2)))
+    low, high = corrected - max(reach * error, least), max(centre * factor, corrected + reach * error, corrected + least)
     return float(max(low, seen)), float(max(high, seen))

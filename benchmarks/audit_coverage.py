@@ -125,7 +125,8 @@ def main() -> None:
         found = study.change([_predicted(study, path, folder) for path in paths])
         truth = [read_labels(arguments.data / study.folder / "labels" / f"{path.stem}.tif") for path in paths]
         for n in arguments.windows:
-            rows.append(measure(study.title, [path.stem for path in paths], found, truth, n, arguments.draws))
+            images = [StudyImage(path.stem, cells, image=read_image(path)) for path, cells in zip(paths, found, strict=True)]
+            rows.append(measure(study.title, images, truth, n, arguments.draws))
             print(_line(rows[-1]), flush=True)
     if arguments.figure:
         draw(rows, arguments.figure)
@@ -139,9 +140,9 @@ def _predicted(study: Study, path: Path, folder: Path) -> NDArray[np.integer]:
     return read_labels(kept)
 
 
-def measure(title: str, names: list[str], found: list[NDArray[np.integer]], truth: list[NDArray[np.integer]], n: int, draws: int) -> Row:
+def measure(title: str, images: list[StudyImage], truth: list[NDArray[np.integer]], n: int, draws: int) -> Row:
     """Draw audits of a study, count them with the true labels, and compare with the truth."""
-    planned = draw_audit([StudyImage(*pair) for pair in zip(names, found, strict=True)], AuditSettings(windows=n))
+    planned = draw_audit(images, AuditSettings(windows=n))
     hand = true_counts(planned, truth)
     true, half = hand.sum(), planned.windows["image"].to_numpy() % 2 == 0
     predicted, strata = planned.windows["predicted"].to_numpy(), planned.windows["stratum"].to_numpy()

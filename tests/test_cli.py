@@ -514,3 +514,4 @@ def test_a_report_carries_the_interval_of_the_audit(tmp_path, folders, model_fil
     assert "this audit is of other labels than these results" in one_line(capsys)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert f"counted by hand in {len(windows)} randomly placed windows" in page
+    assert "<circle " in page

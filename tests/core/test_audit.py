@@ -218,3 +218,22 @@ def test_what_cannot_be_audited_is_said():
         draw_audit([StudyImage("a", np.zeros((9, 9), int), annotated=np.zeros((8, 9), bool))])
     with pytest.raises(ValueError, match="Windows"):
         draw_audit(study(), AuditSettings(windows=1))
+
+
+def test_where_something_is_seen_that_is_not_predicted_windows_are_drawn_more_often():
+    """Four images with cells, of which the model misses those of the last; the order of drawing knows nothing else."""
+    images = []
+    for seed in range(4):
+        pixels, labels = nt.simulate_nuclei(seed=seed, n=20, diameter=12, shape=(128, 128))
+        images.append(StudyImage(f"im{seed}", labels * (seed < 3), image=nt.as_image(pixels)))
+    images.append(StudyImage("empty", np.zeros((128, 128), np.int32), image=nt.as_image(np.full((128, 128), 100, np.uint16))))
+    settings = AuditSettings(windows=16, window=32)
+    share = {}
+    for seen in (True, False):
+        audit = draw_audit(images if seen else [replace(image, image=None) for image in images], settings)
+        drawn = np.concatenate([audit.redrawn(seed).order[:16] for seed in range(100)])
+        owner = audit.windows["image"].to_numpy()[drawn]
+        share[seen] = (owner == 3).mean(), (owner == 4).mean()
+    assert share[True][0] > 1.5 * share[False][0]
+    assert share[True][0] > 2 * share[True][1] > 0  # what looks empty is drawn too
+    assert audit.windows.columns.tolist() == draw_audit(images, settings).windows.columns.tolist()

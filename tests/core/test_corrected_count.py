@@ -113,12 +113,12 @@ def test_more_windows_are_expected_to_narrow_the_interval(rng):
     assert sample.expected_margin(order[20:80]) == pytest.approx(margins[0] * half, rel=0.05)
 
 
-def test_the_interval_reaches_further_up_where_few_windows_decide():
+def test_the_interval_reaches_further_where_few_windows_decide():
     """Two strata with equal variances; or one with it all, and so with 3 degrees of freedom instead of 6."""
     strata, drawn, predicted = np.repeat([0, 1], 50), [0, 1, 2, 3, 50, 51, 52, 53], np.full(100, 20)
     even = Sample(predicted, strata, drawn, [18, 22, 18, 22, 18, 22, 18, 22], 1.0).total()
     uneven = Sample(predicted, strata, drawn, [20, 20, 20, 20, *(20 + np.sqrt(2) * np.array([-2, 2, -2, 2]))], 1.0).total()
-    assert uneven.low == pytest.approx(even.low)
+    assert uneven.low < even.low
     error = (2000 - even.low) / student.ppf(0.975, 6)
     for total, freedom in ((even, 6), (uneven, 3)):
         assert total.high == pytest.approx(2000 * np.exp(student.ppf(0.975, freedom) * np.sqrt(np.log1p((error / 2000) ** 2))))

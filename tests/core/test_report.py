@@ -92,6 +92,15 @@ def test_a_checked_count_stands_on_top_with_its_interval(folder):
     assert "corrected by 30 cells counted by hand in 12 randomly placed windows: 5 (95 % confidence interval 4 to 6)" in words
 
 
+def test_hand_against_predicted_counts_of_the_windows(folder):
+    windows = pd.DataFrame({"predicted": [4, 4, 0], "hand": [5, 5, 0]})
+    page = write_report(folder, checked=Corrected(4, 5.2, 4.1, 6.3, 12, 30, 1), windows=windows).read_text(encoding="utf-8")
+    assert page.count("<circle ") == 2
+    assert "2 windows: predicted 4, counted 5" in page
+    assert 'cx="10.0" cy="250.0"' in page  # 0 and 0: the lower left corner
+    assert "<circle " not in write_report(folder).read_text(encoding="utf-8")
+
+
 def test_the_methods_say_what_was_done(folder):
     text = methods(read_record(folder).content, pd.read_csv(folder / "counts.csv"))
     for part in (

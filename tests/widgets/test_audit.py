@@ -15,6 +15,7 @@ from napari_tally.core.audit import StudyImage, Window, draw_audit, read_audit, 
 from napari_tally.settings import AuditSettings
 from napari_tally.widgets._frame import CountingFrame, frame_lines
 from napari_tally.widgets._layers import belong, start_annotation
+from napari_tally.widgets._plots import HandPlot
 from napari_tally.widgets.audit import AuditWidget
 
 
@@ -278,3 +279,28 @@ def test_without_predicted_cells_it_says_what_to_do(qtbot):
     widget = make(viewer, qtbot)
     assert not widget.start_button.isEnabled()
     assert widget.message.text().startswith("First count cells")
+
+
+def test_hand_against_predicted_is_a_dot_a_window(started, model, truth):
+    started.plot_button.click()
+    assert not started.plot.dots.data["x"].size
+    for _ in range(8):
+        count_window(started, model, truth)
+    done = started._audit.compared()
+    dots = started.plot.dots.data
+    assert len(done) == 8
+    assert {*zip(dots["x"], dots["y"], strict=True)} == {*zip(done["predicted"], done["hand"], strict=True)}
+    assert (done["hand"] >= done["predicted"]).all()  # every fifth cell is missing
+    assert started.plot.isVisibleTo(started)
+    started.plot_button.click()
+    assert not started.plot.isVisibleTo(started)
+
+
+def test_windows_that_agree_are_one_larger_dot(qtbot):
+    plot = HandPlot("black", "white")
+    qtbot.addWidget(plot)
+    plot.draw(np.array([3, 3, 5, 0]), np.array([4, 4, 5, 0]))
+    dots = plot.dots.data
+    size = {(x, y): size for x, y, size in zip(dots["x"], dots["y"], dots["size"], strict=True)}
+    assert size[3, 4] > size[5, 5] == size[0, 0]
+    assert plot._equal.getData()[1].tolist() == [0, 5]

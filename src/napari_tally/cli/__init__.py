@@ -63,11 +63,20 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that there are."""
+class _Help(argparse.HelpFormatter):
+    """Shows the defaults that there are, in words."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        default, text = action.default, action.help or ""
+        flag = action.nargs == 0 and not isinstance(action, argparse.BooleanOptionalAction)
+        if flag or default in (None, "", argparse.SUPPRESS) or not action.option_strings or "(default" in text:
+            return text
+        if isinstance(default, bool):
+            default = "yes" if default else "no"
+        elif isinstance(default, float):
+            default = f"{default:g}"
+        words = ", ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{text} (default: {words.replace('%', '%%')})"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,12 +4,14 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin
 
-from napari_tally.settings import fields_of, from_dict
+from napari_tally.settings import NormalisationSettings, TrainingSettings, fields_of, from_dict
 
 if TYPE_CHECKING:
+    from napari_tally.core.model_file import Model
     from napari_tally.core.predict import TileDone
     from napari_tally.core.samples import TrainingPair
 
@@ -41,6 +43,41 @@ def settings_from(cls: type, arguments: argparse.Namespace, base: Any = None) ->
     values = {name: getattr(base, name) for name in fields_of(cls)} if base else {}
     values |= {name: getattr(arguments, name) for name in fields_of(cls) if getattr(arguments, name, None) is not None}
     return from_dict(cls, values)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what to train on and how, which `train` and `plan` share."""
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the images")
+    parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their label images, matched by stem")
+    text = "model to start from; auto: the one that comes with napari-tally and knows such cells best"
+    parser.add_argument("--start", default="auto", metavar="auto|none|FILE|NAME", help=text)
+    parser.add_argument(
+        "--split", action="store_true", help="give every separate object of a label image its own id: for black-and-white masks"
+    )
+    text = "the labels are points: CSV files (axis-0, axis-1 or y, x), each a disc of so many pixels"
+    parser.add_argument("--radius", type=float, default=0.0, metavar="PX", help=text)
+    parser.add_argument("--val-images", type=Path, metavar="DIR", help="images to validate on (default: a part is held out)")
+    parser.add_argument("--val-labels", type=Path, metavar="DIR", help="their label images")
+    add_settings(parser, TrainingSettings)
+    kind, meta = fields_of(NormalisationSettings)["statistics"]
+    parser.add_argument("--statistics", choices=get_args(kind), default="image", help=meta["tooltip"])
+
+
+def read_data(arguments: argparse.Namespace) -> "tuple[list[TrainingPair], list[TrainingPair]]":
+    """Read the pairs to train on and those to validate on."""
+    if bool(arguments.val_images) != bool(arguments.val_labels):
+        raise ValueError("--val-images and --val-labels belong together; give both or none.")
+    if not 0 <= arguments.radius < 1000:
+        raise ValueError(f"--radius is {arguments.radius:g}; a number of pixels below 1000 is wanted.")
+    pairs = read_pairs(arguments.images, arguments.labels, arguments.split, arguments.radius)
+    if not arguments.val_images:
+        return pairs, []
+    return pairs, read_pairs(arguments.val_images, arguments.val_labels, arguments.split, arguments.radius)
+
+
+def normalisation_from(arguments: argparse.Namespace, start: "Model | None") -> NormalisationSettings:
+    """Take the brightness asked for, the rest from the model to start from."""
+    return replace(start.normalisation if start else NormalisationSettings(), statistics=arguments.statistics)
 
 
 def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 0.0) -> "list[TrainingPair]":

@@ -57,3 +57,10 @@ def rules_from(arguments: argparse.Namespace) -> Choice:
     if arguments.regions and not arguments.regions.exists():
         raise ValueError(f"{arguments.regions}: there is no such file or folder of regions.")
     return Choice(settings_from(RuleSettings, arguments), arguments.regions, groups)
+
+
+def say_others(names: "list[str]") -> None:
+    """Say which label images of a folder are left out, for they are of another run."""
+    if names:
+        shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+        print(f"Note: left out, for they are of another run than the tables and the record: {len(names)} label images ({shown}).")

@@ -1,10 +1,12 @@
 """``napari-tally audit``: check a count by hand in random windows, and correct it."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tally.cli._parts import Commands, add_settings, settings_from
+from napari_tally.cli._results import say_others
 from napari_tally.settings import AuditSettings
 
 if TYPE_CHECKING:
@@ -21,8 +23,13 @@ def register(command: Commands) -> None:
     parser = command("audit", run, "Check a count by hand in random windows: draw them, count in them, and get the corrected count.")
     steps = parser.add_subparsers(title="steps", required=True, metavar="STEP", dest="step")
     draw = steps.add_parser("draw", help="draw counting windows over all images", formatter_class=parser.formatter_class)
-    draw.add_argument("--labels", type=Path, required=True, metavar="DIR", help="predicted label images, as `predict` writes them")
-    draw.add_argument("--images", type=Path, metavar="DIR", help="the images, matched by stem: each window becomes a picture to count in")
+    draw.add_argument("--labels", type=Path, required=True, metavar="DIR", help="the results of 'predict', or a folder of label images")
+    draw.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="the images, by stem: they show where cells may be missed, and windows become pictures",
+    )
     draw.add_argument("--trained", type=Path, metavar="DIR", help="label images used in training: what is annotated there is not drawn")
     draw.add_argument("--groups", type=Path, metavar="CSV", help="a table with the columns image (stem) and group")
     draw.add_argument("--out", type=Path, required=True, metavar="STUDY", help="folder that gets audit.json, windows.csv and windows/")
@@ -45,25 +52,27 @@ def run(arguments: argparse.Namespace) -> None:
 def _draw(arguments: argparse.Namespace) -> None:
     from napari_tally.core.annotations import known_labels, require_ids
     from napari_tally.core.audit import StudyImage, draw_audit, write_audit
-    from napari_tally.core.images import list_images, match_by_stem, read_image, read_labels
+    from napari_tally.core.images import list_images, read_image, read_labels
+    from napari_tally.core.record import recorded_labels
 
     settings = settings_from(AuditSettings, arguments)
     out: Path = arguments.out
     if (out / "audit.json").exists():
         raise ValueError(f"{out} holds an audit already; name another folder, or add windows with: napari-tally audit more {out}")
-    labels = list_images(arguments.labels)
-    pictures = {b.stem: b for _, b in match_by_stem(arguments.labels, arguments.images)} if arguments.images else {}
+    labels, others = recorded_labels(arguments.labels)
+    say_others(others)
+    pictures = list_images(arguments.images) if arguments.images else {}
+    if pictures and (missing := [stem for stem in labels if stem not in pictures]):
+        raise ValueError(f"{arguments.images}: no image belongs to the labels {', '.join(missing[:3])}. Name images and labels alike.")
     trained = list_images(arguments.trained) if arguments.trained else {}
     groups = _groups(arguments.groups) if arguments.groups else {}
 
-    def study() -> "list[StudyImage]":
-        found = []
+    def study() -> "Iterator[StudyImage]":
         for stem, path in labels.items():
             cells = require_ids(read_labels(path), path)
             known = known_labels(read_labels(trained[stem])) >= 0 if stem in trained else None
-            print_of = read_image(pictures[stem]).fingerprint if stem in pictures else ""
-            found.append(StudyImage(stem, cells, groups.get(stem, ""), known, print_of))
-        return found
+            image = read_image(pictures[stem]) if stem in pictures else None
+            yield StudyImage(stem, cells, groups.get(stem, ""), known, image.fingerprint if image else "", image)
 
     audit = draw_audit(study(), settings)
     out.mkdir(parents=True, exist_ok=True)
@@ -73,6 +82,8 @@ def _draw(arguments: argparse.Namespace) -> None:
     print(f"Drew {audit.wanted} windows of {len(audit.windows)} in {len(audit.images)} images with {total.predicted:.0f} predicted cells.")
     if audit.left_out:
         print(f"Note: windows that touch training annotations are left out, with {audit.left_out} predicted cells in them.")
+    if not pictures:
+        print("Note: with --images, windows go by what is seen in the images too: the interval is narrower where cells are missed.")
     print(
         f"Write the number of cells of each window into the column 'hand' of {out / 'windows.csv'}: those whose middle lies in the window."
     )

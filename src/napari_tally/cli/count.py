@@ -19,19 +19,26 @@ def register(command: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    import numpy as np
+
     from napari_tally.core.annotations import require_labels
-    from napari_tally.core.images import match_by_stem, read_image, read_labels
+    from napari_tally.core.find import Prediction
+    from napari_tally.core.images import list_images, match_by_stem, read_image, read_labels
+    from napari_tally.core.record import RunRecord
     from napari_tally.core.results import Results
 
     choice = rules_from(arguments)
     pairs = match_by_stem(arguments.labels, arguments.images)
+    without = sorted(set(list_images(arguments.images)) - {path.stem for path, _ in pairs})
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results, failed = Results(choice.rules), 0
+    results, record, failed = Results(choice.rules), RunRecord.of_labels(choice.rules), 0
     for labels_path, image_path in pairs:
         try:
             image = read_image(image_path)
             labels = require_labels(read_labels(labels_path), image)
             results.add(labels, image, choice.regions(image_path), choice.group(image_path))
+            found = Prediction(None, labels, 1.0, len(np.unique(labels[labels > 0])))
+            record.add(image, image_path, found, str(labels_path.resolve()))
         except ValueError as error:
             if len(pairs) == 1:
                 raise
@@ -41,6 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not tables:
         raise ValueError("None of the images could be counted.")
     results.write(arguments.out)
+    record.write(arguments.out)
+    if without:
+        shown = ", ".join(without[:5]) + (" …" if len(without) > 5 else "")
+        print(f"Note: {len(without)} of {len(without) + len(pairs)} images have no labels and are not counted: {shown}.")
     n, of = int(tables["counts"]["count"].sum()), len(tables["cells"])
     print(f"{n} cells in {len(results)} image{'s' * (len(results) != 1)}" + (f", of {of} found" if of != n else "") + ".")
     print(f"Rule: {tables['counts']['rule'].iloc[0]}. The tables are in {arguments.out}.")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from napari_tally.cli._parts import Commands
+from napari_tally.cli._results import say_others
 
 _FORMATS = ("imagej", "geojson", "points", "labels")
 
@@ -21,13 +22,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from napari_tally.core.annotations import require_ids
     from napari_tally.core.export import Format, export
-    from napari_tally.core.images import list_images, read_labels
+    from napari_tally.core.images import read_labels
+    from napari_tally.core.record import recorded_labels
 
     assert set(_FORMATS) == set(get_args(Format))
-    source = arguments.results / "labels" if (arguments.results / "labels").is_dir() else arguments.results
     out = arguments.out or arguments.results
-    formats: list[Format] = [kind for kind in arguments.format if not (kind == "labels" and source == out / "labels")]  # they are there
-    for stem, path in list_images(source).items():
+    found, others = recorded_labels(arguments.results)
+    say_others(others)
+    for stem, path in found.items():
+        formats: list[Format] = [kind for kind in arguments.format if not (kind == "labels" and path.parent == out / "labels")]  # is there
         export(require_ids(read_labels(path), path), stem, out, formats)
     for kind in arguments.format:
         print(f"{kind}: {out / kind}")

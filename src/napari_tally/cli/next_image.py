@@ -14,7 +14,7 @@ def register(command: Commands) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER", help="those that it was trained on are passed over")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from napari_tally.core.events import run_to_end
     from napari_tally.core.images import read_image
@@ -22,17 +22,28 @@ def run(arguments: argparse.Namespace) -> None:
     from napari_tally.core.suggest import look_at, suggest
 
     model, paths = find_model(arguments.model), expand(arguments.images)
-    seen, points, names = set(model.record.get("seen", [])), [], []
+    seen, points, names, known, bad = set(model.record.get("seen", [])), [], [], 0, 0
     for i, path in enumerate(paths):
-        image = read_image(path)
-        if image.fingerprint in seen:
-            continue
         with Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
-            points.append(run_to_end(look_at(model, image), progress.tile))
-        names.append(path.name)
+            try:
+                image = read_image(path)
+                if image.fingerprint in seen:
+                    known += 1
+                    continue
+                points.append(run_to_end(look_at(model, image), progress.tile))
+            except ValueError as error:
+                if len(paths) == 1:
+                    raise
+                progress.warn(f"napari-tally: passed over: {error}")
+                bad += 1
+            else:
+                names.append(path.name)
+    if not names and bad:
+        raise ValueError("None of the images that are not annotated yet could be looked at.")
     if not names:
         raise ValueError("All of these images are annotated already: the model was trained on them.")
-    if len(names) < len(paths):
-        print(f"Passed over, for the model was trained on them: {len(paths) - len(names)}.")
+    if known:
+        print(f"Passed over, for the model was trained on them: {known}.")
     for number, suggestion in enumerate(suggest(model, names, points, arguments.number), start=1):
         print(f"{number}. {suggestion.name}: {suggestion.reason}.")
+    return 2 if bad else 0

@@ -3,12 +3,11 @@
 import argparse
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from napari_tally.cli._parts import Commands, Progress, add_settings, read_pairs, settings_from
-from napari_tally.settings import NormalisationSettings, TrainingSettings, fields_of
+from napari_tally.cli._parts import Commands, Progress, add_data, normalisation_from, read_data, settings_from
+from napari_tally.settings import NormalisationSettings, TrainingSettings
 
 if TYPE_CHECKING:
     from napari_tally.core.checkpoint import Checkpoint
@@ -20,42 +19,22 @@ if TYPE_CHECKING:
 def register(command: Commands) -> None:
     """Add the command."""
     parser = command("train", run, "Train a model on annotated images.")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the images")
-    parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their label images, matched by stem")
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL.safetensors", help="the model file to write")
-    text = "model to start from; auto: the one that comes with napari-tally and knows such cells best"
-    parser.add_argument("--start", default="auto", metavar="auto|none|FILE|NAME", help=text)
-    parser.add_argument(
-        "--split", action="store_true", help="give every separate object of a label image its own id: for black-and-white masks"
-    )
-    text = "the labels are points: CSV files (axis-0, axis-1 or y, x), each a disc of so many pixels"
-    parser.add_argument("--radius", type=float, default=0.0, metavar="PX", help=text)
-    parser.add_argument("--val-images", type=Path, metavar="DIR", help="images to validate on (default: a part is held out)")
-    parser.add_argument("--val-labels", type=Path, metavar="DIR", help="their label images")
+    add_data(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
         help="go on with the training that was interrupted (by a crash, a power cut, Ctrl-C), with the settings that it began with; "
         "needs --images, --labels and --out as they were",
     )
-    add_settings(parser, TrainingSettings)
-    kind, meta = fields_of(NormalisationSettings)["statistics"]
-    parser.add_argument("--statistics", choices=get_args(kind), default="image", help=meta["tooltip"])
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     settings = settings_from(TrainingSettings, arguments)
-    if bool(arguments.val_images) != bool(arguments.val_labels):
-        raise ValueError("--val-images and --val-labels belong together; give both or none.")
     if arguments.out.is_dir():
         raise ValueError(f"{arguments.out} is a folder; --out wants a file name such as model.safetensors.")
-    if not 0 <= arguments.radius < 1000:
-        raise ValueError(f"--radius is {arguments.radius:g}; a number of pixels below 1000 is wanted.")
-    pairs = read_pairs(arguments.images, arguments.labels, arguments.split, arguments.radius)
-    validation = []
-    if arguments.val_images:
-        validation = read_pairs(arguments.val_images, arguments.val_labels, arguments.split, arguments.radius)
+    pairs, validation = read_data(arguments)
     resume = None
     if arguments.resume:
         from napari_tally.core.checkpoint import load_checkpoint
@@ -67,8 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     start = None if resume else choose_start(arguments.start, pairs, settings)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=arguments.out.parent).close()  # fail now rather than after the training
-    normalisation = replace(start.normalisation if start else NormalisationSettings(), statistics=arguments.statistics)
-    fit(pairs, settings, arguments.out, start, validation, normalisation, resume)
+    fit(pairs, settings, arguments.out, start, validation, normalisation_from(arguments, start), resume)
     print(f"The model is in {arguments.out}.")
 
 

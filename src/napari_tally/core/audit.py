@@ -11,10 +11,14 @@ J. Microscopy 111:219)::
        └┈┈┈┈┈┈┈┈┈┈┘
         excluded
 
-The windows are sorted by their predicted cells into strata of equal *size* (sum of predicted cells + a floor), and each stratum gives
-the same number of windows. So a window is drawn about in proportion to its predicted cells, and the floor sees to it that windows in
-which nothing is predicted are drawn too. They are counted in a fixed random order, stratum by stratum in turns: after any number
-of windows, what is counted is a random sample, and ten more can be added at any time.
+The windows are sorted by size into strata of equal total size, and each stratum gives the same number of windows::
+
+    size of a window  =  predicted cells  +  floor       as much, over all windows, as there are predicted cells; shared out by what is
+                                                         seen in the image outside of these (core/missed.py), else evenly
+
+So a window is drawn about in proportion to the cells that may be in it, found or missed; and as each stratum gives windows, that of the
+smallest too, any window can be drawn. They are counted in a fixed random order, stratum by stratum in turns: after any number of windows,
+what is counted is a random sample, and ten more can be added at any time.
 """
 
 import json
@@ -31,7 +35,8 @@ from numpy.typing import ArrayLike, NDArray
 import napari_tally
 from napari_tally.core.corrected_count import Corrected, Sample
 from napari_tally.core.files import whole_file
-from napari_tally.core.images import fingerprint_labels
+from napari_tally.core.images import Image, fingerprint_labels
+from napari_tally.core.missed import left_over, sum_over
 from napari_tally.settings import AuditSettings, check, from_dict, to_dict
 
 FORMAT = 1
@@ -45,7 +50,7 @@ _SMALL = 3.0
 _UNKNOWN = 20.0
 """Diameter in pixels where nothing is predicted."""
 _FLOOR = 1.0
-"""What a window counts for the drawing beside its predicted cells, in mean predicted cells of a window."""
+"""What a mean window counts for the drawing beside its predicted cells, in mean predicted cells of a window."""
 _EACH = 4
 """Windows drawn from a stratum."""
 _COLUMNS = ["image", "plane", "top", "left", "bottom", "right", "predicted", "stratum"]
@@ -66,6 +71,9 @@ class StudyImage:
         Where the model was trained or its thresholds were chosen: windows that touch it cannot be drawn.
     fingerprint : str
         Of the pixels of the image (:attr:`napari_tally.core.images.Image.fingerprint`), for the record.
+    image : Image, optional
+        Shows where cells may have been missed. Without it all windows have the same floor, and the interval is wider where the model
+        misses many.
     """
 
     name: str
@@ -73,6 +81,7 @@ class StudyImage:
     group: str = ""
     annotated: NDArray[np.bool_] | None = None
     fingerprint: str = ""
+    image: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +213,11 @@ class Audit:
         columns = ["what", "name", "predicted", "corrected", "low", "high", "windows", "clicks"]
         return pd.concat([part[columns].astype({"corrected": float}) for part in parts], ignore_index=True)
 
+    def compared(self) -> pd.DataFrame:
+        """Give the windows that are done: predicted and hand, the cells of each."""
+        predicted = self.windows["predicted"].to_numpy()[[self.order[number] for number in self.counts]]
+        return pd.DataFrame({"predicted": predicted, "hand": list(self.counts.values())}, dtype=np.int64)
+
     def windows_to_interval(self) -> int:
         """Give how many more windows, in their order, must be counted until there is an interval; 0 where there is one."""
         done = [self.order[number] for number in self.counts]
@@ -242,7 +256,7 @@ def draw_audit(images: Iterable[StudyImage], settings: AuditSettings | None = No
     """
     settings = settings or AuditSettings()
     check(settings)
-    records, centres, areas, annotated = [], [], [], []
+    records, centres, areas, annotated, seen = [], [], [], [], []
     for image in images:
         if image.labels.ndim < 2 or image.labels.dtype.kind not in "iu":
             raise ValueError(f"{image.name}: labels are whole numbers with a height and a width; here are {_describe(image.labels)}.")
@@ -256,21 +270,23 @@ def draw_audit(images: Iterable[StudyImage], settings: AuditSettings | None = No
         centres.append(places)
         areas.append(np.concatenate(sizes))
         annotated.append(None if image.annotated is None else image.annotated.reshape(planes.shape))
+        seen.append(None if image.image is None else left_over(image.image, planes))
     names = [record.name for record in records]
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"Two images are called {double}: rename one, so that each has a name of its own.")
     side = settings.window or _side(records, areas)
-    rows: list[list[int]] = []
-    for i, (record, places, known) in enumerate(zip(records, centres, annotated, strict=True)):
-        found, left_out = _windows_of(i, record, places, known, side, fixed=bool(settings.window))
+    rows: list[list[float]] = []
+    for i, (record, places, known, blocks) in enumerate(zip(records, centres, annotated, seen, strict=True)):
+        found, left_out = _windows_of(i, record, places, known, blocks, side, fixed=bool(settings.window))
         rows += found
         records[i] = ImageRecord(**asdict(record) | {"left_out": left_out})
     if not rows:
         reason = "there is no image" if not records else "every window touches annotations that the model was trained on"
         raise ValueError(f"No counting window can be drawn: {reason}. Add images that the model has not been trained on.")
-    windows = pd.DataFrame(rows, columns=_COLUMNS[:-1])
+    windows = pd.DataFrame(rows, columns=[*_COLUMNS[:-1], "seen"])
     windows["stratum"] = _strata(windows, records, settings.windows)
+    windows = windows[_COLUMNS]
     origin = {
         "napari-tally": napari_tally.__version__,
         "numpy": np.__version__,  # the order of random numbers is a promise of one version of numpy
@@ -296,31 +312,40 @@ def _side(records: Sequence[ImageRecord], areas: Sequence[NDArray[np.integer]]) 
 
 
 def _windows_of(
-    index: int, record: ImageRecord, places: Sequence[NDArray[np.floating]], annotated: NDArray[np.bool_] | None, side: float, fixed: bool
-) -> tuple[list[list[int]], int]:
-    """Cut an image into windows; give rows of `_COLUMNS` without the stratum, and the predicted cells that are left out."""
+    index: int,
+    record: ImageRecord,
+    places: Sequence[NDArray[np.floating]],
+    annotated: NDArray[np.bool_] | None,
+    blocks: NDArray[np.float32] | None,
+    side: float,
+    fixed: bool,
+) -> tuple[list[list[float]], int]:
+    """Cut an image into windows; give rows of `_COLUMNS` with what is seen as the last, and the predicted cells that are left out."""
     height, width = record.shape[-2:]
-    rows, left_out = [], 0
+    rows: list[list[float]] = []
+    left_out = 0
     for p, centres in enumerate(places):
         wanted = side if fixed or not len(centres) else min(side, np.sqrt(_CROWD * _CELLS * height * width / len(centres)))
         edges = [np.linspace(0, n, max(1, round(n / wanted)) + 1).round().astype(int) for n in (height, width)]
         cells = np.histogram2d(centres[:, 0] + 0.5, centres[:, 1] + 0.5, bins=edges)[0].astype(int)  # half-open, as Window.holds
+        seen = np.full(cells.shape, np.nan) if blocks is None else sum_over(blocks[p], *edges)
         for (a, b), predicted in np.ndenumerate(cells):
             top, bottom, left, right = *edges[0][a : a + 2], *edges[1][b : b + 2]
             if annotated is not None and annotated[p, top:bottom, left:right].any():
                 left_out += predicted
             else:
-                rows.append([index, p, *map(int, (top, left, bottom, right, predicted))])
+                rows.append([index, p, *map(int, (top, left, bottom, right, predicted)), float(seen[a, b])])
     return rows, int(left_out)
 
 
 def _strata(windows: pd.DataFrame, records: Sequence[ImageRecord], wanted: int) -> NDArray[np.int64]:
-    """Sort windows by predicted cells (then by the density of their image) into strata of equal size."""
-    predicted, image = windows["predicted"].to_numpy(float), windows["image"].to_numpy()
-    density = np.array([record.predicted / np.prod(record.shape) for record in records])[image]
-    size = predicted + (_FLOOR * predicted.mean() or 1.0)
+    """Sort windows by size (then by the predicted density of their image) into strata of equal total size."""
+    predicted, image, seen = (windows[name].to_numpy(float) for name in ("predicted", "image", "seen"))
+    density = np.array([record.predicted / np.prod(record.shape) for record in records])[image.astype(int)]
+    share = seen / seen.mean() if np.isfinite(seen).all() and seen.any() else np.ones(len(seen))
+    size = predicted + (_FLOOR * predicted.mean() or 1.0) * share
     number = max(2 if wanted >= 2 * _EACH else 1, wanted // _EACH)
-    order = np.lexsort((image, density, predicted))
+    order = np.lexsort((image, density, size))
     reached = np.cumsum(size[order])
     strata = np.empty(len(size), np.int64)
     strata[order] = np.minimum(number * (reached - size[order] / 2) / reached[-1], number - 1).astype(int)

@@ -10,10 +10,11 @@ The windows of a study are sorted into strata; of the N_h windows of stratum h, 
 With a fixed weight w this is the difference estimator of survey sampling (Saerndal, Swensson and Wretman 1992, section 6.3): right on
 average over all samples, whatever the model does. Here w is learnt from the sample (the optimal regression estimator; "power tuning" in
 Angelopoulos, Duchi and Zrnic 2023, arXiv:2311.01453, section 6, after prediction-powered inference, Angelopoulos et al. 2023,
-doi:10.1126/science.adi6000), so a model that is no use takes part with w near 0, and the result is that of counting by hand.
+doi:10.1126/science.adi6000), so a model that is no use takes part with w near 0; where even that widens the interval, w is 0, and the
+result is that of counting by hand.
 
 The interval goes down by Student's t and up by the log-normal formula that distance sampling uses for animals (Buckland et al. 2001,
-section 3.6.1), there with the degrees of freedom of Satterthwaite (1946): the cells that a model misses lie crowded in few windows, so a
+section 3.6.1), with the degrees of freedom of Satterthwaite (1946): the cells that a model misses lie crowded in few windows, so a
 sample that has met few of them gives a count and a standard error that are both too small. Chosen by measured coverage, see
 ``benchmarks/audit_coverage.py``.
 """
@@ -31,6 +32,8 @@ _MOST = 1.5
 """The largest weight."""
 _UNSEEN = float(-np.log((1 - LEVEL) / 2))
 """So many mistakes may be expected in a sample that shows none (Poisson): 3.7. They keep the interval from closing by luck."""
+_JUDGE = 8
+"""Windows that must be counted before the prediction is left out for doing harm; judged by fewer, the count would be biased."""
 _FEW = 4
 """Windows in a part of the study below which it has no interval of its own."""
 
@@ -106,6 +109,8 @@ class Sample:
         self._n = np.bincount(self._in, minlength=len(self._size)).astype(float)  # n_h
         self._learnt = weight is None and bool(np.ptp(self._p))  # of equal predictions there is nothing to learn
         self.weight = self._learn() if self._learnt else 1.0 if weight is None else weight
+        if self._learnt and self.enough and len(self._y) >= _JUDGE and self._does_harm():
+            self.weight, self._learnt = 0.0, False
 
     @property
     def enough(self) -> bool:
@@ -147,7 +152,7 @@ class Sample:
         corrected = self.weight * p + of.sum() * mean
         error = np.sqrt(self._variance(self._spread(here * (residual - mean) * of.sum() / seen), self._n) * n / (n - 1))
         free = n - 1 - self._learnt
-        low, high = _bounds(corrected, error, (free, free), clicks, _UNSEEN * of.sum() / n * np.sqrt(1 - n / of.sum()))
+        low, high = _bounds(corrected, error, free, clicks, _UNSEEN * of.sum() / n * np.sqrt(1 - n / of.sum()))
         return Corrected(p, corrected, low, high, n, int(clicks), self.weight)
 
     def expected_margin(self, more: ArrayLike) -> float:
@@ -179,6 +184,11 @@ class Sample:
         hand, predicted = (expansion * self._sums(y)).sum(), (expansion * self._sums(p)).sum()
         ratio = hand / predicted if predicted else 1.0
         return float(np.clip((both + min(ratio, _MOST) * trust) / (own + trust), 0, _MOST)) if own + trust > 0 else 1.0
+
+    def _does_harm(self) -> bool:
+        """Whether the hand counts alone vary less than what is left of them beside the prediction."""
+        alone = (self._factor(self._n) * self._spread(self._y)).sum()
+        return bool(alone < self._variance(self._spread(self._y - self.weight * self._p[self._drawn]), self._n))
 
     def _sums(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         return np.bincount(self._in, values, len(self._n)).astype(float)
@@ -212,20 +222,17 @@ class Sample:
         least = _UNSEEN * scale * np.sqrt(1 - 1 / scale)
         shares = (self._factor(n) * spread)[part]  # of the variance
         most = self._freedom(n)
-        up = min(most, shares.sum() ** 2 / (shares**2 / np.maximum(n[part] - 1, 1)).sum()) if shares.any() else most
-        return _bounds(corrected, float(np.sqrt(self._variance(spread, n))), (most, up), seen, least)
+        freedom = min(most, shares.sum() ** 2 / (shares**2 / np.maximum(n[part] - 1, 1)).sum()) if shares.any() else most
+        return _bounds(corrected, float(np.sqrt(self._variance(spread, n))), freedom, seen, least)
 
     def _report(self, predicted: float, corrected: float, low: float = np.nan, high: float = np.nan) -> Corrected:
         return Corrected(float(predicted), float(corrected), float(low), float(high), len(self._y), int(self._y.sum()), self.weight)
 
 
-def _bounds(corrected: float, error: float, freedom: tuple[float, float], seen: float, least: float) -> tuple[float, float]:
-    """Give the interval: t downwards, log-normal upwards, at least `least` to both sides, never below what was `seen`.
-
-    `freedom` are the degrees of freedom downwards and upwards.
-    """
-    down, up = (float(stdtrit(each, (1 + LEVEL) / 2)) * error for each in freedom)
+def _bounds(corrected: float, error: float, freedom: float, seen: float, least: float) -> tuple[float, float]:
+    """Give the interval: t downwards, log-normal upwards, at least `least` to both sides, never below what was `seen`."""
+    reach = float(stdtrit(freedom, (1 + LEVEL) / 2))
     centre = max(corrected, seen, 1.0)
-    factor = np.exp(up / max(error, 1e-9) * np.sqrt(np.log1p((error / centre) ** 2)))
-    low, high = corrected - max(down, least), max(centre * factor, corrected + up, corrected + least)
+    factor = np.exp(reach * np.sqrt(np.log1p((error / centre) ** 2)))
+    low, high = corrected - max(reach * error, least), max(centre * factor, corrected + reach * error, corrected + least)
     return float(max(low, seen)), float(max(high, seen))

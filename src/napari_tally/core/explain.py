@@ -5,7 +5,7 @@ from napari_tally.core.estimate import count_parameters, training_seconds
 from napari_tally.core.plan import TrainingPlan, build_meta_network
 
 
-def explain(plan: TrainingPlan, start: str = "") -> list[tuple[str, str]]:
+def explain(plan: TrainingPlan, start: str = "", validation: int = 0) -> list[tuple[str, str]]:
     """Say what a plan holds and why.
 
     Parameters
@@ -13,6 +13,8 @@ def explain(plan: TrainingPlan, start: str = "") -> list[tuple[str, str]]:
     plan : TrainingPlan
     start : str
         Name of the model to start from; "" = random weights.
+    validation : int
+        Images that are given to validate on; 0 = parts of the training images are held out.
 
     Returns
     -------
@@ -34,7 +36,10 @@ def explain(plan: TrainingPlan, start: str = "") -> list[tuple[str, str]]:
         ("Classes", _classes(plan)),
         ("Loss", f"{s.loss}{gaps}."),
         ("Patches", f"{_number(s.batch, 'patch', 'es')} of {s.patch} px a step{wide}; learning rate up to {s.learning_rate:g}."),
-        ("Held out", _held_out(plan, bool(start))),
+        (
+            "Held out",
+            _held_out(plan, bool(start)) if not validation else f"{_number(validation, 'image')} given; all others are trained on.",
+        ),
         ("Memory", f"About {plan.memory / 1e9:.1f} GB."),
         ("Time", _time(plan)),
     ]

@@ -6,6 +6,9 @@
                                         predict again, compare to the pixel
 
 Prediction draws no random numbers, so there is no seed but that of the training, which the model carries.
+
+The record also says which label images of a folder belong to the tables in it: those of an earlier run may lie beside them, and what was
+changed by hand after it was counted is found by its fingerprint.
 """
 
 import json
@@ -39,8 +42,9 @@ class RunRecord:
     Attributes
     ----------
     content : dict
-        As it stands in the file: versions, platform, device, model (name, path, fingerprint, training), settings, images (name, path,
-        fingerprint of the pixels, shape, pixel size, zoom, cells found, label file and fingerprint of the labels, remarks).
+        As it stands in the file: versions, platform, device, model (name, path, fingerprint, training; null where label images were
+        counted as they were), settings, images (name, path, fingerprint of the pixels, shape, pixel size, zoom, cells found, label file
+        and fingerprint of the labels, remarks).
     """
 
     content: dict[str, Any] = field(default_factory=dict)
@@ -66,20 +70,29 @@ class RunRecord:
         """
         training: dict[str, Any] = {key: model.record[key] for key in ("name", "trained", "steps", "start") if key in model.record}
         training["seed"] = model.record.get("training", {}).get("seed")
+        made = cls.of_labels(rules or RuleSettings())
+        made.content["device"] = describe_device(choose_device(settings.device))
+        made.content["model"] = {
+            "name": name,
+            "path": str(Path(name).resolve()) if Path(name).is_file() else None,
+            "fingerprint": model.fingerprint,
+            "training": training,
+        }
+        made.content["settings"] = {"prediction": to_dict(settings), "counting": to_dict(counting)} | made.content["settings"]
+        return made
+
+    @classmethod
+    def of_labels(cls, rules: RuleSettings) -> "RunRecord":
+        """Begin the record of a count of label images that are there already."""
         return cls(
             {
                 _KEY: FORMAT,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "versions": versions(),
                 "platform": platform.platform(),
-                "device": describe_device(choose_device(settings.device)),
-                "model": {
-                    "name": name,
-                    "path": str(Path(name).resolve()) if Path(name).is_file() else None,
-                    "fingerprint": model.fingerprint,
-                    "training": training,
-                },
-                "settings": {"prediction": to_dict(settings), "counting": to_dict(counting), "rules": to_dict(rules or RuleSettings())},
+                "device": None,
+                "model": None,
+                "settings": {"rules": to_dict(rules)},
                 "images": [],
             }
         )
@@ -173,10 +186,11 @@ def read_record(path: str | Path) -> RunRecord:
             raise ValueError(f"no entry {_KEY}")
         if content[_KEY] > FORMAT:
             raise ValueError(f"format {content[_KEY]}, this version reads up to {FORMAT}; update napari-tally")
-        for key, kind in (("model", dict), ("settings", dict), ("images", list), ("versions", dict)):
-            if not isinstance(content.get(key), kind):
+        for key, kind in (("model", dict | None), ("settings", dict), ("images", list), ("versions", dict)):
+            if not isinstance(content[key], kind):
                 raise ValueError(f"no {key}")
-        for key, cls in (("prediction", PredictionSettings), ("counting", CountingSettings), ("rules", RuleSettings)):
+        predicted = {"prediction": PredictionSettings, "counting": CountingSettings} if content["model"] else {}
+        for key, cls in ({"rules": RuleSettings} | predicted).items():
             from_dict(cls, content["settings"][key])
         for entry in content["images"]:
             if not {"name", "path", "fingerprint", "labels", "labels_fingerprint", "found"} <= set(entry):
@@ -187,6 +201,53 @@ def read_record(path: str | Path) -> RunRecord:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: this is no run record of napari-tally ({error}).") from error
     return RunRecord(content)
+
+
+def recorded_labels(folder: str | Path) -> tuple[dict[str, Path], list[str]]:
+    """Find the label images of a study.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of results, the folder `labels` in it, or any folder of label images. Where there is a record, what it names is taken.
+
+    Returns
+    -------
+    dict of str to Path
+        The label images by their stems.
+    list of str
+        Label images beside them that the record does not name: of another run.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or one that the record names is gone.
+    """
+    folder = Path(folder)
+    results = next((place for place in (folder, folder.parent) if (place / NAME).is_file()), None)
+    if results is None or (folder != results and folder.name != "labels"):
+        return list_images(folder / "labels" if (folder / "labels").is_dir() else folder), []
+    named = [results / entry["labels"] for entry in read_record(results).content["images"] if entry["labels"]]
+    for path in named:
+        if not path.exists():
+            raise ValueError(f"{path}: these labels are gone; the record of {results} names them. Predict or count again.")
+    known, own = {path.resolve() for path in named}, results / "labels"
+    beside = [path for suffix in (".tif", ".zarr") for path in sorted(own.glob(f"*{suffix}"))]  # as we write them
+    return {path.stem: path for path in named}, [path.name for path in beside if path.resolve() not in known]
+
+
+def changed_labels(folder: str | Path) -> list[str]:
+    """Name the images whose labels are others than when they were counted: mended by hand, or gone."""
+    folder = Path(folder)
+    return [
+        entry["name"]
+        for entry in read_record(folder).content["images"]
+        if entry["labels"] and _print_of(folder / entry["labels"]) != entry["labels_fingerprint"]
+    ]
+
+
+def _print_of(path: Path) -> str:
+    return fingerprint_labels(read_labels(path)) if path.exists() else ""
 
 
 def replay(
@@ -220,6 +281,8 @@ def replay(
     content, path = read_record(path).content, Path(path)
     folder = path if path.is_dir() else path.parent
     wanted = content["model"]
+    if wanted is None:
+        raise ValueError(f"{path}: these labels were counted as they were, not predicted, so there is nothing to predict again.")
     network = find_model(model or wanted["path"] or wanted["name"])
     settings = from_dict(PredictionSettings, content["settings"]["prediction"])
     counting = from_dict(CountingSettings, content["settings"]["counting"])

@@ -21,13 +21,15 @@ from napari_tally.core.corrected_count import Corrected
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import read_image, read_labels
 from napari_tally.core.overlay import overlay
-from napari_tally.core.record import read_record
+from napari_tally.core.record import changed_labels, read_record
 
 NAME = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _THUMBNAILS, _SIDE = 9, 300
 _WIDTH, _HEIGHT = 420, 180
 """Of a plot, in pixels."""
+_SQUARE, _EDGE = 260, 10
+"""Side of the plot of hand against predicted counts, and how far its corners are inside, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,17 @@ class Bar:
     says: str
 
 
-def write_report(folder: str | Path, title: str = "", checked: Corrected | None = None) -> Path:
+@dataclass(frozen=True)
+class Dot:
+    """A dot of a plot, in pixels of the plot, with what it says when pointed at."""
+
+    x: float
+    y: float
+    radius: float
+    says: str
+
+
+def write_report(folder: str | Path, title: str = "", checked: Corrected | None = None, windows: pd.DataFrame | None = None) -> Path:
     """Write report.html into a folder of results.
 
     Parameters
@@ -52,6 +64,8 @@ def write_report(folder: str | Path, title: str = "", checked: Corrected | None 
         Left out: the name of the folder.
     checked : Corrected, optional
         The corrected count, if it was audited.
+    windows : pandas.DataFrame, optional
+        The windows of the audit, :meth:`napari_tally.core.audit.Audit.compared`.
 
     Returns
     -------
@@ -94,7 +108,11 @@ def write_report(folder: str | Path, title: str = "", checked: Corrected | None 
             densities=_bars(density.to_numpy(float), counts["name"].tolist()),
             density_top=float(density.max()),
             plot=(_WIDTH, _HEIGHT),
+            dots=[] if windows is None else _dots(windows),
+            square=_SQUARE,
+            most=0 if windows is None else int(windows.to_numpy().max(initial=1)),
             thumbnails=_thumbnails(folder, record),
+            changed=say_changed(changed_labels(folder)),
             remarks=[(entry["name"], remark) for entry in record["images"] for remark in entry.get("remarks", [])],
             record=record,
             methods=methods(record, counts, checked),
@@ -104,6 +122,13 @@ def write_report(folder: str | Path, title: str = "", checked: Corrected | None 
     with whole_file(folder / NAME) as partial:
         partial.write_text(page, encoding="utf-8")
     return folder / NAME
+
+
+def say_changed(names: Sequence[str]) -> str:
+    """Say that labels are others than those that were counted; "" where none are."""
+    shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+    text = f"The labels of {shown} were changed after they were counted, so the numbers are those of the labels as they were before."
+    return f"{text} Count them anew with 'napari-tally count'." if names else ""
 
 
 def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Corrected | None = None) -> str:
@@ -117,32 +142,21 @@ def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Corrected | N
         The table of images.
     checked : Corrected, optional
     """
-    settings, model = record["settings"], record["model"]
-    found, training = settings["counting"], model.get("training", {})
-    n = counts["image"].nunique()
-    origin = (
-        f"started from {training['start']} and was trained for {training['steps']} steps" if training.get("steps") else "was used as it is"
-    )
-    if training.get("name"):
-        origin = f"comes with the program ('{training['name']}')"
-    sentences = [
-        (
-            f"Cells were counted in {n} image{'s' * (n != 1)} with napari-tally {record['versions']['napari-tally']} "
-            f"(PyTorch {record['versions']['torch']}, {record['device']}), a U-Net (Ronneberger et al. 2015; Falk et al. 2019)."
-        ),
-        f"The model (fingerprint {model['fingerprint']}) {origin}.",
-        (
-            f"Cells were separated by a watershed on the predicted probability (seed threshold {found['seed_threshold']:g}, valley "
-            f"{found['valley']:g}, edge threshold {found['edge_threshold']:g}, smoothing {found['smoothing']:g} px, smallest cell "
-            f"{found['min_area']:g} px)."
-        ),
-        f"Counting rule: {counts['rule'].iloc[0]}.",
-    ]
+    settings, n = record["settings"], counts["image"].nunique()
+    program = f"with napari-tally {record['versions']['napari-tally']}"
+    where = f"{n} image{'s' * (n != 1)}"
+    if record["model"]:
+        how = f"PyTorch {record['versions']['torch']}, {record['device']}"
+        sentences = [f"Cells were counted in {where} {program} ({how}), a U-Net (Ronneberger et al. 2015; Falk et al. 2019)."]
+        sentences += _how_found(record["model"], settings["counting"])
+    else:
+        sentences = [f"The cells of {where} were counted from label images {program}."]
+    sentences.append(f"Counting rule: {counts['rule'].iloc[0]}.")
     if settings["rules"]["border"] == "frame":
         sentences.append(
             "This is the unbiased counting frame (Gundersen 1977), with the area of the image without its first row and column."
         )
-    if settings["prediction"]["diameter"]:
+    if settings.get("prediction", {}).get("diameter"):
         sentences.append(f"The diameter of the cells was stated as {settings['prediction']['diameter']:g} px.")
     sentences.append(f"In all, {int(counts['count'].sum()):,} cells were counted.")
     if checked is None:
@@ -153,6 +167,23 @@ def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Corrected | N
             f"{checked.corrected:,.0f} (95 % confidence interval {checked.low:,.0f} to {checked.high:,.0f})."
         )
     return " ".join(sentences)
+
+
+def _how_found(model: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    training = model.get("training", {})
+    origin = (
+        f"started from {training['start']} and was trained for {training['steps']} steps" if training.get("steps") else "was used as it is"
+    )
+    if training.get("name"):
+        origin = f"comes with the program ('{training['name']}')"
+    thresholds = (
+        f"seed threshold {found['seed_threshold']:g}, valley {found['valley']:g}, edge threshold {found['edge_threshold']:g}, "
+        f"smoothing {found['smoothing']:g} px, smallest cell {found['min_area']:g} px"
+    )
+    return [
+        f"The model (fingerprint {model['fingerprint']}) {origin}.",
+        f"Cells were separated by a watershed on the predicted probability ({thresholds}).",
+    ]
 
 
 def _environment() -> jinja2.Environment:
@@ -204,6 +235,18 @@ def _bars(values: np.ndarray, says: Sequence[str], labelled: bool = True) -> lis
         )
         for i, (v, say) in enumerate(zip(np.nan_to_num(values), says, strict=True))
     ]
+
+
+def _dots(windows: pd.DataFrame) -> list[Dot]:
+    """Place a dot for the windows of each pair of counts, larger where there are several."""
+    times = windows.value_counts(["predicted", "hand"], sort=False)
+    most = max(1, int(windows.to_numpy().max(initial=1)))
+    dots = []
+    for (predicted, hand), n in times.items():
+        x, y = (_EDGE + (_SQUARE - 2 * _EDGE) * value / most for value in (predicted, most - hand))
+        says = f"{n} window{'s' * (n != 1)}: predicted {predicted}, counted {hand}"
+        dots.append(Dot(round(x, 2), round(y, 2), round(min(3.5 * n**0.5, _EDGE), 2), says))
+    return dots
 
 
 def _thumbnails(folder: Path, record: dict[str, Any]) -> list[tuple[str, str]]:

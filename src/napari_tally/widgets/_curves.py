@@ -3,8 +3,9 @@
 from typing import Any
 
 import pyqtgraph as pg
-from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QColor
+
+from napari_tally.widgets._stacked import StackedPlots
 
 _SMOOTHING = 0.03
 """Weight of a new point in the smooth curve; larger for the first points."""
@@ -13,7 +14,7 @@ _MOST = 1000
 _COLOURS = {"training": "#4fc3f7", "held out": "#ffb74d"}
 
 
-class Curves(pg.GraphicsLayoutWidget):
+class Curves(StackedPlots):
     """Two plots over the training steps.
 
     Parameters
@@ -23,23 +24,13 @@ class Curves(pg.GraphicsLayoutWidget):
     """
 
     def __init__(self, background: str, text: str) -> None:
-        super().__init__()
-        self.setMinimumHeight(210)
-        self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)  # the wheel scrolls the widget, not the axes
+        super().__init__(["loss", "F1 (cells)"], height=210, axis=48)
         self.setToolTip(
             "Above: the loss, what training makes small (thin: as it is, thick: smoothed). Below: F1, the agreement with "
             "held-out cells: 1 = every cell found and none invented."
         )
-        self._loss, self._f1 = self.addPlot(row=0, col=0), self.addPlot(row=1, col=0)
-        for plot, name in ((self._loss, "loss"), (self._f1, "F1 (cells)")):
-            plot.setMenuEnabled(False)
-            plot.hideButtons()
-            plot.setMouseEnabled(False, False)
-            plot.setLabel("left", name)
-            plot.getAxis("left").enableAutoSIPrefix(False)  # 0.4, not 400 (x0.001)
-            plot.getAxis("left").setWidth(48)  # both plots begin at the same place
-            for side in ("left", "bottom"):
-                plot.getAxis(side).setStyle(maxTickLevel=0)
+        self._loss, self._f1 = self.plots
+        for plot in self.plots:
             plot.setClipToView(True)
         self._loss.getAxis("bottom").setStyle(showValues=False)
         self._f1.setLabel("bottom", "training steps")
@@ -62,18 +53,6 @@ class Curves(pg.GraphicsLayoutWidget):
         }
         self.clear_curves()
         self.set_colours(background, text)
-
-    def sizeHint(self) -> QSize:
-        """Fit into a narrow dock."""
-        return QSize(300, 210)
-
-    def set_colours(self, background: str, text: str) -> None:
-        """Follow the theme."""
-        self.setBackground(background)
-        for plot in (self._loss, self._f1):
-            for side in ("left", "bottom"):
-                plot.getAxis(side).setPen(text)
-                plot.getAxis(side).setTextPen(text)
 
     def clear_curves(self) -> None:
         """Begin anew."""
@@ -109,11 +88,3 @@ def _dots(name: str) -> dict[str, Any]:
     """The look of few points that belong together."""
     colour = _COLOURS[name]
     return {"pen": pg.mkPen(colour, width=2), "symbol": "o", "symbolSize": 6, "symbolBrush": colour, "symbolPen": None}
-
-
-def theme_colours(theme: str) -> tuple[str, str]:
-    """Give the background and the text colour of a theme of napari."""
-    from napari.utils.theme import get_theme
-
-    colours = get_theme(theme)
-    return colours.background.as_hex(), colours.text.as_hex()

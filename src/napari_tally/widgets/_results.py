@@ -25,13 +25,13 @@ from napari_tally.core.lazy import write_tiff_in_pieces
 from napari_tally.core.regions import Region
 from napari_tally.core.results import Results
 from napari_tally.settings import PredictionSettings, RuleSettings
-from napari_tally.widgets._curves import theme_colours
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layers import LayerCombo
 from napari_tally.widgets._parts import ask_for_folder, button, group, note, say
 from napari_tally.widgets._plots import Plots
 from napari_tally.widgets._regions import is_regions, regions_from_shapes
+from napari_tally.widgets._stacked import theme_colours
 
 if TYPE_CHECKING:
     from napari_tally.core.model_file import Model

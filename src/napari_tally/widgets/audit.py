@@ -42,7 +42,9 @@ from napari_tally.widgets._layers import (
     region_of,
 )
 from napari_tally.widgets._parts import ask_for_file, ask_for_folder, ask_where_to_save, button, fill, group, note, say
+from napari_tally.widgets._plots import HandPlot
 from napari_tally.widgets._session import unwrap
+from napari_tally.widgets._stacked import theme_colours
 
 if TYPE_CHECKING:
     import napari
@@ -127,6 +129,12 @@ class AuditWidget(QWidget):
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
 
+        self.plot_button = button("▸ Hand against predicted", "Each window that is done as a dot.", self._fold, checkable=True)
+        self.plot = HandPlot(*theme_colours(getattr(self._viewer, "theme", "dark")))
+        self.plot_text = note(
+            "A dot a window; larger where several agree. On the dashed line hand and prediction are equal, above it cells were missed."
+        )
+
         choices = QFormLayout()
         choices.addRow("Images", self.image_choice)
         rule = (
@@ -141,7 +149,16 @@ class AuditWidget(QWidget):
             [self.done_button, self.none_button],
             [self.back_button, self.fly_button, self.stop_button],
         )
-        self._result = group("Result", self.count_text, self.details, self.table, [self.more_button, self.save_button])
+        self._result = group(
+            "Result",
+            self.count_text,
+            self.details,
+            self.table,
+            [self.more_button, self.save_button],
+            self.plot_button,
+            self.plot,
+            self.plot_text,
+        )
         fill(
             self,
             group("What to check", choices, self.settings.native, [self.start_button, self.open_button], self.folder_button, self.message),
@@ -150,6 +167,9 @@ class AuditWidget(QWidget):
         )
         self._viewer.layers.events.inserted.connect(self._enable)
         self._viewer.layers.events.removed.connect(self._forget)
+        if hasattr(self._viewer.events, "theme"):
+            self._viewer.events.theme.connect(self._follow_theme)
+        self._fold()
         self._enable()
         self._show()
 
@@ -424,6 +444,22 @@ class AuditWidget(QWidget):
         self.more_button.setVisible(known and audit.next_open() is None and audit.wanted < len(audit.order))
         self.save_button.setVisible(known)
         self._fill_table(audit)
+        self._draw_plot()
+
+    def _fold(self) -> None:
+        unfolded = self.plot_button.isChecked()
+        self.plot_button.setText(f"{'▾' if unfolded else '▸'} Hand against predicted")
+        self.plot.setVisible(unfolded)
+        self.plot_text.setVisible(unfolded)
+        self._draw_plot()
+
+    def _draw_plot(self) -> None:
+        if self._audit and self.plot_button.isChecked():
+            done = self._audit.compared()
+            self.plot.draw(done["predicted"].to_numpy(), done["hand"].to_numpy())
+
+    def _follow_theme(self, event: object = None) -> None:
+        self.plot.set_colours(*theme_colours(self._viewer.theme))
 
     def _fill_table(self, audit: Audit) -> None:
         rows = audit.by("image") if len(audit.images) > 1 else audit.by("image").iloc[:0]
@@ -482,8 +518,9 @@ def _draw(parts: Sequence[Part], settings: AuditSettings, path: Path) -> Generat
     images = []
     for part in parts:
         yield
-        fingerprint = image_from_layer(part.image).fingerprint if isinstance(part.image.data, np.ndarray) else ""
-        images.append(StudyImage(part.image.name, np.asarray(part.labels.data), "", part.annotated, fingerprint))
+        image = image_from_layer(part.image)
+        fingerprint = "" if image.is_lazy else image.fingerprint
+        images.append(StudyImage(part.image.name, np.asarray(part.labels.data), "", part.annotated, fingerprint, image))
     audit = draw_audit(images, settings)
     write_audit(path, audit)
     return audit, path

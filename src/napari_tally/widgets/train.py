@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QMessageBox, QProg
 
 from napari_tally.core.estimate import training_memory, training_seconds
 from napari_tally.settings import AugmentationSettings, NetworkSettings, NormalisationSettings, TrainingSettings, fields_of
-from napari_tally.widgets._curves import Curves, theme_colours
+from napari_tally.widgets._curves import Curves
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._kept import Unfinished, discard, unfinished_trainings
@@ -26,6 +26,7 @@ from napari_tally.widgets._layers import belong, label_shape, layers_of, placeme
 from napari_tally.widgets._pairs import PairTable
 from napari_tally.widgets._parts import ask_for_file, ask_where_to_save, button, fill, group, note, say
 from napari_tally.widgets._session import SHIPPED, session, unwrap
+from napari_tally.widgets._stacked import theme_colours
 from napari_tally.widgets._training import Run, Source, load_file, save_file
 
 if TYPE_CHECKING:

@@ -65,13 +65,38 @@ def test_a_plain_cell_is_what_the_wand_of_imagej_gives():
     assert (roi.left, roi.top, roi.right, roi.bottom) == (2, 1, 3, 2)
 
 
-@given(arrays(np.int32, (6, 7), elements=st.integers(0, 3)))
-def test_any_labels_through_both_formats(labels):
-    for feature in json.loads(to_geojson(labels[None], "a"))["features"]:
+ANY = arrays(np.int32, (6, 7), elements=st.integers(0, 3))
+"""Cells at every border, with holes, in pieces that touch at corners alone."""
+
+
+@given(ANY)
+def test_any_cells_as_geojson_by_its_rules(labels):
+    """RFC 7946, section 3.1.6: rings of four places or more, closed; outlines anticlockwise, holes clockwise. Filled, they are the cell."""
+    features = json.loads(to_geojson(labels[None], "a"))["features"]
+    assert sorted(int(feature["properties"]["name"]) for feature in features) == np.unique(labels[labels > 0]).tolist()
+    assert len({feature["id"] for feature in features}) == len(features)
+    for feature in features:
         geometry = feature["geometry"]
         polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+        for ring, number in [(np.array(ring), number) for polygon in polygons for number, ring in enumerate(polygon)]:
+            assert len(ring) >= 4
+            assert ring[0].tolist() == ring[-1].tolist()
+            (x0, y0), (x1, y1) = ring[:-1].T, ring[1:].T
+            assert ((x0 * y1 - x1 * y0).sum() > 0) == (number == 0)
         whole = sum(fill(polygon, labels.shape).astype(int) for polygon in polygons)
         np.testing.assert_array_equal(whole, labels == int(feature["properties"]["name"]))
+
+
+@given(ANY)
+def test_any_cells_as_rois_are_the_cells_again(labels):
+    with zipfile.ZipFile(io.BytesIO(to_imagej(labels[None]))) as archive:
+        rois = {int(name[:5]): roifile.ImagejRoi.frombytes(archive.read(name)) for name in archive.namelist()}
+    assert sorted(rois) == np.unique(labels[labels > 0]).tolist()
+    for cell, roi in rois.items():
+        rings = roi.coordinates(multi=True) if roi.composite else [roi.coordinates()]
+        np.testing.assert_array_equal(fill(rings, labels.shape), labels == cell)
+        y, x = np.nonzero(labels == cell)
+        assert (roi.left, roi.top, roi.right, roi.bottom) == (x.min(), y.min(), x.max() + 1, y.max() + 1)
 
 
 def test_geojson_is_read_back_as_regions(tmp_path):

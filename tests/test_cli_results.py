@@ -1,0 +1,112 @@
+"""What belongs together in a folder of results: labels, tables and record, of `predict` as of `count`."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from test_cli import discs, one_line, run
+
+from napari_tally.cli import _COMMANDS
+
+PAGE = "report.html"
+
+
+@pytest.fixture
+def folders(tmp_path) -> tuple[Path, Path]:
+    """Images and labels: one pair."""
+    image, cells = discs()
+    for name, pixels in (("images", image), ("labels", cells.astype(np.uint16))):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "a.tif", pixels)
+    return tmp_path / "images", tmp_path / "labels"
+
+
+@pytest.mark.parametrize("command", [module.__name__.rpartition(".")[2].replace("_image", "").replace("_", "-") for module in _COMMANDS])
+def test_help_speaks_no_python(capsys, command):
+    for step in (["draw"], ["more"], ["report"]) if command == "audit" else ([],):
+        assert run(command, *step, "--help") == 0
+        defaults = re.findall(r"\(default: ([^)]*)\)", " ".join(capsys.readouterr().out.split()))
+        assert not {"True", "False", "None", ""} & set(defaults)
+        assert not [text for text in defaults if re.search(r"[\[\]'{}]|==", text)]
+
+
+def test_labels_of_another_run_in_the_folder_are_left_out(tmp_path, folders, capsys):
+    images, _ = folders
+    tifffile.imwrite(images / "b.tif", discs(radius=8)[0])
+    out = tmp_path / "out"
+    assert run("predict", "--model", "nuclei", "--out", out, images / "a.tif") == 0
+    assert run("predict", "--model", "nuclei", "--seed-threshold", 0.5, "--out", out, images / "b.tif") == 0
+    capsys.readouterr()
+    assert run("export", out, "--format", "points") == 0
+    assert "left out, for they are of another run than the tables and the record: 1 label images (a.tif)" in capsys.readouterr().out
+    assert [path.name for path in (out / "points").iterdir()] == ["b.csv"]
+    for number, place in enumerate((out, out / "labels")):
+        study = tmp_path / f"study{number}"
+        assert run("audit", "draw", "--labels", place, "--out", study, "--windows", 8, "--window", 20) == 0
+        assert "(a.tif)" in capsys.readouterr().out
+        assert set(pd.read_csv(study / "windows.csv")["image"]) == {"b"}
+    (out / "labels" / "b.tif").unlink()
+    assert run("export", out) == 2
+    assert "these labels are gone" in one_line(capsys)
+
+
+def test_labels_that_were_changed_by_hand_are_noticed(tmp_path, folders, capsys):
+    out = tmp_path / "out"
+    assert run("predict", "--model", "nuclei", "--out", out, folders[0]) == 0
+    assert run("report", out) == 0
+    assert "were changed after" not in capsys.readouterr().out + (out / PAGE).read_text(encoding="utf-8")
+    path = out / "labels" / "a.tif"
+    labels = tifffile.imread(path)
+    tifffile.imwrite(path, np.where(labels == 1, 0, labels))
+    assert run("report", out) == 0
+    sentence = "The labels of a were changed after they were counted"
+    assert sentence in capsys.readouterr().out
+    assert sentence in (out / PAGE).read_text(encoding="utf-8")
+    assert run("count", "--images", folders[0], "--labels", out / "labels", "--out", out) == 0
+    assert run("report", out) == 0
+    assert sentence not in (out / PAGE).read_text(encoding="utf-8")
+
+
+def test_what_count_wrote_has_a_report_and_exports_but_no_replay(tmp_path, folders, capsys):
+    images, labels = folders
+    for name in ("b", "c"):
+        tifffile.imwrite(images / f"{name}.tif", discs()[0])
+    out = tmp_path / "out"
+    assert run("count", "--images", images, "--labels", labels, "--out", out) == 0
+    assert "2 of 3 images have no labels and are not counted: b, c." in capsys.readouterr().out
+    assert run("report", out) == 0
+    page = (out / PAGE).read_text(encoding="utf-8")
+    assert "The cells of 1 image were counted from label images with napari-tally" in page
+    assert "U-Net (" not in page
+    assert "<img" in page
+    assert run("export", out, "--format", "points") == 0
+    assert (out / "points" / "a.csv").is_file()
+    capsys.readouterr()
+    assert run("replay", out) == 2
+    assert "counted as they were, not predicted" in one_line(capsys)
+
+
+def test_next_passes_over_a_broken_file(tmp_path, folders, capsys):
+    images, _ = folders
+    (images / "broken.tif").write_bytes(b"II*\0")
+    assert run("next", "--model", "nuclei", images) == 2
+    told = capsys.readouterr()
+    assert told.out.startswith("1. a.tif: ")
+    assert told.err.count("\n") == 1
+    assert "passed over: " in told.err
+    assert run("next", "--model", "nuclei", images / "broken.tif") == 2
+    assert "broken.tif" in one_line(capsys)
+
+
+def test_the_plan_takes_what_training_takes(folders, capsys):
+    images, labels = folders
+    more = ("--val-images", images, "--val-labels", labels, "--statistics", "experiment", "--split", "--start", "none")
+    assert run("plan", "--images", images, "--labels", labels, *more) == 0
+    out = capsys.readouterr().out
+    assert "Held out:     1 image given; all others are trained on." in out
+    assert "of all training images together" in out
+    assert run("plan", "--images", images, "--labels", labels, "--val-images", images) == 2
+    assert "belong together" in one_line(capsys)

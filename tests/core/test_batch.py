@@ -147,7 +147,7 @@ def test_missing_chunks_are_told(model, tmp_path):
     news, _ = events_of(batch(model, tmp_path / "out").run([tmp_path / "z.zarr"]))
     assert news[-1].remark.startswith("1 of the 2 chunks of the file are missing")
     (entry,) = json.loads((tmp_path / "out" / "record.json").read_text())["images"]
-    assert entry["remarks"][0] == news[-1].remark
+    assert news[-1].remark.startswith(entry["remarks"][0])
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ class Batch:
         finally:  # what is counted is kept, whatever happens to the next image
             if not is_written:
                 results.write(self.out)
-            if len(results) or not (self.out / NAME).exists():
+            if len(results) or (record.content["failed"] and not (self.out / NAME).exists()):
                 record.write(self.out)
         return results
 
@@ -201,7 +201,7 @@ class Batch:
         remarks = (
             image.note,
             size_remark(cells["area_px"], self.model.diameter * found.zoom),
-            (yield from judging(self.model, image, found)),
+            (yield from saying(judging(self.model, image, found), TileDone(1, 1, "comparing with the training images"))),
         )
         # before the labels go to their place
         marks = yield from aside(1, "taking fingerprints", fingerprinting_labels(found.labels, image.shape))
@@ -256,7 +256,7 @@ class Batch:
 
 def _read_table(source: Any) -> pd.DataFrame:
     """Read a table; names may look like numbers, or be "NA"."""
-    return pd.read_csv(source, converters=dict.fromkeys(_WORDS, str))
+    return pd.read_csv(source, dtype=dict.fromkeys(_WORDS, str), keep_default_na=False, na_values=[""])
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -140,6 +140,8 @@ class Results:
     def write(self, folder: str | Path) -> list[Path]:
         """Write all tables, each whole or not at all; a table of an earlier run that there is none of now is removed.
 
+        Where nothing was counted, the tables of an earlier run stay, but for that of the images that failed.
+
         Returns
         -------
         list of Path
@@ -151,7 +153,7 @@ class Results:
         """Do :meth:`write`; yield the fraction of a table that is done."""
         written, folder = [], Path(folder)
         tables = self.tables()
-        for name in TABLES:
+        for name in TABLES if self._counts else ("failed",):
             path = folder / f"{name}.csv"
             if name in tables:
                 written += yield from _writing_tables(path, tables[name])

@@ -637,7 +637,7 @@ def _mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
 def _count(
     layer: ImageLayer, image: Image, found: "Prediction", counting: CountingSettings, run: Run, planes: Sequence[int] | None = None
 ) -> "Generator[TileDone, None, Counted]":
-    from napari_tally.core.predict import aside
+    from napari_tally.core.predict import TileDone, aside
     from napari_tally.core.range import judging
 
     if isinstance(found.labels, LabelsZarr):
@@ -648,7 +648,7 @@ def _count(
     summary = summarise(cells, image)
     if planes is not None:
         summary = summary[summary["plane"].isin(planes)]
-    remark = yield from judging(run.model, image, found)
+    remark = yield from saying(judging(run.model, image, found), TileDone(1, 1, "comparing with the training images"))
     return Counted(layer, image, found, counting, run.model.diameter, cells, summary, run, remark)
 
 

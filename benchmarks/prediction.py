@@ -187,12 +187,12 @@ def one(path: Path) -> None:
 def average(data: Path, images: int | None) -> None:
     """Print what the eight views bring and cost."""
     sys.path.insert(0, str(Path(__file__).parent))
-    from few_images import _read
+    from few_images import read_set
 
     from napari_tally.core.metrics import evaluate
 
     model = nt.find_model("nuclei")
-    pairs = list(_read(data, "fluorescence"))
+    pairs = list(read_set(data, "fluorescence"))
     pairs = pairs[:: max(1, len(pairs) // images)][:images] if images else pairs
     print("| views | AP@0.5 | AP@0.8 | F1 | count bias | s / megapixel |")
     print("|---|---|---|---|---|---|")

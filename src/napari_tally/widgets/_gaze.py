@@ -42,6 +42,8 @@ class Gaze:
     def nearest_plane(self, layer: ImageLayer, planes: Sequence[int]) -> int:
         """Give the place of the plane that is nearest to the one shown: the same time first, then outwards."""
         leading = label_shape(layer)[:-2]
+        if not leading:
+            return 0
         shown = np.unravel_index(self.plane(layer), leading)
         away = np.abs(np.stack(np.unravel_index(np.asarray(planes), leading)) - np.array(shown)[:, None])  # (axes, planes)
         return int(np.lexsort(away[::-1])[0])  # the first axis counts most

@@ -10,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from models import bright_is_cell, nine_discs
 
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
 from napari_tally.core.images import as_image, intensity_window, normalise
+from napari_tally.core.instances import climb_tile
 from napari_tally.core.model_file import Model, build_network
 from napari_tally.core.predict import Predictor, TileDone, predict, predict_plane, working_scale
 from napari_tally.settings import NetworkSettings, NormalisationSettings, PredictionSettings
@@ -207,6 +209,30 @@ def test_a_tile_that_memory_does_not_suffice_for_is_halved():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, env=environment, check=False)
     assert run.stdout.startswith("halved"), run.stderr
+
+
+def test_tiles_are_halved_where_the_hills_take_too_much(rng, monkeypatch):
+    """What follows the network needs memory too; the cells stay the same."""
+    stack = as_image(np.stack([nine_discs(), nine_discs(radius=5)]))
+    whole, sides = run_to_end(find_cells(bright_is_cell(), stack)), []
+
+    def short(probabilities, known, write, *others):
+        sides.append(max(part.stop - part.start for part in write))
+        if sides[-1] > 32:
+            raise MemoryError
+        return climb_tile(probabilities, known, write, *others)
+
+    monkeypatch.setattr("napari_tally.core.find.climb_tile", short)
+    monkeypatch.setattr("napari_tally.core.find._SMALLEST", 20)
+    news = []
+    found = run_to_end(find_cells(bright_is_cell(), stack), news.append)
+    np.testing.assert_array_equal(found.labels, whole.labels)
+    np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=1e-5)
+    assert sides.count(64) == 3  # whole, and two halves; the second plane begins with the quarters
+    assert news[-1].done == news[-1].total == 8
+    monkeypatch.setattr("napari_tally.core.find._SMALLEST", 65)
+    with pytest.raises(MemoryError):
+        run_to_end(find_cells(bright_is_cell(), stack))
 
 
 def test_halves_are_what_the_tile_would_have_been(rng, monkeypatch):

@@ -27,7 +27,7 @@ from napari_tally.core.model_file import Model
 from napari_tally.core.predict import Predictor, TileDone, looking, part_done, predict_plane, require_channels, to_channels, window_for
 from napari_tally.core.rescale import rescale
 from napari_tally.core.samples import scaled_shape
-from napari_tally.core.tiles import Region, grown
+from napari_tally.core.tiles import Region, grown, halved
 from napari_tally.settings import CountingSettings, PredictionSettings
 
 _SIDE = 1024
@@ -38,6 +38,8 @@ _AGREES = 4 / 3
 """By so much cells may come out larger or smaller than the model knows them."""
 _FEW = 3
 """Cells that tell a size."""
+_SMALLEST = 64
+"""Pixels along a side: tiles are not halved further where the memory is short."""
 _NETWORK = 0.95
 """The part of the work on a tile that is the network's."""
 
@@ -152,7 +154,8 @@ def find_cells(
         probabilities = np.zeros((len(image.planes), model.settings.classes, *shape), np.float32)
         probabilities[:, 0] = 1  # planes that are not looked at are background
     tiles = work.predictor.tiles()
-    total, number = len(planes) * len(tiles), 0
+    all_planes, number = len(planes), 0
+    total = all_planes * len(tiles)
     types: dict[int, NDArray[np.uint8]] = {}  # of the cells of each plane
     shifts: dict[int, int] = {}  # from the ids within a plane to those in the image
     while planes:
@@ -169,7 +172,16 @@ def find_cells(
                 waiting.remove(n)
             else:
                 n = waiting.pop(next_tile(p, [tiles[n] for n in waiting]) if next_tile else 0)
-                piece, top, found = yield from mapped(work.run(p, tiles[n]), partial(part_done, done, total))
+                try:
+                    piece, top, found = yield from mapped(work.run(p, tiles[n]), partial(part_done, done, total))
+                except MemoryError:  # the network halves its part by itself; this is what comes after it
+                    if max(part.stop - part.start for part in tiles[n]) < _SMALLEST:
+                        raise
+                    tiles[n], other = halved(tiles[n])
+                    tiles.append(other)
+                    waiting[:0] = n, len(tiles) - 1
+                    total = all_planes * len(tiles)
+                    continue
             if probabilities is not None and found is not None:
                 probabilities[p][:, *tiles[n]] = found
             before[n] = hills.add(top)

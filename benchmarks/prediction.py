@@ -2,12 +2,14 @@
 
     python benchmarks/prediction.py speed   [--sides 1024 2048 4096] [--repeat 3]
     python benchmarks/prediction.py bounded [--sides 2048 5000 10000 20000] [--folder DIR]
-    python benchmarks/prediction.py average --data DIR
+    python benchmarks/prediction.py pauses  [--sides 4096 10000] [--folder DIR]
+    python benchmarks/prediction.py average --data DIR [--images 12]
 
 `speed`: the whole way from array to label image, and the network on the same pixels without any halo, one after the other in one run;
 medians of the ratios. MONAI (where it is installed) with the same network, overlap 0.25, gaussian weights; seam error = the largest
 difference of a probability from the network on the whole picture.
 `bounded`: simulated nuclei in a tiled 16-bit TIFF, read and written in pieces; time and peak resident memory of a process of its own.
+`pauses`: the longest time between two moments at which Cancel and Ctrl-C act, by what is done there; a batch of one file.
 `average`: the eight views of --average on the fluorescence images of nuclei_dev.
 """
 
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +37,11 @@ from napari_tally.settings import PredictionSettings
 def main() -> None:
     """Print the tables that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "bounded", "average", "one"])
+    parser.add_argument("what", choices=["speed", "bounded", "pauses", "average", "one"])
     parser.add_argument("--sides", type=int, nargs="+")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="for the files of `bounded` (default: a temporary one)")
+    parser.add_argument("--images", type=int, help="so many images, evenly spread (default: all)")
     parser.add_argument("--data", type=Path, default=os.environ.get("NAPARI_TALLY_DATA"))
     arguments = parser.parse_args()
     if arguments.what == "speed":
@@ -45,8 +49,11 @@ def main() -> None:
     elif arguments.what == "bounded":
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             bounded(arguments.sides or [2048, 5000, 10000, 20000], Path(folder))
+    elif arguments.what == "pauses":
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            pauses(arguments.sides or [4096, 10000], Path(folder))
     elif arguments.what == "average":
-        average(arguments.data)
+        average(arguments.data, arguments.images)
     else:
         one(arguments.folder)
 
@@ -115,15 +122,46 @@ def bounded(sides: list[int], folder: Path) -> None:
     print("| side (px) | megapixels | cells | s | s / megapixel | peak memory (GB) |")
     print("|---|---|---|---|---|---|")
     for side in sides:
-        path = folder / f"{side}.tif"
-        strips = (row for y in range(0, side, 512) for row in _tiles(side, y))
-        tifffile.imwrite(path, strips, shape=(side, side), dtype=np.uint16, tile=(512, 512), bigtiff=True)
+        path = slide(folder, side)
         began = time.perf_counter()
         done = subprocess.run([sys.executable, __file__, "one", "--folder", path], capture_output=True, text=True, check=True)
         cells, peak = done.stdout.split()
         seconds = time.perf_counter() - began
         print(f"| {side} | {side**2 / 1e6:.0f} | {cells} | {seconds:.0f} | {seconds / side**2 * 1e6:.2f} | {float(peak):.2f} |", flush=True)
         path.unlink()
+
+
+def slide(folder: Path, side: int, **options: str) -> Path:
+    """Write a file of simulated nuclei."""
+    path = folder / f"{side}.tif"
+    strips = (row for y in range(0, side, 512) for row in _tiles(side, y))
+    tifffile.imwrite(path, strips, shape=(side, side), dtype=np.uint16, tile=(512, 512), bigtiff=True, **options)
+    return path
+
+
+def pauses(sides: list[int], folder: Path) -> None:
+    """Print the longest pause of each stage, by the clock and in processor time (which other work on the machine does not change)."""
+    from napari_tally.core.batch import Batch
+    from napari_tally.settings import BatchSettings
+
+    model = nt.find_model("nuclei")
+    print("| side (px) | labels | stage | moments | longest pause (s) | longest pause (s of processor) |")
+    print("|---|---|---|---|---|---|")
+    for side in sides:
+        path = slide(folder, side, compression="zlib")
+        for file_format in ("tiff", "ome-zarr"):
+            settings = PredictionSettings(diameter=model.diameter)
+            batch = Batch(model, "nuclei", folder / file_format, settings, model.counting, files=BatchSettings(format=file_format))
+            found: dict[str, list[np.ndarray]] = {}
+            last, stage = np.array([time.perf_counter(), time.process_time()]), "the start"
+            for event in chain(batch.run([path]), [None]):
+                now = np.array([time.perf_counter(), time.process_time()])
+                found.setdefault(stage, []).append(now - last)
+                tile = getattr(event, "tile", None)
+                last, stage = now, (tile.doing.split(",")[0] or "tiles") if tile else "a file"
+            for stage, times in found.items():
+                clock, processor = np.max(times, axis=0)
+                print(f"| {side} | {file_format} | after {stage} | {len(times)} | {clock:.2f} | {processor:.2f} |", flush=True)
 
 
 def _tiles(side: int, y: int) -> list[np.ndarray]:
@@ -146,15 +184,16 @@ def one(path: Path) -> None:
     print(int(results.tables()["counts"]["count"].sum()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 
 
-def average(data: Path) -> None:
+def average(data: Path, images: int | None) -> None:
     """Print what the eight views bring and cost."""
     sys.path.insert(0, str(Path(__file__).parent))
-    from few_images import _read
+    from few_images import read_set
 
     from napari_tally.core.metrics import evaluate
 
     model = nt.find_model("nuclei")
-    pairs = list(_read(data, "fluorescence"))
+    pairs = list(read_set(data, "fluorescence"))
+    pairs = pairs[:: max(1, len(pairs) // images)][:images] if images else pairs
     print("| views | AP@0.5 | AP@0.8 | F1 | count bias | s / megapixel |")
     print("|---|---|---|---|---|---|")
     for eight in (False, True):

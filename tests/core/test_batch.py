@@ -2,20 +2,26 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import zarr
+from models import bright_is_cell, nine_discs
 
 import napari_tally as nt
+from napari_tally.cli import main
 from napari_tally.core import batch as module
 from napari_tally.core import images
 from napari_tally.core.batch import Batch, ImageDone, PassedOver, Working
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import read_image, read_labels
-from napari_tally.core.model_file import find_model
+from napari_tally.core.model_file import find_model, save_model
+from napari_tally.core.regions import Region
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings
 
 SETTINGS = PredictionSettings(diameter=20, tile=64, device="cpu")
@@ -74,10 +80,141 @@ def test_a_run_that_was_broken_off_goes_on(model, paths, tmp_path, monkeypatch):
     assert [event.again for event in news if isinstance(event, ImageDone)] == [True, False, False]
     assert predicted == paths[1:]
     events_of(batch(model, tmp_path / "once").run(paths))
-    for table in ("cells.csv", "counts.csv"):
-        assert (tmp_path / "out" / table).read_text() == (tmp_path / "once" / table).read_text()
+    assert_same_results(tmp_path / "out", tmp_path / "once")
     first, second = (json.loads((tmp_path / name / "record.json").read_text())["images"] for name in ("out", "once"))
     assert first == second
+
+
+def assert_same_results(first, second):
+    """All but the record, which has a date, is the same to the byte."""
+    names = [sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file()) for out in (first, second)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        if name.suffix in (".csv", ".tif"):
+            assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_a_run_that_goes_on_writes_the_tables_of_one_in_one_go(tmp_path):
+    """To the byte, whatever the images are: no cells, several channels, large numbers, names that look like nothing."""
+    disc = nine_discs().astype(np.float64)
+    paths = [tmp_path / "in" / f"{stem}.tif" for stem in ("empty", "NA", "1e5", "null")]
+    (tmp_path / "in").mkdir()
+    for path, pixels in zip(paths, (0 * disc, disc * 1e6 / 3, disc + 0.1, disc * 1234567), strict=True):
+        tifffile.imwrite(path, np.stack([pixels, pixels]).astype(np.float32), photometric="minisblack", metadata={"axes": "CYX"})
+    model = bright_is_cell(channels=2)
+    half = Region("nan", (np.array([(-1.0, -1), (-1, 30), (60, 30), (60, -1)]),))
+    how = {"regions": lambda path: [half], "group": lambda path: "None" if path.stem == "NA" else "007"}
+    whole, broken = (replace(batch(model, tmp_path / name), settings=PredictionSettings(device="cpu"), **how) for name in ("a", "b"))
+    events_of(whole.run(paths))
+    for n in range(1, 5):
+        events_of(broken.run(paths[:n]))
+    assert_same_results(tmp_path / "a", tmp_path / "b")
+    assert pd.read_csv(tmp_path / "a" / "counts.csv", keep_default_na=False)["image"].tolist() == ["empty", "NA", "1e5", "null"]
+
+
+def test_what_could_not_be_counted_is_in_the_tables(model, paths, tmp_path):
+    for path in paths[1:]:
+        path.write_bytes(b"torn")
+    _, results = events_of(batch(model, tmp_path / "out").run(paths))
+    failed = pd.read_csv(tmp_path / "out" / "failed.csv", dtype=str)
+    assert failed["image"].tolist() == ["007", "three"]
+    assert failed["reason"].str.contains("cannot be read as an image").all()
+    noted = json.loads((tmp_path / "out" / "record.json").read_text())["failed"]
+    assert [(entry["name"], entry["path"]) for entry in noted] == [(path.stem, str(path)) for path in paths[1:]]
+    assert len(results) == 1
+    tifffile.imwrite(paths[1], np.zeros((20, 20), np.uint8))
+    events_of(batch(model, tmp_path / "out").run(paths[:2]))
+    assert not (tmp_path / "out" / "failed.csv").exists()
+
+
+def test_a_run_without_any_result_leaves_what_there_was(model, paths, tmp_path):
+    out = tmp_path / "out"
+    events_of(batch(model, out).run(paths[:1]))
+    before = {name: (out / name).read_bytes() for name in ("counts.csv", "cells.csv", "record.json")}
+    paths[1].write_bytes(b"torn")
+    _, results = events_of(batch(model, out).run(paths[1:2]))
+    assert not len(results)
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert pd.read_csv(out / "failed.csv", dtype=str)["image"].tolist() == ["007"]
+
+
+def test_missing_chunks_are_told(model, tmp_path):
+    group = zarr.open_group(tmp_path / "z.zarr", mode="w")
+    array = group.create_array("0", shape=(64, 64), chunks=(32, 64), dtype="uint8")
+    array[:32] = nine_discs()[:32]
+    axes = [{"name": name, "type": "space"} for name in "yx"]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    news, _ = events_of(batch(model, tmp_path / "out").run([tmp_path / "z.zarr"]))
+    assert news[-1].remark.startswith("1 of the 2 chunks of the file are missing")
+    (entry,) = json.loads((tmp_path / "out" / "record.json").read_text())["images"]
+    assert news[-1].remark.startswith(entry["remarks"][0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_killed_in_the_middle_and_run_again(paths, tmp_path):
+    """A real process, killed at several moments; what is hidden and half-written goes away."""
+
+    def start(out):
+        how = ["--model", "nuclei", "--diameter", "20", "--tile", "64", "--device", "cpu"]
+        run = [sys.executable, "-m", "napari_tally.cli", "predict", *how, "--out", str(out), *map(str, paths)]
+        return subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert start(tmp_path / "once").wait() == 0
+    out = tmp_path / "out"
+    for seen in ("done/one.json", "labels/.007.tif.*.part.tif"):
+        process = start(out)
+        while process.poll() is None and not list(out.glob(seen)):
+            pass
+        process.kill()
+        process.wait()
+        for csv in out.rglob("*.csv"):
+            pd.read_csv(csv)  # whole
+    assert start(out).wait() == 0
+    assert_same_results(out, tmp_path / "once")
+
+
+@pytest.fixture
+def little_room(tmp_path):
+    """A folder on a file system of its own, with room for 400 kB."""
+    place = tmp_path / "little"
+    place.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("a file system can be mounted by root only")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("file_format", ["tiff", "ome-zarr"])
+def test_a_disk_that_is_full(little_room, model, tmp_path, capsys, file_format):
+    """One sentence; what was counted before stays, and nothing half-written."""
+    for n, side in enumerate((64, 1500)):
+        tifffile.imwrite(tmp_path / f"{n}.tif", np.tile(nine_discs(), (side // 64, side // 64)))
+    (little_room / "other").write_bytes(b"x" * 300_000)
+    save_model(bright_is_cell(), tmp_path / "m.safetensors")
+    out = little_room / "out"
+    command = ["predict", "--model", str(tmp_path / "m.safetensors"), "--format", file_format, "--out", str(out)]
+    assert main([*command, str(tmp_path / "0.tif")]) == 0
+    kept = (out / "counts.csv").read_bytes()
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "0.tif"), str(tmp_path / "1.tif")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in line
+    assert (out / "counts.csv").read_bytes() == kept
+    assert [path.stem for path in (out / "labels").iterdir()] == ["0"]
+    assert [path.name for path in (out / "done").iterdir() if path.suffix == ".json"] == ["0.json"]
+
+
+def test_a_folder_that_may_only_be_read(little_room, tmp_path, capsys):
+    tifffile.imwrite(tmp_path / "0.tif", nine_discs())
+    subprocess.run(["mount", "-o", "remount,ro", str(little_room)], check=True)
+    for out in (little_room, little_room / "new"):
+        assert main(["predict", "--model", "nuclei", "--out", str(out), str(tmp_path / "0.tif")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "Read-only file system" in line
 
 
 @pytest.mark.parametrize("change", ["file", "threshold", "labels gone", "note torn", "anew"])
@@ -164,7 +301,7 @@ def test_the_note_of_another_run_does_not_vouch_for_labels_that_were_replaced(mo
 
 def test_no_count_without_its_labels(model, paths, tmp_path, monkeypatch):
     full = OSError(28, "No space left on device")
-    monkeypatch.setattr(module, "write_labels", lambda *_: (_ for _ in ()).throw(full))
+    monkeypatch.setattr(module, "writing_labels", lambda *_: (_ for _ in ()).throw(full))
     with pytest.raises(OSError, match="No space left"):
         events_of(batch(model, tmp_path / "out").run(paths))
     assert not (tmp_path / "out" / "counts.csv").exists()
@@ -186,8 +323,6 @@ def test_a_large_file_that_is_cut_off_is_passed_over(model, paths, tmp_path, mon
 
 
 def test_an_ome_zarr_that_was_changed_inside_is_counted_anew(model, paths, tmp_path):
-    import zarr
-
     picture = tifffile.imread(paths[0])
     group = zarr.open_group(tmp_path / "in" / "z.zarr", mode="w")
     array = group.create_array("0", shape=picture.shape, chunks=(64, 64), dtype=picture.dtype)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import tifffile
 import zarr
+from models import bright_is_cell, nine_discs
 
 from napari_tally.core import images
 from napari_tally.core.counting import measure_cells
@@ -39,7 +40,7 @@ def large(monkeypatch):
     ],
 )
 def test_tiff_read_in_pieces(tmp_path, rng, monkeypatch, shape, options):
-    tifffile.imwrite(tmp_path / "a.tif", rng.integers(0, 60000, shape).astype(np.uint16), ome="metadata" in options, **options)
+    tifffile.imwrite(tmp_path / "a.tif", rng.integers(0, 30000, shape).astype(np.uint16), ome="metadata" in options, **options)
     whole = read_image(tmp_path / "a.tif")
     monkeypatch.setattr(images, "LAZY_BYTES", 1000)
     image = read_image(tmp_path / "a.tif")
@@ -74,6 +75,101 @@ def test_a_folder_that_is_no_ome_zarr(tmp_path):
         read_image(tmp_path / "a.zarr")
 
 
+@pytest.mark.parametrize(("written", "missing"), [((0, 1, 2, 3), 0), ((0, 2, 3), 1), ((), 4)])
+def test_chunks_that_are_missing_are_told(tmp_path, written, missing):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    array = group.create_array("0", shape=(20, 20), chunks=(10, 10), dtype="uint8")
+    for n in written:
+        array[10 * (n // 2) : 10 * (n // 2) + 10, 10 * (n % 2) : 10 * (n % 2) + 10] = 7
+    axes = [{"name": name, "type": "space"} for name in "yx"]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    note = read_image(tmp_path / "a.zarr").note
+    assert bool(note) == bool(missing)
+    assert note.startswith(f"{missing} of the 4 chunks of the file are missing and were read as 0." if missing else "")
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "names"),
+    [
+        ((700, 530), "", "yx"),
+        ((3, 40, 30), "", "zyx"),
+        ((3, 40, 30), "T", "tyx"),
+        ((2, 3, 40, 30), "TZ", "tzyx"),
+        ((2, 3, 40, 30), "", "zyx"),
+    ],
+)
+def test_times_and_planes_of_labels_stay_apart(tmp_path, rng, shape, axes, names):
+    truth = rng.integers(0, 70000, shape).astype(np.uint32)
+    labels = LabelsZarr(tmp_path / "l.zarr", shape, axes, {"T": 60.0, "Z": 1.5})
+    stack = truth.reshape(-1, *shape[-2:])
+    for p, plane in enumerate(stack):
+        labels[p, slice(0, 33), slice(0, shape[-1])] = plane[:33]
+        labels[p, slice(33, shape[-2]), slice(0, shape[-1])] = plane[33:]
+        np.testing.assert_array_equal(labels[p, slice(5, 40), slice(2, 9)], plane[5:40, 2:9])
+    run_to_end(labels.finish((0.5, 0.25)))
+    image = read_image(tmp_path / "l.zarr")
+    np.testing.assert_array_equal(image.loaded().planes[:, 0], stack)
+    assert image.leading == (shape[:-2] if len(names) == len(shape) else (6,))
+    assert image.axes == names[:-2].upper()
+    assert image.steps == {letter: step for letter, step in (("T", 60.0), ("Z", 1.5)) if letter in image.axes}
+    assert image.pixel_size == (0.5, 0.25)
+    (multiscale,) = zarr.open_group(tmp_path / "l.zarr").attrs["ome"]["multiscales"]
+    assert [axis["name"] for axis in multiscale["axes"]] == list(names)
+    assert [axis["type"] for axis in multiscale["axes"]] == ["time" if name == "t" else "space" for name in names]
+
+
+def test_what_a_stack_says_of_its_axes_goes_into_its_labels(tmp_path, rng):
+    stack = rng.integers(0, 99, (2, 3, 30, 40)).astype(np.uint8)
+    sizes = {"PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0, "TimeIncrement": 2.0, "TimeIncrementUnit": "min"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, metadata={"axes": "TZYX", **sizes})
+    image = read_image(tmp_path / "a.ome.tif")
+    assert (image.axes, image.steps, image.pixel_size) == ("TZ", {"T": 120.0, "Z": 2.0}, (0.5, 0.25))
+    tifffile.imwrite(tmp_path / "b.tif", stack[0], imagej=True, resolution=(4, 2), metadata={"axes": "ZYX", "unit": "um", "spacing": 3.0})
+    image = read_image(tmp_path / "b.tif")
+    assert (image.axes, image.steps, image.pixel_size) == ("Z", {"Z": 3.0}, (0.5, 0.25))
+
+
+def test_labels_of_two_runs_do_not_meet(tmp_path):
+    """What a run that seems dead still writes is not in the labels of the next."""
+    old, new = (LabelsZarr(tmp_path / "l.zarr", (20, 20)) for _ in range(2))
+    old[0, slice(0, 20), slice(0, 20)] = np.full((20, 20), 5)
+    run_to_end(new.finish())
+    old[0, slice(0, 20), slice(0, 20)] = np.full((20, 20), 6)
+    old.discard()
+    assert read_labels(tmp_path / "l.zarr").max() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["l.zarr"]
+
+
+def test_walking_away_from_writing_leaves_nothing(tmp_path, rng):
+    labels = LabelsZarr(tmp_path / "l.zarr", (3000, 3000))
+    labels[0, slice(0, 3000), slice(0, 3000)] = rng.integers(0, 9, (3000, 3000))
+    work = labels.finish()
+    next(work)
+    work.close()
+    labels.discard()
+    work = write_tiff_in_pieces(tmp_path / "l.tif", labels_of(rng), (1, 3000, 3000), "uint16")
+    next(work)  # the writing goes on on a thread of its own, until
+    work.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def labels_of(rng):
+    """Labels that are slow to write: a compressor finds nothing in them."""
+    return rng.integers(0, 2**16, (1, 3000, 3000)).astype(np.uint16)
+
+
+def test_the_window_of_a_large_image_is_that_of_the_whole(rng, monkeypatch):
+    pixels = rng.integers(0, 4000, (2, 3, 70, 50)).astype(np.uint16)
+    whole = intensity_window(as_image(pixels, axes="QCYX"), NormalisationSettings())
+    monkeypatch.setattr(images, "_BAND", 300)
+    for planes in (pixels, da.from_array(pixels, chunks=(1, 2, 12, 50))):
+        image, news = as_image(planes, axes="QCYX"), []
+        np.testing.assert_array_equal(run_to_end(images.measuring_window(image, NormalisationSettings()), news.append), whole)
+        assert len(news) > 3
+        assert news == sorted(news)
+        assert image.fingerprint == as_image(pixels, axes="QCYX").fingerprint
+
+
 def test_values_that_are_not_finite_are_found_where_they_are_read():
     pixels = np.zeros((40, 40), np.float32)
     pixels[30, 30] = np.nan
@@ -94,14 +190,14 @@ def test_a_torn_tiff_says_where(tmp_path, large, rng):
 
 def test_labels_written_in_pieces(tmp_path, rng):
     truth = rng.integers(0, 70000, (2, 700, 530)).astype(np.uint32)
-    labels = LabelsZarr(tmp_path / "l.zarr", 2, (700, 530))
+    labels = LabelsZarr(tmp_path / "l.zarr", (2, 700, 530))
     for p in (0, 1):
         for rows in (slice(0, 333), slice(333, 700)):
             labels[p, rows, slice(0, 530)] = truth[p, rows]
     assert not (tmp_path / "l.zarr").exists()
-    write_tiff_in_pieces(tmp_path / "l.tif", labels, (2, 700, 530), np.uint32, (0.5, 0.25))
+    run_to_end(write_tiff_in_pieces(tmp_path / "l.tif", labels, (2, 700, 530), np.uint32, (0.5, 0.25)))
     np.testing.assert_array_equal(read_labels(tmp_path / "l.tif"), truth)
-    labels.finish((0.5, 0.25))
+    run_to_end(labels.finish((0.5, 0.25)))
     group = zarr.open_group(tmp_path / "l.zarr")
     np.testing.assert_array_equal(group["0"][:], truth)
     np.testing.assert_array_equal(group["1"][:], truth[:, ::2, ::2])
@@ -117,6 +213,15 @@ def test_cells_measured_in_pieces_are_those_of_the_whole(rng):
     pieces = measure_large(labels[None], image, rules, regions, side=8)
     whole = measure_cells(labels, image, rules, regions, shapes=False)
     pd.testing.assert_frame_equal(pieces, whole[pieces.columns], check_dtype=False)
+
+
+def test_the_order_of_planes_does_not_matter():
+    stack = as_image(np.stack([nine_discs(radius=radius) for radius in (4, 5, 6, 7)]))
+    whole = run_to_end(find_cells(bright_is_cell(), stack))
+    for order in (lambda waiting: -1, lambda waiting: len(waiting) // 2):
+        other = run_to_end(find_cells(bright_is_cell(), stack, PredictionSettings(tile=40), next_plane=order))
+        np.testing.assert_array_equal(other.labels, whole.labels)
+        assert other.cells == whole.cells == 36
 
 
 def test_the_tiles_that_are_looked_at_come_first():

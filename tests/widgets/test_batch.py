@@ -56,6 +56,7 @@ def test_dropped_files_are_counted_as_the_command_counts_them(widget, qtbot, fol
     assert column(widget, 1) == ["9", "9", "9", "passed over"]
     assert "image 3.tif" in widget.table.item(3, 1).toolTip()
     assert "27 cells</b> in 3 files" in widget.message.text()
+    assert pd.read_csv(tmp_path / "window" / "failed.csv")["image"].tolist() == ["image 3"]
     save_model(bright_is_cell(), tmp_path / "bright.safetensors")
     assert main(["predict", "--model", str(tmp_path / "bright.safetensors"), "--out", str(tmp_path / "command"), str(folder)]) == 2
     for table in ("cells.csv", "counts.csv"):
@@ -63,6 +64,16 @@ def test_dropped_files_are_counted_as_the_command_counts_them(widget, qtbot, fol
     for n in range(3):
         window, command = (tifffile.imread(tmp_path / way / "labels" / f"image {n}.tif") for way in ("window", "command"))
         np.testing.assert_array_equal(window, command)
+
+
+def test_when_no_file_could_be_counted_no_tables_are_promised(widget, qtbot, folder, tmp_path):
+    drop(widget, folder / "image 3.tif")
+    widget.put_out(tmp_path / "out")
+    qtbot.mouseClick(widget.start_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: widget.start_button.isEnabled())
+    assert widget.message.text().startswith("None of the files could be counted")
+    assert "tables" not in widget.message.text()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_file()) == ["failed.csv", "record.json"]
 
 
 def test_a_second_run_counts_only_what_is_new(widget, qtbot, folder):

@@ -1,5 +1,8 @@
 """Images that stay in their files: labels that fill where the user looks, and one plane of a stack."""
 
+import gc
+import threading
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
 import napari_tally as nt
+from napari_tally.core.find import TileWork
+from napari_tally.core.instances import climb_tile
 from napari_tally.core.tiles import plan_tiles
 from napari_tally.settings import PredictionSettings
 from napari_tally.widgets._gaze import Gaze
@@ -60,6 +65,92 @@ def test_a_lazy_layer_gives_the_cells_of_one_in_memory(widget, viewer, qtbot, tm
     viewer.layers.clear()
     del labels, image
     assert not widget._results
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_the_files_of_labels_go_with_the_window(qtbot, make_napari_viewer):
+    viewer = make_napari_viewer()
+    session(viewer).put(bright_is_cell(), "bright")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-tally", "3 Predict and count")
+    viewer.add_image(da.from_array(nine_discs(), chunks=64), name="slide", contrast_limits=(0, 255))
+    press_count(widget, qtbot)
+    folder = viewer.layers["slide labels"].data.store.root.parent
+    assert folder.exists()
+    viewer.close()
+    del viewer, widget
+    gc.collect()
+    assert not folder.exists()
+
+
+@pytest.fixture
+def blocked(monkeypatch):
+    """Let the second tile, and those after it, take for ever, until the event is set."""
+    calls, go = [], threading.Event()
+
+    def climb(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            go.wait()
+        return climb_tile(*arguments)
+
+    monkeypatch.setattr("napari_tally.core.find.climb_tile", climb)
+    yield calls, go
+    go.set()
+
+
+def cancel_in_the_second_tile(widget, qtbot, calls):
+    calls.clear()
+    qtbot.mouseClick(widget.run_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: len(calls) > 1)
+    qtbot.mouseClick(widget.cancel_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: widget.run_button.isEnabled())  # though the tile is still at it
+
+
+@pytest.mark.parametrize("kind", ["slide", "stack"])
+def test_labels_that_were_cancelled_say_so(widget, viewer, qtbot, blocked, kind):
+    calls, go = blocked
+    picture = nine_discs()
+    data = da.from_array(np.tile(picture, (1, 2)), chunks=64) if kind == "slide" else np.stack([picture] * 3)
+    image = viewer.add_image(data, name=kind, contrast_limits=(0, 255))
+    widget.how.value = PredictionSettings(tile=64)
+    cancel_in_the_second_tile(widget, qtbot, calls)
+    (labels,) = layers_of(viewer, "prediction", image)
+    assert labels.name == f"{kind} labels (stopped, unfinished)"
+    assert "cells are not joined" in widget.message.text()
+    assert widget.count_text.text() == ""
+    go.set()
+    press_count(widget, qtbot)
+    assert labels.name == f"{kind} labels"
+    found = np.array(labels.data[:])
+    cells = widget.count_text.text()
+    assert cells == f"{found.max()} cells"
+    go.clear()
+    cancel_in_the_second_tile(widget, qtbot, calls)  # what was found before is shown again
+    np.testing.assert_array_equal(labels.data[:], found)
+    assert labels.name == f"{kind} labels"
+    assert widget.count_text.text() == cells
+
+
+def test_the_plane_that_is_shown_comes_first(widget, viewer, qtbot, monkeypatch):
+    stack = np.stack([nine_discs(radius=radius) for radius in (4, 5, 6, 7, 5, 4)]).reshape(2, 3, 64, 64)
+    image = viewer.add_image(stack, name="stack")
+    viewer.dims.set_current_step(0, 1)
+    viewer.dims.set_current_step(1, 2)
+    order, run = [], TileWork.run
+    monkeypatch.setattr(TileWork, "run", lambda work, plane, tile: order.append(plane) or run(work, plane, tile))
+    press_count(widget, qtbot)
+    assert order == [5, 4, 3, 2, 1, 0]
+    (labels,) = layers_of(viewer, "prediction", image)
+    np.testing.assert_array_equal(labels.data, nt.predict(stack, bright_is_cell()).labels)
+
+
+def test_missing_chunks_are_told(widget, viewer, qtbot, tmp_path):
+    array = zarr.create_array(str(tmp_path / "a.zarr"), shape=(64, 128), chunks=(64, 64), dtype="uint8")
+    array[:, :64] = nine_discs()
+    viewer.add_image(array, name="slide", contrast_limits=(0, 255))
+    press_count(widget, qtbot)
+    assert "slide: 1 of the 2 chunks of the file are missing" in widget.details.text()
 
 
 def test_only_the_plane_that_is_shown(widget, viewer, qtbot):

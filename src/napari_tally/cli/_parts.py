@@ -178,6 +178,9 @@ class Progress:
         print(text, file=sys.stderr, flush=True)
 
     def tile(self, news: "TileDone") -> None:
-        """Show tiles done and the time left."""
+        """Show tiles done and the time left, or what else is done."""
+        if news.doing:
+            self.show(news.done / news.total, news.doing)
+            return
         left = (time.perf_counter() - self._began) * (news.total - news.done) / max(0.01, news.done)
         self.show(news.done / news.total, f"tile {int(news.done)} of {news.total}, {left:.0f} s left")

@@ -89,11 +89,11 @@ def predict_files(paths: list[Path], batch: "Batch") -> int:
     if bad and len(paths) == 1:
         raise ValueError(bad[0].reason)
     if not len(results):
-        raise ValueError("None of the images could be predicted.")
+        raise ValueError(f"None of the images could be predicted; {batch.out / 'failed.csv'} says why.")
     n = int(results.tables()["counts"]["count"].sum())
     print(f"{n} cells in {len(results)} image{'s' * (len(results) != 1)}; labels and tables are in {batch.out}.")
     if again:
         print(f"{again} of them had been counted by an earlier run (--anew counts them again).")
     if bad:
-        print(f"napari-tally: {len(bad)} of {len(paths)} images could not be predicted.", file=sys.stderr)
+        print(f"napari-tally: {len(bad)} of {len(paths)} images could not be predicted; failed.csv says why.", file=sys.stderr)
     return len(bad)

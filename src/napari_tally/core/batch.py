@@ -20,16 +20,16 @@ from typing import Any
 
 import pandas as pd
 
-from napari_tally.core.counting import size_remark, write_table
-from napari_tally.core.events import mapped
-from napari_tally.core.files import file_state, whole_file
+from napari_tally.core.counting import size_remark, writing_table
+from napari_tally.core.events import beside, mapped, saying
+from napari_tally.core.files import file_state, remove_all_leftovers, whole_file
 from napari_tally.core.find import find_cells
-from napari_tally.core.images import Image, fingerprint_labels, read_image, write_labels
+from napari_tally.core.images import Image, fingerprinting, fingerprinting_labels, read_image, writing_labels
 from napari_tally.core.lazy import LabelsZarr, write_tiff_in_pieces
 from napari_tally.core.model_file import Model
-from napari_tally.core.predict import TileDone
-from napari_tally.core.range import range_remark
-from napari_tally.core.record import RunRecord
+from napari_tally.core.predict import TileDone, aside
+from napari_tally.core.range import judging
+from napari_tally.core.record import NAME, RunRecord
 from napari_tally.core.regions import Region
 from napari_tally.core.results import Results
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings, RuleSettings, to_dict
@@ -37,8 +37,12 @@ from napari_tally.settings import BatchSettings, CountingSettings, PredictionSet
 _SUFFIX = {"tiff": ".tif", "ome-zarr": ".zarr"}
 _Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]
 """Of the cells, of the image, of its regions."""
-_TABLES_EVERY = 5.0
-"""Seconds."""
+_Done = tuple[_Tables, str, dict[str, Any]]
+"""The tables of an image, what is odd about it, and the note for the record."""
+_WORDS = ("image", "group", "region", "rule")
+"""Columns of tables that hold text."""
+_TABLES_EVERY, _SHARE = 5.0, 20
+"""Seconds between two times that the tables are written; and how much longer than writing them that must be."""
 _KEPT = 2e7
 """Pixels of an image whose probabilities are kept in memory, at most."""
 
@@ -133,78 +137,97 @@ class Batch:
         Raises
         ------
         OSError
-            If the folder cannot be written.
+            If the folder cannot be written. What is counted by then stays.
         """
-        for folder in ("labels", "done"):
-            (self.out / folder).mkdir(parents=True, exist_ok=True)
+        for folder in (self.out, self.out / "labels", self.out / "done"):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_all_leftovers(folder)
         results, record = Results(self.rules), RunRecord.begin(self.model, self.model_name, self.settings, self.counting, self.rules)
-        written = time.monotonic()
+        again_at, is_written = time.monotonic() + _TABLES_EVERY, True
         try:
             for number, path in enumerate(paths, start=1):
-                yield Working(number, len(paths), path)
+                working = partial(Working, number, len(paths), path)
+                yield working()
                 try:
-                    known = self._restore(path, record)
+                    known = yield from saying(beside(self._restore, path), working())
                     if known is None:
-                        counting = mapped(self._count(path, record), partial(Working, number, len(paths), path))
-                        (cells, counts, parts), remark = yield from counting
+                        (cells, counts, parts), remark, note = yield from mapped(self._count(path), working)
                     else:
-                        (cells, counts, parts), remark = known
+                        (cells, counts, parts), remark, note = known
                 except ValueError as error:
+                    results.pass_over(path, str(error))
+                    record.pass_over(path, str(error))
+                    is_written = False
                     yield PassedOver(number, len(paths), path, str(error))
                     continue
+                record.content["images"].append(note)
                 results.take(cells, counts, parts)
-                if time.monotonic() - written > _TABLES_EVERY:
-                    results.write(self.out)
-                    written = time.monotonic()
+                is_written = False
+                if time.monotonic() > again_at:
+                    began = time.monotonic()
+                    yield from mapped(aside(1, "writing the tables", results.writing(self.out)), working)
+                    again_at, is_written = time.monotonic() + max(_TABLES_EVERY, _SHARE * (time.monotonic() - began)), True
                 yield ImageDone(number, len(paths), path, counts, remark, again=known is not None)
         finally:  # what is counted is kept, whatever happens to the next image
-            if len(results):
+            if not is_written:
                 results.write(self.out)
+            if len(results) or (record.content["failed"] and not (self.out / NAME).exists()):
                 record.write(self.out)
         return results
 
-    def _count(self, path: Path, record: RunRecord) -> Generator[TileDone, None, tuple[_Tables, str]]:
-        """Predict, measure and write one image; give its tables and what is odd about it."""
-        state, image = file_state(path), read_image(path)
+    def _count(self, path: Path) -> Generator[TileDone, None, _Done]:
+        """Predict, measure and write one image; give its tables, what is odd about it, and the note for the record."""
+        state = yield from aside(0, "reading", beside(file_state, path))
+        image = yield from aside(0, "reading", beside(read_image, path))
         target = self.out / "labels" / (path.stem + _SUFFIX[self.files.format])
         labels = None
-        if image.is_lazy or self.files.format == "ome-zarr" or self.runner:
-            labels = LabelsZarr(target.with_suffix(".zarr"), len(image.planes), (image.shape[-2], image.shape[-1]))
+        if image.is_lazy or self.files.format == "ome-zarr":
+            labels = LabelsZarr(target.with_suffix(".zarr"), image.shape, image.axes, image.steps)
         try:
-            return (yield from self._fill(path, state, image, target, labels, record))
+            return (yield from self._fill(path, state, image, target, labels))
         finally:
             if labels:
                 labels.discard()  # nothing is left to discard of what has gone to its place
 
     def _fill(
-        self, path: Path, state: list[int], image: Image, target: Path, labels: LabelsZarr | None, record: RunRecord
-    ) -> Generator[TileDone, None, tuple[_Tables, str]]:
+        self, path: Path, state: list[int], image: Image, target: Path, labels: LabelsZarr | None
+    ) -> Generator[TileDone, None, _Done]:
         regions, group = self.regions(path), self.group(path)
-        runner = self.runner and replace(self.runner, path=path, state=tuple(state))
+        runner = self.runner and replace(self.runner, path=path, state=tuple(state), out=target.parent)
         keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
         found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=keep, runner=runner)
-        cells, counts, parts = Results(self.rules).measure(found.labels, image, regions, group, found.types, found.n_types)
-        remarks = size_remark(cells["area_px"], self.model.diameter * found.zoom), range_remark(self.model, image, found)
-        marks = fingerprint_labels(found.labels, image.shape)  # before the labels go to their place
+        measuring = Results(self.rules).measuring(found.labels, image, regions, group, found.types, found.n_types)
+        cells, counts, parts = yield from aside(1, "measuring cells", measuring)
+        remarks = (
+            image.note,
+            size_remark(cells["area_px"], self.model.diameter * found.zoom),
+            (yield from saying(judging(self.model, image, found), TileDone(1, 1, "comparing with the training images"))),
+        )
+        # before the labels go to their place
+        marks = yield from aside(1, "taking fingerprints", fingerprinting_labels(found.labels, image.shape))
+        pixels = yield from aside(1, "taking fingerprints", fingerprinting(image))
         note_file = self.out / "done" / f"{path.stem}.json"
         note_file.unlink(missing_ok=True)  # what it speaks of is replaced now
-        self._write_labels(found.labels, labels, target, image, found.cells)
-        note = record.add(image, path, found, f"labels/{target.name}", remarks, marks)
-        write_table(self.out / "done" / f"{path.stem}.csv", cells)
+        yield from aside(1, "writing labels", self._writing_labels(found.labels, labels, target, image, found.cells))
+        note = RunRecord.note(image, path, found, f"labels/{target.name}", remarks, marks, pixels)
+        yield from aside(1, "writing the tables", writing_table(self.out / "done" / f"{path.stem}.csv", cells))
         remark = " ".join(filter(None, remarks))
         tables = {"counts": counts.to_csv(index=False), "regions": None if parts is None else parts.to_csv(index=False)}
         _write(note_file, {"way": self._way(path), "file": state, "remark": remark, "record": note, **tables})
-        return (cells, counts, parts), remark
+        return self._read(path)  # as another run would: so it makes no difference to the tables whether there were several
 
-    def _write_labels(self, found: Any, streamed: LabelsZarr | None, target: Path, image: Image, cells: int) -> None:
+    def _writing_labels(
+        self, found: Any, streamed: LabelsZarr | None, target: Path, image: Image, cells: int
+    ) -> Generator[float | None, None, None]:
         if streamed is None:
-            write_labels(target, found, image.pixel_size)
+            yield from writing_labels(target, found, image.pixel_size)
         elif self.files.format == "ome-zarr":
-            streamed.finish(image.pixel_size)
+            yield from streamed.finish(image.pixel_size)
         else:
-            write_tiff_in_pieces(target, streamed, image.shape, "uint16" if cells < 2**16 else "uint32", image.pixel_size)
+            dtype = "uint16" if cells < 2**16 else "uint32"
+            yield from write_tiff_in_pieces(target, streamed, image.shape, dtype, image.pixel_size)
 
-    def _restore(self, path: Path, record: RunRecord) -> tuple[_Tables, str] | None:
+    def _restore(self, path: Path) -> _Done | None:
         """Give what an earlier run found in the same file in the same way, if it is all still there."""
         if self.files.anew:
             return None
@@ -212,14 +235,16 @@ class Batch:
             note = json.loads((self.out / "done" / f"{path.stem}.json").read_text(encoding="utf-8"))
             if note["way"] != self._way(path) or note["file"] != file_state(path) or not (self.out / note["record"]["labels"]).exists():
                 return None
-            cells = _read_table(self.out / "done" / f"{path.stem}.csv")
-            counts, parts = (_read_table(io.StringIO(text)) if text else None for text in (note["counts"], note["regions"]))
-            assert counts is not None
-            remark = str(note["remark"])
+            return self._read(path)
         except (OSError, ValueError, LookupError, TypeError):
             return None  # no such note, or not a whole one
-        record.content["images"].append(note["record"])
-        return (cells, counts, parts), remark
+
+    def _read(self, path: Path) -> _Done:
+        """Read what was noted of a file."""
+        note = json.loads((self.out / "done" / f"{path.stem}.json").read_text(encoding="utf-8"))
+        cells = _read_table(self.out / "done" / f"{path.stem}.csv")
+        parts = _read_table(io.StringIO(note["regions"])) if note["regions"] else None
+        return (cells, _read_table(io.StringIO(note["counts"])), parts), str(note["remark"]), note["record"]
 
     def _way(self, path: Path) -> str:
         """Give digits that stand for all that decides what is found in a file, but for the file."""
@@ -230,8 +255,8 @@ class Batch:
 
 
 def _read_table(source: Any) -> pd.DataFrame:
-    """Read a table as it was written; names may look like numbers."""
-    return pd.read_csv(source, dtype={"image": str, "group": str, "region": str}, keep_default_na=True)
+    """Read a table; names may look like numbers, or be "NA"."""
+    return pd.read_csv(source, dtype=dict.fromkeys(_WORDS, str), keep_default_na=False, na_values=[""])
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

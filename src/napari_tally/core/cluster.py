@@ -3,27 +3,33 @@
 ::
 
     this process            worker (a process; on a cluster, a machine)
-    tiles ────────────────▶ opens model and image itself, once; predicts; writes the pixels of its tile to the label file
-    cells ◀──────────────── what there is to know of the hills of the tile: a few numbers a cell
+    tiles ────────────────▶ opens model and image itself, once; predicts; writes the hills of its tile to a file of its own
+    cells ◀──────────────── the name of that file, and what there is to know of the hills: a few numbers a cell
 
 Neither the network nor pixels travel. The image, the model file and the folder of results must be where every worker finds them
-under the same name. A worker that dies takes its tile with it; the scheduler gives the tile to another.
+under the same name. A worker that dies takes its tile with it; the scheduler gives the tile to another. One that only seemed dead may
+write its tile late: to a file that nobody reads, in a folder that belongs to this run and is gone after it.
+
+Where a machine has several GPUs, its workers take one each (:func:`gpu_of`).
 """
 
+import shutil
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import numpy as np
 import torch
 
 from napari_tally.core.events import run_to_end
-from napari_tally.core.find import TileWork
+from napari_tally.core.files import partial_folder
+from napari_tally.core.find import TileResult, TileWork
 from napari_tally.core.images import read_image
 from napari_tally.core.instances import TileHills
-from napari_tally.core.lazy import CHUNK, LabelsZarr
 from napari_tally.core.model_file import find_model
 from napari_tally.core.predict import Predictor
 from napari_tally.core.tiles import Region
@@ -35,7 +41,7 @@ _PATIENCE = 10
 
 @dataclass(frozen=True)
 class _Task:
-    """What a worker needs to know, but for the tile. Small: it travels with every tile."""
+    """What a worker needs to know, but for the tile, to open image and model once. Small: it travels with every tile."""
 
     model: str
     fingerprint: str
@@ -43,9 +49,7 @@ class _Task:
     settings: PredictionSettings
     counting: CountingSettings
     window: tuple[tuple[float, float], ...]
-    labels: str
     state: tuple[int, ...]
-    planes: int
     threads: int
 
 
@@ -64,6 +68,8 @@ class Cluster:
         The image, and what tells whether its file has changed (:func:`napari_tally.core.files.file_state`).
     threads : int
         Of each worker; 0 = as torch does there.
+    out : Path
+        A folder for what the workers hand over.
     """
 
     client: Any
@@ -72,22 +78,30 @@ class Cluster:
     threads: int
     path: Path = Path()
     state: tuple[int, ...] = ()
-    grid = CHUNK
-    """Tiles begin on chunks of the label file, so that no two workers write to one."""
+    out: Path = Path()
 
-    def run(self, work: TileWork, labels: LabelsZarr, plane: int, tiles: Sequence[Region]) -> Generator[Any, None, None]:
+    def run(self, work: TileWork, plane: int, tiles: Sequence[Region]) -> Generator[tuple[int, TileResult] | None, None, None]:
         """Have the tiles of a plane computed.
 
         Yields
         ------
-        (int, TileHills) or None
-            The place of a tile in `tiles` when it is written; None every half second without one.
+        (int, (labels, TileHills, None)) or None
+            The place of a tile in `tiles`, and what was found in it; None every half second without one.
 
         Raises
         ------
         ValueError
             What the worker raised for a bad image.
         """
+        folder = partial_folder(self.out.resolve() / "tiles")
+        try:
+            yield from self._run(work, plane, tiles, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _run(
+        self, work: TileWork, plane: int, tiles: Sequence[Region], folder: Path
+    ) -> Generator[tuple[int, TileResult] | None, None, None]:
         from distributed import CancelledError, KilledWorker, wait
 
         window = tuple((float(low), float(high)) for low, high in work.predictor.window)
@@ -98,14 +112,13 @@ class Cluster:
             work.predictor.settings,
             work.counting,
             window,
-            str(labels.partial.resolve()),
             self.state,
-            labels.shape[0],
             self.threads,
         )
+        workers = tuple(self.client.scheduler_info()["workers"])
         bounds = [tuple((part.start, part.stop) for part in tile) for tile in tiles]
         # pure=False: the tile is written even if some earlier task looked alike
-        futures = {self.client.submit(_compute, task, plane, tile, pure=False): n for n, tile in enumerate(bounds)}
+        futures = {self.client.submit(_compute, task, plane, tile, str(folder), workers, pure=False): n for n, tile in enumerate(bounds)}
         try:
             waited = 0.0
             while futures:
@@ -120,10 +133,13 @@ class Cluster:
                 for future in [future for future in futures if future.done()]:
                     n = futures.pop(future)
                     try:
-                        top = future.result()
+                        name, top = future.result()
                     except (CancelledError, KilledWorker) as error:
                         raise ValueError(f"A tile could not be computed on the workers ({str(error) or type(error).__name__}).") from error
-                    yield n, top
+                    with np.load(folder / name) as stored:
+                        piece = stored["hills"]
+                    (folder / name).unlink(missing_ok=True)
+                    yield n, (piece, top, None)
         finally:
             self.client.cancel(list(futures))
 
@@ -162,15 +178,37 @@ def share_of_threads(workers: int) -> int:
     return max(1, torch.get_num_threads() // workers) if workers else 0
 
 
-def _compute(task: _Task, plane: int, bounds: tuple[tuple[int, int], tuple[int, int]]) -> TileHills:
-    """Compute a tile on a worker and write its pixels."""
+def gpu_of(worker: str, workers: Sequence[str], gpus: int) -> int:
+    """Give the number of the GPU that a worker takes: its place among the workers on its machine, and from the first on again.
+
+    Parameters
+    ----------
+    worker : str
+        Its address, like tcp://node1:40011.
+    workers : sequence of str
+        The addresses of all.
+    gpus : int
+        How many its machine has.
+    """
+    host = urlsplit(worker).hostname
+    return sorted(other for other in {*workers, worker} if urlsplit(other).hostname == host).index(worker) % gpus
+
+
+def _compute(
+    task: _Task, plane: int, bounds: tuple[tuple[int, int], tuple[int, int]], folder: str, workers: Sequence[str]
+) -> tuple[str, TileHills]:
+    """Compute a tile on a worker and write its pixels; give the name of the file."""
     if task.threads:
         torch.set_num_threads(task.threads)
+    if (gpus := torch.cuda.device_count()) > 1:
+        from distributed import get_worker
+
+        torch.cuda.set_device(gpu_of(get_worker().address, workers, gpus))
     work = _open(task)
-    tile = slice(*bounds[0]), slice(*bounds[1])
-    piece, top, _ = run_to_end(work.run(plane, tile))
-    LabelsZarr.reopen(Path(task.labels), task.planes, work.shape)[plane, tile[0], tile[1]] = piece
-    return top
+    piece, top, _ = run_to_end(work.run(plane, (slice(*bounds[0]), slice(*bounds[1]))))
+    name = f"{uuid4().hex}.npz"
+    np.savez_compressed(Path(folder) / name, hills=piece)
+    return name, top
 
 
 @lru_cache(maxsize=1)

@@ -13,14 +13,15 @@ References
 H. J. G. Gundersen: Notes on the estimation of the numerical density of arbitrary profiles: the edge effect. J. Microscopy 111, 1977.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from skimage.measure import regionprops_table
+from skimage.measure import regionprops
 
+from napari_tally.core.events import mapped, part_of, run_to_end
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
 from napari_tally.core.regions import OUTSIDE, Region, locate
@@ -29,6 +30,8 @@ from napari_tally.settings import RuleSettings
 _OTHER_SIZE = 2.0
 """Factor by which cells differ from those in training before it is worth a word."""
 _FEW_CELLS = 5
+_AT_ONCE, _ROWS = 200, 20_000
+"""Cells that are measured, and rows that are written, between two moments at which a caller may walk away."""
 _SHAPES = ("perimeter", "eccentricity", "solidity")
 _SQUARE = 0.01
 """A pixel is square if height and width differ by no more than this part."""
@@ -69,11 +72,24 @@ def measure_cells(
     ValueError
         If the shapes differ, or the rule is in um2 and the pixel size is unknown.
     """
+    return run_to_end(measuring_cells(labels, image, rules, regions, shapes))
+
+
+def measuring_cells(
+    labels: NDArray[np.integer],
+    image: Image,
+    rules: RuleSettings | None = None,
+    regions: Sequence[Region] | None = None,
+    shapes: bool = True,
+) -> Generator[float, None, pd.DataFrame]:
+    """Compute :func:`measure_cells`; yield the fraction that is done."""
     if labels.shape != image.shape:
         raise ValueError(f"{image.name}: labels of shape {labels.shape} on an image of shape {image.shape}.")
     stack = np.maximum(labels, 0).reshape(-1, *labels.shape[-2:])
-    cells = pd.concat([_measure_plane(plane, image, p, shapes) for p, plane in enumerate(stack)], ignore_index=True)
-    return apply_rules(cells, image, rules, regions)
+    planes = []
+    for p, plane in enumerate(stack):
+        planes.append((yield from mapped(_measure_plane(plane, image, p, shapes), part_of(len(stack), p))))
+    return apply_rules(pd.concat(planes, ignore_index=True), image, rules, regions)
 
 
 def apply_rules(
@@ -103,9 +119,18 @@ def apply_rules(
     return cells
 
 
-def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, shapes: bool) -> pd.DataFrame:
-    wanted = ["label", "centroid", "area", "bbox", "intensity_mean", "intensity_min", "intensity_max", *(_SHAPES if shapes else ())]
-    table = regionprops_table(labels, image.planes[p].transpose(1, 2, 0), properties=wanted)
+def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, shapes: bool) -> Generator[float, None, pd.DataFrame]:
+    found = regionprops(labels, image.planes[p].transpose(1, 2, 0))
+    names = ["label", "centroid-0", "centroid-1", "area", *(f"bbox-{i}" for i in range(4)), *(_SHAPES if shapes else ())]
+    names += [f"intensity_{what}-{c}" for what in ("mean", "min", "max") for c in range(image.channels)]
+    rows = np.empty((len(found), len(names)))
+    for n, cell in enumerate(found):  # not regionprops_table, which is at it for many seconds
+        if n % _AT_ONCE == 0 and n:
+            yield n / len(found)
+        seen = cell.intensity_mean, cell.intensity_min, cell.intensity_max
+        shape = (getattr(cell, name) for name in _SHAPES) if shapes else ()
+        rows[n] = [cell.label, *cell.centroid, cell.area, *cell.bbox, *shape, *np.concatenate(seen)]
+    table = dict(zip(names, rows.T, strict=True))
     height, width = image.pixel_size or (float("nan"), float("nan"))
     cells = pd.DataFrame({"image": image.name, "plane": p, "label": table["label"].astype(int)})
     cells["y"], cells["x"] = table["centroid-0"], table["centroid-1"]
@@ -212,8 +237,15 @@ def _areas(regions: Sequence[Region] | None, shape: tuple[int, int], plane: int,
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a table as CSV (UTF-8, decimal points, 6 significant digits), whole or not at all."""
-    with whole_file(path) as partial:
-        table.to_csv(partial, index=False, float_format="%.6g")
+    run_to_end(writing_table(path, table))
+
+
+def writing_table(path: str | Path, table: pd.DataFrame) -> Generator[float, None, None]:
+    """Do :func:`write_table`; yield the fraction that is done."""
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        for first in range(0, max(1, len(table)), _ROWS):
+            table.iloc[first : first + _ROWS].to_csv(file, index=False, header=first == 0, float_format="%.6g")
+            yield min(1.0, (first + _ROWS) / max(1, len(table)))
 
 
 def size_remark(areas: ArrayLike, expected: float) -> str:

@@ -12,6 +12,7 @@ followed. A link at the place itself is replaced; the file that it points to is 
 
 import glob
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -66,10 +67,41 @@ def file_state(path: Path) -> list[int]:
     return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)] if stats else []
 
 
+def partial_folder(path: Path) -> Path:
+    """Make a folder beside `path` to be filled, with a name that no other run has; :func:`folder_done` puts it in its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=f".part{path.suffix[:20]}", dir=path.parent))
+
+
+def folder_done(partial: Path, path: Path) -> None:
+    """Put a folder that is filled in its place.
+
+    What was there before is replaced; folders cannot be swapped in one step, so for a moment there is none.
+    """
+    partial.chmod(0o777 & ~_UMASK)
+    old = partial.with_name(f"{partial.name}.old")
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what a crash in the middle of writing `path` left under a name of its own. Nobody else may be writing it now."""
-    for left in path.parent.glob(f".{glob.escape(path.name[:100])}.*.part{glob.escape(path.suffix[:20])}"):
-        left.unlink(missing_ok=True)
+    _remove(path.parent, f".{glob.escape(path.name[:100])}.*.part{glob.escape(path.suffix[:20])}*")
+
+
+def remove_all_leftovers(folder: Path) -> None:
+    """Remove what a crash left of any file in a folder. Nobody else may be writing there now."""
+    _remove(folder, ".*.part*")
+
+
+def _remove(folder: Path, pattern: str) -> None:
+    for left in folder.glob(pattern):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def state_folder() -> Path:

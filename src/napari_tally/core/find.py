@@ -11,7 +11,7 @@ Nothing but the hills is kept of a tile, so that a slide needs no more memory th
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from napari_tally.core.cell_types import decide, shares, together
 from napari_tally.core.devices import choose_device
-from napari_tally.core.events import mapped
+from napari_tally.core.events import beside, mapped, paced, saying
 from napari_tally.core.images import Image, normalise
 from napari_tally.core.instances import Hills, TileHills, climb_tile, find_instances, ring
 from napari_tally.core.model_file import Model
-from napari_tally.core.predict import Predictor, TileDone, part_done, predict_plane, require_channels, to_channels, window_for
+from napari_tally.core.predict import Predictor, TileDone, looking, part_done, predict_plane, require_channels, to_channels, window_for
 from napari_tally.core.rescale import rescale
 from napari_tally.core.samples import scaled_shape
-from napari_tally.core.tiles import Region, grown
+from napari_tally.core.tiles import Region, grown, halved
 from napari_tally.settings import CountingSettings, PredictionSettings
 
 _SIDE = 1024
@@ -38,6 +38,13 @@ _AGREES = 4 / 3
 """By so much cells may come out larger or smaller than the model knows them."""
 _FEW = 3
 """Cells that tell a size."""
+_SMALLEST = 64
+"""Pixels along a side: tiles are not halved further where the memory is short."""
+_NETWORK = 0.95
+"""The part of the work on a tile that is the network's."""
+
+TileResult = tuple[NDArray[np.int32], TileHills, NDArray[np.float32] | None]
+"""The hills of the pixels of a tile, what there is to know of them, and the probabilities; None from elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +84,12 @@ class Piece(TileDone):
     plane : int
     region : (slice, slice)
         Rows and columns.
-    labels : int32, size of region; None where they were computed elsewhere
+    labels : int32, size of region
     """
 
-    plane: int
-    region: Region
-    labels: NDArray[np.int32] | None
+    plane: int = 0
+    region: Region = (slice(0), slice(0))
+    labels: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
 
 
 def find_cells(
@@ -93,6 +100,7 @@ def find_cells(
     out: Any = None,
     keep: bool | None = None,
     next_tile: Callable[[int, list[Region]], int] | None = None,
+    next_plane: Callable[[list[int]], int] | None = None,
     runner: Any = None,
     planes: Sequence[int] | None = None,
 ) -> Generator[TileDone, None, Prediction]:
@@ -109,12 +117,15 @@ def find_cells(
     out : (P, Y, X) array of an integer type of at least 32 bits, optional
         Gets the labels; a zarr array, for example. Left out: they stay in memory.
     keep : bool, optional
-        Whether to keep the probabilities in memory. Left out: of images that are in memory themselves.
+        Whether to keep the probabilities in memory. Left out: of images that are in memory themselves. Never with a runner.
     next_tile : callable, optional
         Gives the place, in a list of tiles of this plane that wait, of the one to come next. Left out: row by row. The order does
         not change the result.
+    next_plane : callable, optional
+        Gives the place, in a list of planes that wait, of the one to come next. Left out: one after the other. It does not change the
+        result either.
     runner : optional
-        Computes the tiles elsewhere; see :mod:`napari_tally.core.cluster`. It needs `out`.
+        Computes the tiles elsewhere; see :mod:`napari_tally.core.cluster`.
     planes : sequence of int, optional
         Look at these alone; the others have no cells then.
 
@@ -130,60 +141,79 @@ def find_cells(
     """
     settings, counting = settings or PredictionSettings(), counting or model.counting
     require_channels(model, image)
+    window = yield from looking(model, image)
     if model.any_size and not settings.diameter:
-        diameter = yield from estimate_diameter(model, image, settings)
+        diameter = yield from estimate_diameter(model, image, settings, window)
         settings = replace(settings, diameter=diameter)
-    work = TileWork(Predictor(model, image, settings), counting)
-    planes, shape = range(len(image.planes)) if planes is None else planes, work.shape
+    work = TileWork(Predictor(model, image, settings, window), counting)
+    planes, shape = list(range(len(image.planes)) if planes is None else planes), work.shape
     labels = np.zeros((len(image.planes), *shape), np.int32) if out is None else out
-    keep = not image.is_lazy and out is None if keep is None else keep
+    keep = runner is None and (not image.is_lazy and out is None if keep is None else keep)
     probabilities = None
     if keep:
         probabilities = np.zeros((len(image.planes), model.settings.classes, *shape), np.float32)
         probabilities[:, 0] = 1  # planes that are not looked at are background
-    tiles = work.predictor.tiles(runner.grid if runner else 1)
-    total, cells = len(planes) * len(tiles), 0
-    types = [np.zeros(1, np.uint8)]
-    for number, p in enumerate(planes):
+    tiles = work.predictor.tiles()
+    all_planes, number = len(planes), 0
+    total = all_planes * len(tiles)
+    types: dict[int, NDArray[np.uint8]] = {}  # of the cells of each plane
+    shifts: dict[int, int] = {}  # from the ids within a plane to those in the image
+    while planes:
+        p = planes.pop(next_plane(planes) if next_plane else 0)
         hills = Hills(counting, work.zoom)
         before: dict[int, int] = {}  # where the hills of each tile begin
         of_type: dict[int, NDArray[np.float64]] = {}  # how much of each type is in them
         waiting = list(range(len(tiles)))
-        results = runner.run(work, out, p, tiles) if runner else None
+        results = runner.run(work, p, tiles) if runner else None
         while waiting:
             done = number * len(tiles) + len(before)
             if results:
-                n, top = yield from mapped(next_of(results), partial(part_done, done, total))
+                n, (piece, top, found) = yield from mapped(next_of(results), partial(part_done, done, total))
                 waiting.remove(n)
-                piece = None
             else:
                 n = waiting.pop(next_tile(p, [tiles[n] for n in waiting]) if next_tile else 0)
-                piece, top, found = yield from mapped(work.run(p, tiles[n]), partial(part_done, done, total))
-                if probabilities is not None:
-                    probabilities[p][:, *tiles[n]] = found
+                try:
+                    piece, top, found = yield from mapped(work.run(p, tiles[n]), partial(part_done, done, total))
+                except MemoryError:  # the network halves its part by itself; this is what comes after it
+                    if max(part.stop - part.start for part in tiles[n]) < _SMALLEST:
+                        raise
+                    tiles[n], other = halved(tiles[n])
+                    tiles.append(other)
+                    waiting[:0] = n, len(tiles) - 1
+                    total = all_planes * len(tiles)
+                    continue
+            if probabilities is not None and found is not None:
+                probabilities[p][:, *tiles[n]] = found
             before[n] = hills.add(top)
-            if piece is not None:
-                piece = piece + before[n] * (piece > 0)
-                labels[p, *tiles[n]] = piece
+            piece = piece + before[n] * (piece > 0)
+            labels[p, *tiles[n]] = piece
             if top.shares is not None:
                 of_type[n] = top.shares
-            yield Piece(done + 1, total, p, tiles[n], piece)
-        cell_of = hills.cells()
+            yield Piece(done + 1, total, plane=p, region=tiles[n], labels=piece)
+        number += 1
+        joining = TileDone(number * len(tiles), total, "joining cells")
+        cell_of = yield from saying(paced(hills.joining()), joining)
         here = int(cell_of.max(initial=0))
         sums = np.zeros((here + 1, model.settings.types))
         for n, own in of_type.items():
             np.add.at(sums, cell_of[before[n] + np.arange(1, len(own))], own[1:])
-        types.append(decide(sums)[1:])
-        cell_of[cell_of > 0] += cells  # ids go on from plane to plane, so no id comes twice
-        for n, tile in enumerate(tiles):
+        types[p] = decide(sums)[1:]
+        shifts[p] = sum(len(own) for q, own in types.items() if q < p)
+        cell_of[cell_of > 0] += shifts[p]
+        for tile in tiles:
+            labels[p, *tile] = cell_of[labels[p, *tile]]
+            yield joining
+    cells = 0  # ids go on from plane to plane, in their order, so no id comes twice
+    for p in sorted(types):
+        for tile in tiles if cells != shifts[p] else ():
             piece = labels[p, *tile]
-            shift = np.int64(before[n]) if runner else 0  # elsewhere each tile counted for itself
-            labels[p, *tile] = np.where(piece > 0, cell_of[piece + shift], 0)
-            yield TileDone((number + 1) * len(tiles), total)
-        cells += here
+            labels[p, *tile] = piece + np.asarray(cells - shifts[p]).astype(piece.dtype) * (piece > 0)
+            yield TileDone(total, total, "numbering cells")
+        cells += len(types[p])
     labels = labels.reshape(image.shape) if out is None else out
     n_types = model.settings.types
-    return Prediction(probabilities, labels, work.zoom, cells, np.concatenate(types) if n_types > 1 else None, n_types)
+    of_cells = np.concatenate([np.zeros(1, np.uint8), *(types[p] for p in sorted(types))])
+    return Prediction(probabilities, labels, work.zoom, cells, of_cells if n_types > 1 else None, n_types)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,27 +233,30 @@ class TileWork:
         """Size of a plane in pixels."""
         return self.predictor.image.shape[-2], self.predictor.image.shape[-1]
 
-    def run(self, plane: int, tile: Region) -> Generator[float, None, tuple[NDArray[np.int32], TileHills, NDArray[np.float32]]]:
+    def run(self, plane: int, tile: Region) -> Generator[float, None, TileResult]:
         """Give the hills of the pixels of a tile (numbered 1..n), what there is to know of them, and the probabilities."""
         known = grown(tile, ring(self.counting, self.zoom), self.shape)
-        found = yield from self.predictor.tile(plane, known)
+        found = yield from mapped(self.predictor.tile(plane, known), lambda done: _NETWORK * done)
         types = self.predictor.types
-        piece, top = climb_tile(together(found, types), known, tile, self.shape, self.counting, self.zoom)
+        climbing = beside(climb_tile, together(found, types), known, tile, self.shape, self.counting, self.zoom)
+        piece, top = yield from saying(climbing, _NETWORK)
         inner = tuple(slice(t.start - k.start, t.stop - k.start) for t, k in zip(tile, known, strict=True))
         if types > 1:
             top = replace(top, shares=shares(found[:, *inner], piece, types))
         return piece, top, found[:, *inner]
 
 
-def next_of(results: Iterator[tuple[int, TileHills] | None]) -> Generator[float, None, tuple[int, TileHills]]:
+def next_of(results: Iterator[tuple[int, TileResult] | None]) -> Generator[float, None, tuple[int, TileResult]]:
     """Wait for the next tile that is computed elsewhere; None means that there is none yet."""
     while (result := next(results)) is None:
         yield 0.0
     return result
 
 
-def estimate_diameter(model: Model, image: Image, settings: PredictionSettings) -> Generator[TileDone, None, float]:
-    """Estimate how large the cells of an image are.
+def estimate_diameter(
+    model: Model, image: Image, settings: PredictionSettings, window: NDArray[np.float32] | None = None
+) -> Generator[TileDone, None, float]:
+    """Estimate how large the cells of an image are, seen through the intensity window of the model, or the one given.
 
     The model looks at the middle of the image at four scales, and cells are measured at each. A scale agrees with itself where the cells
     that are found come out about as large as those the model knows. Of the scales that agree the longest run in a row is believed (where
@@ -238,7 +271,7 @@ def estimate_diameter(model: Model, image: Image, settings: PredictionSettings) 
     """
     best = model.diameter * model.scale
     network = model.copy().network.to(choose_device(settings.device))
-    window = window_for(model, image)
+    window = window_for(model, image) if window is None else window
     height, width = image.shape[-2:]
     middle = (slice(max(0, n - _SIDE) // 2, max(0, n - _SIDE) // 2 + min(n, _SIDE)) for n in (height, width))
     picture = to_channels(normalise(image.read(len(image.planes) // 2, (next(middle), next(middle))), window), model.settings.channels)

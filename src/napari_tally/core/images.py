@@ -12,12 +12,15 @@ and `Image.leading` remembers (T, Z, ...) so that labels come back in the shape 
 
 import hashlib
 import logging
+import math
 import os
 import re
 import struct
+import threading
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,9 @@ import PIL.Image
 import tifffile
 from numpy.typing import ArrayLike, NDArray
 
+from napari_tally.core.events import beside, run_to_end
 from napari_tally.core.files import whole_file
-from napari_tally.core.lazy import open_ome_zarr, open_tiff
+from napari_tally.core.lazy import CHUNK, Opened, open_ome_zarr, open_tiff
 from napari_tally.settings import NormalisationSettings
 
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -53,11 +57,15 @@ _DECODER_ERRORS = (
 )
 LAZY_BYTES = 2**28
 """Images with more pixels than this stay in their files."""
-_ROWS = 4096
+_STRIP = 2**18
+"""Bytes of a strip of a label file."""
+_BAND = 2**23
+"""Pixels that are looked at in one go: a fraction of a second."""
 _BOMBS = ((2**26, 1100), (2**30, 300))
 """What unfolds to so many bytes, and so many times the file, is no image. Deflate holds at most 1030 bytes in one, so a larger size is
 claimed, not held; and a gigabyte of camera noise packs to a third, at best. Empty label images do pack so well."""
 _UNITS_IN_UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3, "cm": 1e4}
+_UNITS_IN_S = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +86,12 @@ class Image:
         True where the channels are red, green and blue.
     pixel_size : tuple of float, or None
         Height and width of a pixel in micrometres.
+    axes : str
+        What the leading axes are, where that is known: "T", "Z" or "TZ"; else "".
+    steps : dict
+        See :class:`napari_tally.core.lazy.Opened`.
+    note : str
+        What is odd about the file; "" = nothing.
     """
 
     planes: NDArray[Any]
@@ -85,6 +99,9 @@ class Image:
     leading: tuple[int, ...] = ()
     colour: bool = False
     pixel_size: tuple[float, float] | None = None
+    axes: str = ""
+    steps: dict[str, float] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -104,12 +121,7 @@ class Image:
     @property
     def fingerprint(self) -> str:
         """Tells images apart, whatever they are called: 16 hexadecimal digits that depend on the pixels alone."""
-        digest = hashlib.sha256()
-        for plane in self.planes:
-            for channel in plane:
-                for row in range(0, channel.shape[0], _ROWS):  # the same bytes as all at once
-                    digest.update(np.ascontiguousarray(channel[row : row + _ROWS]).data)
-        return digest.hexdigest()[:16]
+        return run_to_end(fingerprinting(self))
 
     def read(self, plane: int, region: tuple[slice, slice]) -> NDArray[Any]:
         """Give rows and columns of a plane, (C, *size of region).
@@ -121,26 +133,28 @@ class Image:
         """
         return self._pixels((plane, slice(None), *region), region)
 
-    def sample(self, channel: int, region: tuple[slice, slice]) -> NDArray[Any]:
-        """Give a part of a channel of all planes, (P, *size of region).
+    def sample(self, channel: int, planes: slice, rows: slice) -> NDArray[Any]:
+        """Give some rows of a channel of some planes, (planes, rows, X).
 
         Raises
         ------
         ValueError
             If the file cannot be read there, or holds values that are not finite.
         """
-        return self._pixels((slice(None), channel, *region))
+        return self._pixels((planes, channel, rows), (rows, slice(0, self.shape[-1])))
 
-    def _pixels(self, part: tuple[int | slice, ...], region: tuple[slice, slice] | None = None) -> NDArray[Any]:
+    def _pixels(self, part: tuple[int | slice, ...], region: tuple[slice, slice]) -> NDArray[Any]:
         """Read a part of the planes; `region` is what messages say of where it lies."""
         try:
             pixels = np.asarray(self.planes[part])
         except _DECODER_ERRORS as error:
-            what = f"the pixels {_where(region)} cannot be read" if region else "the file is damaged, not all of its pixels can be read"
+            what = f"the pixels {_where(region)} cannot be read"
             raise ValueError(f"{self.name}: {what} ({str(error) or type(error).__name__}).") from error
         if self.is_lazy and pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            where = f" {_where(region)}" if region else ""
-            raise ValueError(f"{self.name}: there are values that are not finite (NaN or infinite){where}. Replace them, for example by 0.")
+            where = _where(region)
+            raise ValueError(
+                f"{self.name}: there are values that are not finite (NaN or infinite) {where}. Replace them, for example by 0."
+            )
         return pixels
 
     def loaded(self) -> "Image":
@@ -149,6 +163,23 @@ class Image:
             return self
         whole = slice(0, self.shape[-2]), slice(0, self.shape[-1])
         return replace(self, planes=np.stack([self.read(p, whole) for p in range(len(self.planes))]))
+
+
+def fingerprinting(image: Image) -> Generator[float, None, str]:
+    """Compute :attr:`Image.fingerprint`; yield the fraction that is done."""
+    digest, parts = hashlib.sha256(), _bands(image.planes)
+    for p, c, n in product(*map(range, image.planes.shape[:2]), range(len(parts))):
+        digest.update(np.ascontiguousarray(image.planes[p, c, parts[n]]).data)  # the same bytes as all at once
+        yield (p * image.channels * len(parts) + c * len(parts) + n + 1) / (len(image.planes) * image.channels * len(parts))
+    return digest.hexdigest()[:16]
+
+
+def _bands(planes: Any) -> list[slice]:
+    """Cut the rows of a plane into bands of about 8 million pixels that split no chunk of the file: each is read once."""
+    height, width = planes.shape[2:]
+    chunk = planes.chunks[2][0] if is_lazy(planes) else 1
+    rows = max(1, _BAND // (width * chunk)) * chunk
+    return [slice(row, min(row + rows, height)) for row in range(0, height, rows)]
 
 
 def is_lazy(array: object) -> bool:
@@ -219,9 +250,10 @@ def as_image(
         raise ValueError(
             f"{name}: {bad} of {planes.size} values are not finite (NaN or infinite). Replace them, for example by 0, and try again."
         )
+    letters = "".join(axes[i] for i in others)
     while leading and leading[0] == 1:
-        leading = leading[1:]
-    return Image(planes, name, leading, colour and planes.shape[1] == 3, pixel_size)
+        leading, letters = leading[1:], letters[1:]
+    return Image(planes, name, leading, colour and planes.shape[1] == 3, pixel_size, letters if letters in ("T", "Z", "TZ") else "")
 
 
 def read_image(path: str | Path) -> Image:
@@ -245,18 +277,19 @@ def read_image(path: str | Path) -> Image:
         If the file cannot be read as an image; the message says which file and why.
     """
     path = Path(path)
-    array, axes, pixel_size = _decode(path)
-    return as_image(array, axes=axes, name=path.stem, pixel_size=pixel_size)
+    found = _decode(path)
+    image = as_image(found.pixels, axes=found.axes, name=path.stem, pixel_size=found.pixel_size)
+    return replace(image, steps=found.steps, note=found.note)
 
 
 def read_labels(path: str | Path) -> NDArray[Any]:
     """Read a label image as it is: (Y, X) or (planes, Y, X); see `annotations.check_labels` for what may be wrong."""
-    array = _decode(Path(path), palette=False)[0]
+    array = _decode(Path(path), palette=False).pixels
     return array.compute() if is_lazy(array) else array
 
 
-def _decode(path: Path, palette: bool = True) -> tuple[Any, str | None, tuple[float, float] | None]:
-    """Read the pixels, the axes and the pixel size; turn what decoders raise into one sentence.
+def _decode(path: Path, palette: bool = True) -> Opened:
+    """Read the pixels and what is stated of them; turn what decoders raise into one sentence.
 
     With `palette`, numbers that stand for colours become the colours; of labels the numbers are wanted.
     """
@@ -276,10 +309,10 @@ def _decode(path: Path, palette: bool = True) -> tuple[Any, str | None, tuple[fl
                 series = max(tif.series, key=lambda series: series.size)  # not the thumbnail
                 _require_plausible(series.nbytes, path.stat().st_size, labels=not palette)
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
-                return pixels, series.axes, _tiff_pixel_size(tif)
+                return Opened(pixels, series.axes, *_tiff_sizes(tif))
         with PIL.Image.open(path) as picture:
             array = np.asarray(picture.convert("RGB") if picture.mode in colours else picture)
-            return array, "YX" if array.ndim == 2 else "YXS", None
+            return Opened(array, "YX" if array.ndim == 2 else "YXS")
     except _DECODER_ERRORS as error:
         raise ValueError(f"{path}: the file cannot be read as an image ({str(error).strip() or type(error).__name__}).") from error
 
@@ -292,38 +325,43 @@ def _require_plausible(unfolded: int, size: int, labels: bool) -> None:
         )
 
 
-def _tiff_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
-    """Give (height, width) of a pixel in um where the metadata state one that can be; odd metadata do not spoil an image."""
+def _tiff_sizes(tif: tifffile.TiffFile) -> tuple[tuple[float, float] | None, dict[str, float]]:
+    """Give (height, width) of a pixel in um, and the steps between planes, where the metadata state what can be.
+
+    Odd metadata do not spoil an image.
+    """
     try:
-        size = _stated_pixel_size(tif)
+        steps = _stated_steps(tif)
     except (ValueError, LookupError, TypeError, AttributeError, SyntaxError, ArithmeticError) as error:
         log.info("%s: the metadata cannot be understood (%s)", tif.filename, error)
-        return None
-    return size if size and all(1e-4 < s < 1e4 for s in size) else None  # false for NaN too
+        return None, {}
+    height, width = (steps.pop(axis, 0.0) for axis in "YX")
+    size = (height, width) if all(1e-4 < s < 1e4 for s in (height, width)) else None  # false for NaN too
+    return size, {axis: step for axis, step in steps.items() if 0 < step < float("inf")}
 
 
-def _stated_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
-    """Read OME metadata, ImageJ metadata or centimetre resolution tags."""
+def _stated_steps(tif: tifffile.TiffFile) -> dict[str, float]:
+    """Read OME metadata, ImageJ metadata or centimetre resolution tags: axis -> um, of T seconds."""
     if tif.ome_metadata:
         image = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", {})
         pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
-        found = [pixels.get(f"PhysicalSize{a}") for a in "YX"]
-        units = [_UNITS_IN_UM.get(pixels.get(f"PhysicalSize{a}Unit", "µm")) for a in "YX"]
-        sizes = [float(number) * unit for number, unit in zip(found, units, strict=True) if number and unit]
-        return (sizes[0], sizes[1]) if len(sizes) == 2 else None
+        found = [(a, pixels.get(f"PhysicalSize{a}"), _UNITS_IN_UM.get(pixels.get(f"PhysicalSize{a}Unit", "µm"))) for a in "ZYX"]
+        found.append(("T", pixels.get("TimeIncrement"), _UNITS_IN_S.get(pixels.get("TimeIncrementUnit", "s"))))
+        return {axis: float(number) * unit for axis, number, unit in found if number and unit}
     tags = tif.pages.first.tags
     resolution = [tags[n].value if n in tags else (0, 0) for n in ("YResolution", "XResolution")]
-    if not all(r and r[0] and r[1] for r in resolution):
-        return None
+    steps: dict[str, float] = {}
     if tif.imagej_metadata:
         unit = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), str(tif.imagej_metadata.get("unit", "")))
         size = _UNITS_IN_UM.get(unit)
+        spacing, interval = (float(tif.imagej_metadata.get(key, 0)) for key in ("spacing", "finterval"))
+        steps = ({"Z": spacing * size} if spacing and size else {}) | ({"T": interval} if interval else {})
     else:  # inches are printing resolutions that cameras write; centimetres are meant
         size = 1e4 if "ResolutionUnit" in tags and int(tags["ResolutionUnit"].value) == 3 else None
-    if size is None:
-        return None
+    if size is None or not all(r and r[0] and r[1] for r in resolution):
+        return steps
     (y_top, y_bottom), (x_top, x_bottom) = resolution  # pixels a unit, as fractions
-    return size * y_bottom / y_top, size * x_bottom / x_top
+    return steps | {"Y": size * y_bottom / y_top, "X": size * x_bottom / x_top}
 
 
 def fingerprint_labels(labels: Any, shape: Sequence[int] | None = None) -> str:
@@ -335,13 +373,19 @@ def fingerprint_labels(labels: Any, shape: Sequence[int] | None = None) -> str:
     shape : sequence of int, optional
         (..., Y, X), as it is written.
     """
+    return run_to_end(fingerprinting_labels(labels, shape))
+
+
+def fingerprinting_labels(labels: Any, shape: Sequence[int] | None = None) -> Generator[float, None, str]:
+    """Compute :func:`fingerprint_labels`; yield the fraction that is done."""
     shape = tuple(labels.shape if shape is None else shape)
     digest = hashlib.sha256(repr(shape).encode())
     stack = labels.reshape(-1, *shape[-2:]) if isinstance(labels, np.ndarray) else labels
-    for p in range(stack.shape[0]):
-        for row in range(0, shape[-2], _ROWS):  # the same bytes as all at once
-            rows = stack[p, row : min(row + _ROWS, shape[-2]), 0 : shape[-1]]
-            digest.update(np.ascontiguousarray(rows, np.int32).data)
+    rows = max(1, _BAND // (shape[-1] * CHUNK)) * CHUNK
+    for p, row in product(range(stack.shape[0]), range(0, shape[-2], rows)):  # the same bytes as all at once
+        part = stack[p, row : min(row + rows, shape[-2]), 0 : shape[-1]]
+        digest.update(np.ascontiguousarray(part, np.int32).data)
+        yield (p + min(row + rows, shape[-2]) / shape[-2]) / stack.shape[0]
     return digest.hexdigest()[:16]
 
 
@@ -421,13 +465,27 @@ def intensity_window(image: Image, settings: NormalisationSettings) -> NDArray[n
     (C, 2) float32
         Low and high intensity of each channel; high > low.
     """
+    return run_to_end(measuring_window(image, settings))
+
+
+def measuring_window(image: Image, settings: NormalisationSettings) -> Generator[float, None, NDArray[np.float32]]:
+    """Compute :func:`intensity_window` band by band; yield the fraction that is done, of a small image nothing."""
     step = max(1, int(np.sqrt(image.planes[:, 0].size / 4e6)))  # a strided view of about 4 million pixels is enough
-    window = np.empty((image.channels, 2), np.float32)
+    window, bands = np.empty((image.channels, 2), np.float32), _bands(image.planes)
+    at_once = max(1, _BAND // math.prod(image.shape[-2:]))  # planes
+    blocks = list(product((slice(p, p + at_once) for p in range(0, len(image.planes), at_once)), bands))
     for c in range(image.channels):
-        values = image.sample(c, (slice(None, None, step), slice(None, None, step))).astype(np.float32)
+        picked, steps = [], []
+        for n, (planes, rows) in enumerate(blocks):
+            if n:
+                yield (c + n / len(blocks)) / image.channels
+            first = -(-rows.start // step)
+            lines = image.sample(c, planes, slice(first * step, rows.stop, step)).astype(np.float32)
+            picked.append(lines[..., ::step].ravel())
+            steps.append(np.abs(np.diff(lines[:, first % 2 :: 2], axis=-1)).ravel())  # neighbours must stay neighbours
+        values, apart = np.concatenate(picked), np.concatenate(steps)
         low, high = np.percentile(values, (settings.low, settings.high))
-        rows = image.sample(c, (slice(None, None, step * 2), slice(None))).astype(np.float32)  # neighbours must stay neighbours
-        noise = np.median(np.abs(np.diff(rows, axis=-1))) / 0.954 if rows.shape[-1] > 1 else 0.0
+        noise = np.median(apart) / 0.954 if apart.size else 0.0
         smallest = 1.0 if image.planes.dtype.kind in "ui" else 1e-6 * max(abs(float(low)), abs(float(high))) or 1.0
         window[c] = low, max(high, low + settings.noise * noise, low + smallest)
     return window
@@ -457,13 +515,31 @@ def write_labels(path: str | Path, labels: NDArray[np.integer], pixel_size: tupl
     pixel_size : tuple of float, optional
         Height and width of a pixel in micrometres, stored as resolution in pixels per centimetre.
     """
-    path = Path(path)
-    resolution: dict[str, Any] = {}
+    run_to_end(writing_labels(path, labels, pixel_size))
+
+
+def writing_labels(
+    path: str | Path, labels: NDArray[np.integer], pixel_size: tuple[float, float] | None = None
+) -> Generator[None, None, None]:
+    """Do :func:`write_labels`; who walks away after a yield leaves nothing behind."""
+    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib"}
     if pixel_size:
-        resolution = {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
-    dtype = np.uint16 if labels.max(initial=0) < 2**16 else np.uint32
+        options |= {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
+    dtype = np.dtype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)
+    rows, stop = max(1, _STRIP // (labels.shape[-1] * dtype.itemsize)), threading.Event()
+
+    def strips() -> Iterator[bytes]:
+        for plane in labels.reshape(-1, *labels.shape[-2:]):
+            for row in range(0, len(plane), rows):
+                if stop.is_set():
+                    raise InterruptedError
+                yield zlib.compress(np.ascontiguousarray(plane[row : row + rows], dtype).data)
+
+    def write(partial: Path) -> None:
+        tifffile.imwrite(partial, strips(), shape=labels.shape, dtype=dtype, rowsperstrip=rows, **options)
+
     with whole_file(path) as partial:
-        tifffile.imwrite(partial, labels.astype(dtype), compression="zlib", photometric="minisblack", **resolution)
+        yield from beside(write, partial, stop=stop)
 
 
 def require_same_channels(images: Iterable[Image]) -> tuple[int, bool]:

@@ -13,6 +13,7 @@ alone, not the pixels. So tiles are worked off one by one, in any order, in boun
 whole plane: a way that leads out of its tile goes on in the neighbour (:class:`Hills`).
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -21,11 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
+from napari_tally.core.events import run_to_end
 from napari_tally.core.tiles import Region, grown
 from napari_tally.settings import CountingSettings
 
 _FLAT = 1e-3
 """Differences of probability that mean nothing."""
+_AT_ONCE = 100_000
+"""Passes between two moments at which a caller may walk away."""
 _TRUNCATE = 4.0
 """Standard deviations after which the smoothing ends."""
 
@@ -271,6 +275,10 @@ class Hills:
         (hills + 1,) int32
             0 = no cell; cells are numbered from 1 in the order of their tops, row by row, however the plane was tiled.
         """
+        return run_to_end(self.joining())
+
+    def joining(self) -> Generator[float, None, NDArray[np.int32]]:
+        """Compute :meth:`cells`; yield the fraction that is done."""
         s = self.settings
         heights, tops, areas, leads = (
             np.concatenate([[nothing], *(getattr(tile, name) for _, tile in self._tiles)])
@@ -306,14 +314,19 @@ class Hills:
             parent[i] = j
 
         ways = np.flatnonzero(leads >= 0)
-        for i, j in zip(ways.tolist(), hill_of(leads[ways]).tolist(), strict=True):
+        for n, (i, j) in enumerate(zip(ways.tolist(), hill_of(leads[ways]).tolist(), strict=True)):
+            if n % _AT_ONCE == 0 and n:
+                yield 0.1
             if j and (a := root(i)) != (b := root(j)):
                 join(a, b)
         # From the highest pass down; among equals by where the tops are, for the numbers of hills depend on the tiling.
         top_of = tops[[root(i) for i in range(len(parent))]]
         ends = np.sort([top_of[first], top_of[second]], axis=0)
         order = np.lexsort((ends[1], ends[0], -passes))
-        for i, j, pass_height in zip(first[order].tolist(), second[order].tolist(), passes[order].tolist(), strict=True):
+        ranked = zip(first[order].tolist(), second[order].tolist(), passes[order].tolist(), strict=True)
+        for n, (i, j, pass_height) in enumerate(ranked):
+            if n % _AT_ONCE == 0 and n:
+                yield 0.2 + 0.7 * n / len(order)
             if not j or (a := root(i)) == (b := root(j)):
                 continue
             lower = min(height[a], height[b])

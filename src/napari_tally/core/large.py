@@ -1,18 +1,19 @@
 """Measuring the cells of labels that do not fit into memory: sums over pieces, the same numbers as of the whole."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from napari_tally.core.counting import apply_rules
+from napari_tally.core.events import run_to_end
 from napari_tally.core.images import Image
 from napari_tally.core.lazy import pieces
 from napari_tally.core.regions import Region
 from napari_tally.settings import RuleSettings
 
-_SIDE = 2048
+_SIDE = 1024
 
 
 def measure_large(
@@ -35,7 +36,17 @@ def measure_large(
     pandas.DataFrame
         As :func:`napari_tally.core.counting.measure_cells` without shapes.
     """
-    sums = [_measure_piece(labels, image, *piece) for piece in pieces(labels.shape, side)]
+    return run_to_end(measuring_large(labels, image, rules, regions, side))
+
+
+def measuring_large(
+    labels: Any, image: Image, rules: RuleSettings | None = None, regions: Sequence[Region] | None = None, side: int = _SIDE
+) -> Generator[float, None, pd.DataFrame]:
+    """Compute :func:`measure_large`; yield the fraction that is done."""
+    sums, all_pieces = [], list(pieces(labels.shape, side))
+    for n, piece in enumerate(all_pieces, start=1):
+        sums.append(_measure_piece(labels, image, *piece))
+        yield n / len(all_pieces)
     how = {"plane": "max", "border": "any", "first": "any"} | dict.fromkeys(("area", "y", "x"), "sum")
     for c in range(image.channels):
         how |= {f"sum_{c}": "sum", f"min_{c}": "min", f"max_{c}": "max"}

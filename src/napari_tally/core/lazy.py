@@ -5,7 +5,9 @@ OME-Zarr is read in versions 0.4 and 0.5 and written in 0.5 (https://ngff.openmi
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from napari_tally.core.files import whole_file
+from napari_tally.core.events import beside, mapped
+from napari_tally.core.files import folder_done, partial_folder, whole_file
 
 CHUNK = 512
 """Side of the chunks and TIFF tiles of label images, in pixels."""
 _SMALLEST = 512
 """The pyramid of a label image ends where both sides are at most this."""
 _UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "angstrom": 1e-4, "meter": 1e6}
+_SECONDS = {"millisecond": 1e-3, "second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 
 
 def open_tiff(path: Path, series: int = 0) -> Any:
@@ -52,12 +56,33 @@ class _TiffPixels:
         self._store.close()
 
 
-def open_ome_zarr(path: Path) -> tuple[Any, str, tuple[float, float] | None]:
-    """Open the largest level of an OME-Zarr image.
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What a file holds.
 
-    Returns
-    -------
-    dask array, axes ("TCZYX" or some of them), and height and width of a pixel in um where they are stated
+    Attributes
+    ----------
+    pixels : array
+        In memory, or a dask array.
+    axes : str or None
+        A letter an axis, like "TCZYX".
+    pixel_size : tuple of float, or None
+        Height and width of a pixel in um where they are stated.
+    steps : dict
+        Where they are stated: "Z", from plane to plane in um; "T", from time to time in s.
+    note : str
+        What is odd about the file; "" = nothing.
+    """
+
+    pixels: Any
+    axes: str | None
+    pixel_size: tuple[float, float] | None = None
+    steps: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+def open_ome_zarr(path: Path) -> Opened:
+    """Open the largest level of an OME-Zarr image.
 
     Raises
     ------
@@ -76,18 +101,38 @@ def open_ome_zarr(path: Path) -> tuple[Any, str, tuple[float, float] | None]:
         array = group[level["path"]]
         if not isinstance(array, zarr.Array) or array.ndim != len(axes):
             raise ValueError("the axes do not fit the pixels")
-        return da.from_zarr(array), "".join(axis[0].upper() for axis in axes), _pixel_size(multiscale, level)
+        letters = "".join(axis[0].upper() for axis in axes)
+        steps = _steps(letters, multiscale, level)
+        height, width = steps.pop("Y", 0.0), steps.pop("X", 0.0)
+        size = (height, width) if 1e-4 < height < 1e4 and 1e-4 < width < 1e4 else None
+        return Opened(da.from_zarr(array), letters, size, steps, missing_chunks(array))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: this folder cannot be read as an OME-Zarr image ({str(error) or type(error).__name__}).") from error
 
 
-def _pixel_size(multiscale: dict[str, Any], level: dict[str, Any]) -> tuple[float, float] | None:
+def missing_chunks(array: Any) -> str:
+    """Say so where chunks of a zarr array are not there; "" = all are.
+
+    It is no error: what holds nothing but the fill value need not be written. But a copy that was broken off looks the same.
+    """
+    there, all_of_them = array.nchunks_initialized, array.nchunks
+    if there >= all_of_them:
+        return ""
+    return (
+        f"{all_of_them - there} of the {all_of_them} chunks of the file are missing and were read as {array.fill_value}. "
+        "If the image is not empty there, the file is not complete: copy it anew."
+    )
+
+
+def _steps(letters: str, multiscale: dict[str, Any], level: dict[str, Any]) -> dict[str, float]:
+    """Give axis -> step in um, of time in s, where a scale and a unit are stated."""
     scale = next((t["scale"] for t in level.get("coordinateTransformations", []) if t.get("type") == "scale"), None)
-    units = [_UM.get(axis.get("unit", "")) if isinstance(axis, dict) else None for axis in multiscale["axes"]]
-    if not scale or None in units[-2:]:
-        return None
-    height, width = (float(number) * unit for number, unit in zip(scale[-2:], units[-2:], strict=True) if unit)
-    return (height, width) if 1e-4 < height < 1e4 and 1e-4 < width < 1e4 else None
+    steps = {}
+    for letter, axis, number in zip(letters, multiscale["axes"], scale or (), strict=False):
+        unit = (_SECONDS if letter == "T" else _UM).get(axis.get("unit", "") if isinstance(axis, dict) else "")
+        if unit and letter in "TZYX":
+            steps[letter] = float(number) * unit
+    return steps
 
 
 class LabelsZarr:
@@ -99,41 +144,37 @@ class LabelsZarr:
     ----------
     path : Path
         Folder ending in .zarr. What is there already is replaced when the new one is complete.
-    planes : int
-    shape : (Y, X)
-        Of a plane.
+    shape : (..., Y, X)
+        Of the label image.
+    axes : str
+        Of "T" and "Z" those that are before Y and X; "" = not known, then all planes are one axis z.
+    steps : dict, optional
+        See :class:`Opened`.
 
     Attributes
     ----------
+    shape : (P, Y, X)
+        All planes in a row.
     partial : Path
-        Where the pixels are until :meth:`finish`.
+        Where the pixels are until :meth:`finish`, under a name that no other run has.
     """
 
     dtype = np.dtype(np.uint32)
 
-    def __init__(self, path: Path, planes: int, shape: tuple[int, int]) -> None:
+    def __init__(self, path: Path, shape: Sequence[int], axes: str = "", steps: Mapping[str, float] | None = None) -> None:
         import zarr
 
-        self.path, self.shape = path, (planes, *shape)
-        self.partial = path.with_name(path.name + ".part")
-        shutil.rmtree(self.partial, ignore_errors=True)
+        self.path, self.shape = path, (math.prod(shape[:-2]), int(shape[-2]), int(shape[-1]))
+        is_known = len(axes) == len(shape) - 2 and axes in ("T", "Z", "TZ")  # times come first in an OME-Zarr
+        self._leading = tuple(shape[:-2]) if is_known else self.shape[:1] if self.shape[0] > 1 else ()
+        self._axes, self._steps = axes if is_known else "Z" * len(self._leading), dict(steps or {})
+        self.partial = partial_folder(path)
         self._group: Any = zarr.open_group(self.partial, mode="w")
         self._levels = [self._add(self.shape)]
 
-    @classmethod
-    def reopen(cls, partial: Path, planes: int, shape: tuple[int, int]) -> "LabelsZarr":
-        """Open what another process is writing, to write more of it."""
-        import zarr
-
-        labels = cls.__new__(cls)
-        labels.path, labels.partial, labels.shape = partial.with_suffix(""), partial, (planes, *shape)
-        labels._group = zarr.open_group(partial, mode="r+")
-        labels._levels = [labels._group["0"]]
-        return labels
-
     @property
     def array(self) -> Any:
-        """The zarr array: (Y, X) of a single plane, else (P, Y, X)."""
+        """The zarr array: (Y, X) of a single plane, else (T, Z, Y, X) or (P, Y, X)."""
         return self._levels[0]
 
     def __getitem__(self, where: tuple[int, slice, slice]) -> NDArray[np.uint32]:
@@ -142,47 +183,53 @@ class LabelsZarr:
     def __setitem__(self, where: tuple[int, slice, slice], labels: NDArray[np.integer]) -> None:
         self._levels[0][self._at(where)] = labels
 
-    def _at(self, where: tuple[int, slice, slice]) -> Any:
-        return where if self.shape[0] > 1 else where[1:]  # a single plane is stored without an axis of planes
+    def _at(self, where: Any) -> Any:
+        """Turn the number of a plane into its place in the array."""
+        plane = np.unravel_index(where[0], self._leading) if self._leading else ()
+        return (*(int(i) for i in plane), *where[1:])
 
     def _add(self, shape: tuple[int, int, int]) -> Any:
-        chunks = (1, *(min(CHUNK, n) for n in shape[1:]))
-        first = 0 if shape[0] > 1 else 1
-        return self._group.create_array(
-            str(len(list(self._group.array_keys()))), shape=shape[first:], chunks=chunks[first:], dtype=self.dtype
-        )
+        chunks = (*(1 for _ in self._leading), *(min(CHUNK, n) for n in shape[1:]))
+        name = str(len(list(self._group.array_keys())))
+        return self._group.create_array(name, shape=(*self._leading, *shape[1:]), chunks=chunks, dtype=self.dtype)
 
-    def finish(self, pixel_size: tuple[float, float] | None = None) -> None:
-        """Add the pyramid and the metadata, and put the folder in its place."""
+    def finish(self, pixel_size: tuple[float, float] | None = None) -> Generator[float, None, None]:
+        """Add the pyramid and the metadata, and put the folder in its place.
+
+        Yields
+        ------
+        float
+            The fraction that is done. Who walks away has to :meth:`discard` what is there.
+        """
         shape = self.shape
         while max(shape[1:]) > _SMALLEST:
             large, shape = shape, (shape[0], math.ceil(shape[1] / 2), math.ceil(shape[2] / 2))
             half = self._add(shape)
-            for p, rows, columns in pieces(large, 4 * CHUNK):
+            for n, (p, rows, columns) in enumerate(pieces(large, 4 * CHUNK), start=1):
                 small = self._levels[-1][self._at((p, rows, columns))][::2, ::2]  # ids are never mixed
                 top, left = rows.start // 2, columns.start // 2
                 half[self._at((p, slice(top, top + small.shape[0]), slice(left, left + small.shape[1])))] = small
+                yield n / math.prod(-(-side // (4 * CHUNK)) for side in large[1:]) / large[0]
             self._levels.append(half)
-        unit = {"unit": "micrometer"} if pixel_size else {}
-        axes: list[dict[str, str]] = [{"name": "z", "type": "space"}] if self.shape[0] > 1 else []
-        axes += [{"name": name, "type": "space", **unit} for name in "yx"]
-        size = pixel_size or (1.0, 1.0)
+        self._group.attrs["ome"] = self._describe(pixel_size)
+        folder_done(self.partial, self.path)
+
+    def _describe(self, pixel_size: tuple[float, float] | None) -> Any:
+        """Give the metadata of an OME-Zarr label image."""
+        steps = self._steps | (dict(zip("YX", pixel_size, strict=True)) if pixel_size else {})
+        axes: list[dict[str, str]] = []
+        for letter in f"{self._axes}YX":
+            unit = {"unit": "second" if letter == "T" else "micrometer"} if letter in steps else {}
+            axes.append({"name": letter.lower(), "type": "time" if letter == "T" else "space", **unit})
         datasets = []
         for n in range(len(self._levels)):
-            scale = [1.0] * (len(axes) - 2) + [size[0] * 2**n, size[1] * 2**n]
+            scale = [steps.get(letter, 1.0) * (2**n if letter in "YX" else 1) for letter in f"{self._axes}YX"]
             datasets.append({"path": str(n), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
-        attributes: Any = {
+        return {
             "version": "0.5",
             "multiscales": [{"name": self.path.name.removesuffix(".zarr"), "axes": axes, "datasets": datasets, "type": "nearest"}],
             "image-label": {"version": "0.5"},
         }
-        self._group.attrs["ome"] = attributes
-        old = self.path.with_name(self.path.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.path.exists():
-            self.path.rename(old)  # a folder cannot be replaced in one step; it is whole or not there
-        self.partial.rename(self.path)
-        shutil.rmtree(old, ignore_errors=True)
 
     def discard(self) -> None:
         """Remove what is written, where it is not finished."""
@@ -197,15 +244,32 @@ def pieces(shape: Sequence[int], side: int) -> Iterator[tuple[int, slice, slice]
                 yield p, slice(y, min(y + side, shape[1])), slice(x, min(x + side, shape[2]))
 
 
-def write_tiff_in_pieces(path: Path, labels: Any, shape: Sequence[int], dtype: Any, pixel_size: tuple[float, float] | None = None) -> None:
-    """Write (P, Y, X) labels that are read in pieces as a tiled BigTIFF of `shape`, whole or not at all; pixel size in um."""
+def write_tiff_in_pieces(
+    path: Path, labels: Any, shape: Sequence[int], dtype: Any, pixel_size: tuple[float, float] | None = None
+) -> Generator[float, None, None]:
+    """Write (P, Y, X) labels that are read in pieces as a tiled BigTIFF of `shape`, whole or not at all; pixel size in um.
+
+    Yields
+    ------
+    float
+        The fraction that is done. Who walks away leaves nothing behind.
+    """
+    stop, done, all_of_them = (
+        threading.Event(),
+        0,
+        math.prod(-(-n // side) for n, side in zip(labels.shape, (1, CHUNK, CHUNK), strict=True)),
+    )
     options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "bigtiff": True}
     if pixel_size:
         options |= {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
 
     def tiles() -> Iterator[Any]:
+        nonlocal done
         rows = cached = None
         for p, y, x in pieces(labels.shape, CHUNK):
+            if stop.is_set():
+                raise InterruptedError
+            done += 1
             if rows != (p, y):
                 rows, cached = (p, y), np.asarray(labels[p, y])  # a row of tiles at once
             assert cached is not None
@@ -213,5 +277,8 @@ def write_tiff_in_pieces(path: Path, labels: Any, shape: Sequence[int], dtype: A
             tile[: y.stop - y.start, : x.stop - x.start] = cached[:, x]
             yield tile
 
-    with whole_file(path) as partial:
+    def write(partial: Path) -> None:
         tifffile.imwrite(partial, tiles(), shape=tuple(shape), dtype=dtype, tile=(CHUNK, CHUNK), **options)
+
+    with whole_file(path) as partial:
+        yield from mapped(beside(write, partial, stop=stop), lambda _: done / all_of_them)

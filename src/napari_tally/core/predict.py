@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
+from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -26,8 +27,8 @@ from torch import Tensor
 
 from napari_tally.core.blend import blended
 from napari_tally.core.devices import choose_device
-from napari_tally.core.events import is_out_of_memory, mapped, part_of
-from napari_tally.core.images import Image, describe_channels, intensity_window, normalise
+from napari_tally.core.events import is_out_of_memory, mapped, paced, part_of, run_to_end
+from napari_tally.core.images import Image, describe_channels, measuring_window, normalise
 from napari_tally.core.model_file import Model
 from napari_tally.core.rescale import needed, rescale_piece
 from napari_tally.core.samples import scaled_shape
@@ -35,6 +36,8 @@ from napari_tally.core.strips import bytes_per_pixel, classify, folded
 from napari_tally.core.tiles import Region, best_stride, mirror, plan_tiles, reading
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PredictionSettings
+
+Result = TypeVar("Result")
 
 _BORDER = 32
 """Mirrored pixels around the image. More cost time and bring nothing: training patches have borders too."""
@@ -47,10 +50,11 @@ _VIEWS = 8
 
 @dataclass(frozen=True)
 class TileDone:
-    """News: `done` of `total` tiles of the image are computed; a part of a tile is a fraction."""
+    """News: `done` of `total` tiles of the image are computed; a part of a tile is a fraction. `doing` = what else is done now."""
 
     done: float
     total: int
+    doing: str = ""
 
 
 def predict(model: Model, image: Image, settings: PredictionSettings | None = None) -> Generator[TileDone, None, NDArray[np.float32]]:
@@ -84,7 +88,8 @@ def predict(model: Model, image: Image, settings: PredictionSettings | None = No
     ----------
     Ronneberger et al., MICCAI 2015, figure 2 (overlap-tile, missing context mirrored).
     """
-    predictor = Predictor(model, image, settings or PredictionSettings())
+    window = yield from looking(model, image)
+    predictor = Predictor(model, image, settings or PredictionSettings(), window)
     tiles = predictor.tiles()
     planes = len(image.planes)
     result = np.empty((planes, model.settings.classes, *image.planes.shape[2:]), np.float32)
@@ -119,15 +124,14 @@ class Predictor:
         self._shape = image.shape[-2], image.shape[-1]
         self._grid = scaled_shape(self._shape, self.scale)  # size of a plane in network pixels
 
-    def tiles(self, grid: int = 1) -> list[Region]:
-        """Give the tiles of a plane, in pixels of the image; each begins on a multiple of `grid`."""
+    def tiles(self) -> list[Region]:
+        """Give the tiles of a plane, in pixels of the image."""
         stride = (self.settings.tile, self.settings.tile)
         if not self.settings.tile:
             halo = round(_halo(self._network) / self.scale)
             pixels = _affordable(self._device) / bytes_per_pixel(self._network) / self.scale**2
             stride = best_stride(self._shape, halo, pixels)
-        down, across = (max(grid, side // grid * grid) if side < n else n for side, n in zip(stride, self._shape, strict=True))
-        return plan_tiles(self._shape, (down, across))
+        return plan_tiles(self._shape, stride)
 
     def tile(self, plane: int, region: Region) -> Generator[float, None, NDArray[np.float32]]:
         """Compute the probabilities of a region of a plane.
@@ -277,7 +281,23 @@ def to_channels(picture: NDArray[np.float32], channels: int) -> NDArray[np.float
 
 def window_for(model: Model, image: Image) -> NDArray[np.float32]:
     """Give the intensities that become 0 and 1, (C, 2): those of the experiment where the model has them, else those of the image."""
-    return intensity_window(image, model.normalisation) if model.window is None else model.window[: image.channels]
+    return run_to_end(looking(model, image))
+
+
+def looking(model: Model, image: Image) -> Generator[TileDone, None, NDArray[np.float32]]:
+    """Find :func:`window_for` an image; of a large one its pixels are read once for that."""
+    if model.window is not None:
+        return model.window[: image.channels]
+    return (yield from aside(0, "looking at the brightness", measuring_window(image, model.normalisation)))
+
+
+def aside(done: float, doing: str, work: Generator[float | None, None, Result]) -> Generator[TileDone, None, Result]:
+    """Tell of work that is no tile, before (0) or after (1) the tiles: what it is, and how far; give its result."""
+    return mapped(paced(work), partial(_tell, done, doing))
+
+
+def _tell(done: float, doing: str, fraction: float | None) -> TileDone:
+    return TileDone(done, 1, doing if fraction is None else f"{doing}, {100 * fraction:.0f} %")
 
 
 def working_scale(model: Model, image: Image, settings: PredictionSettings | None = None) -> float:

@@ -16,7 +16,7 @@ model that knows several kinds of images each is compared with its own. One unit
 the units were chosen on nuclei and phase contrast (`benchmarks/fingerprint.py` measures what comes of them).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from napari_tally.core.events import run_to_end
 from napari_tally.core.find import Prediction, find_cells
 from napari_tally.core.images import Image, normalise
 from napari_tally.core.model_file import Model
-from napari_tally.core.predict import window_for
+from napari_tally.core.predict import TileDone, looking, window_for
 from napari_tally.core.rescale import rescale
 from napari_tally.settings import PredictionSettings
 
@@ -94,7 +94,7 @@ class Fingerprint:
         }
 
 
-def measure(model: Model, image: Image, found: Prediction) -> NDArray[np.float64]:
+def measure(model: Model, image: Image, found: Prediction, window: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
     """Give the eight numbers of an image, (8,) float; NaN where there are too few cells to say.
 
     Parameters
@@ -103,12 +103,15 @@ def measure(model: Model, image: Image, found: Prediction) -> NDArray[np.float64
     image : Image
     found : Prediction
         What this model found in it, with the probabilities.
+    window : (C, 2) float32, optional
+        That of the image, where it is known.
     """
     assert found.probabilities is not None
     p = len(image.planes) // 2
     height, width = image.planes.shape[2:]
     rows, columns = (slice(max(0, (n - _SIDE) // 2), max(0, (n - _SIDE) // 2) + _SIDE) for n in (height, width))
-    grey = normalise(image.read(p, (rows, columns)), window_for(model, image)).mean(axis=0)
+    window = window_for(model, image) if window is None else window
+    grey = normalise(image.read(p, (rows, columns)), window).mean(axis=0)
     cell = 1 - np.asarray(found.probabilities[p][0, rows, columns], np.float32)
     labels = np.asarray(found.labels).reshape(-1, height, width)[p][rows, columns]
     inside, maybe, scale = cell > 0.5, cell > 0.1, model.scale / found.zoom
@@ -185,13 +188,18 @@ def range_remark(model: Model, image: Image, found: Prediction) -> str:
     found : Prediction
         What this model found in it.
     """
+    return run_to_end(judging(model, image, found))
+
+
+def judging(model: Model, image: Image, found: Prediction) -> Generator[TileDone, None, str]:
+    """Compute :func:`range_remark`."""
     known = fingerprint_of(model)
     if known is None:
         return ""
     if found.probabilities is None:  # of a slide they are not kept: look at its middle once more
         image = middle_of(image, _KEPT_OUT)
-        found = run_to_end(find_cells(model, image, PredictionSettings(diameter=model.diameter * found.zoom), keep=True))
-    point = measure(model, image, found)
+        found = yield from find_cells(model, image, PredictionSettings(diameter=model.diameter * found.zoom), keep=True)
+    point = measure(model, image, found, (yield from looking(model, image)))
     far = distance(known, point)
     if far <= known.limit:
         return ""

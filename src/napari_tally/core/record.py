@@ -44,7 +44,7 @@ class RunRecord:
     content : dict
         As it stands in the file: versions, platform, device, model (name, path, fingerprint, training; null where label images were
         counted as they were), settings, images (name, path, fingerprint of the pixels, shape, pixel size, zoom, cells found, label file
-        and fingerprint of the labels, remarks).
+        and fingerprint of the labels, remarks), failed (images that could not be counted: name, path and reason).
     """
 
     content: dict[str, Any] = field(default_factory=dict)
@@ -94,38 +94,46 @@ class RunRecord:
                 "model": None,
                 "settings": {"rules": to_dict(rules)},
                 "images": [],
+                "failed": [],
             }
         )
 
     def add(
-        self,
+        self, image: Image, path: str | Path | None, found: Prediction, labels_file: str | None = None, remarks: tuple[str, ...] = ()
+    ) -> None:
+        """Note what was found in an image; see :meth:`note`."""
+        self.content["images"].append(self.note(image, path, found, labels_file, remarks))
+
+    @staticmethod
+    def note(
         image: Image,
         path: str | Path | None,
         found: Prediction,
         labels_file: str | None = None,
         remarks: tuple[str, ...] = (),
         labels_fingerprint: str = "",
+        fingerprint: str = "",
     ) -> dict[str, Any]:
-        """Note what was found in an image, and give the note; `labels_file` is relative to the record.
+        """Give the note on what was found in an image; `labels_file` is relative to the record.
 
-        The fingerprint of the labels is taken from what was found, unless it is given.
+        The fingerprints of the labels and of the pixels are computed, unless they are given.
         """
-        self.content["images"].append(
-            {
-                "name": image.name,
-                "path": None if path is None else str(Path(path).resolve()),
-                "fingerprint": image.fingerprint,
-                "shape": list(image.shape),
-                "pixel_size": None if image.pixel_size is None else list(image.pixel_size),
-                "zoom": found.zoom,
-                "found": found.cells,
-                "labels": labels_file,
-                "labels_fingerprint": labels_fingerprint or fingerprint_labels(found.labels, image.shape),
-                "remarks": [remark for remark in remarks if remark],
-            }
-        )
-        note: dict[str, Any] = self.content["images"][-1]
-        return note
+        return {
+            "name": image.name,
+            "path": None if path is None else str(Path(path).resolve()),
+            "fingerprint": fingerprint or image.fingerprint,
+            "shape": list(image.shape),
+            "pixel_size": None if image.pixel_size is None else list(image.pixel_size),
+            "zoom": found.zoom,
+            "found": found.cells,
+            "labels": labels_file,
+            "labels_fingerprint": labels_fingerprint or fingerprint_labels(found.labels, image.shape),
+            "remarks": [remark for remark in remarks if remark],
+        }
+
+    def pass_over(self, path: Path, reason: str) -> None:
+        """Note that an image could not be counted, and why."""
+        self.content["failed"].append({"name": path.stem, "path": str(path.resolve()), "reason": reason})
 
     def write(self, folder: str | Path) -> Path:
         """Write record.json into a folder, whole or not at all."""

@@ -6,6 +6,7 @@
               counts.csv     one row an image (plane)
               regions.csv    one row a region of an image    where regions are given
               groups.csv     one row a group of images       where groups are given
+              failed.csv     one row an image that could not be counted, with the reason: it has no row elsewhere
               labels/        label images                    (written by whoever predicts)
               record.json    how it came about               (core/record.py)
 
@@ -13,7 +14,7 @@ With pyarrow, each table is written as Parquet too.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,14 +25,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from napari_tally.core.cell_types import with_types
-from napari_tally.core.counting import describe_rule, measure_cells, summarise, write_table
+from napari_tally.core.counting import describe_rule, measuring_cells, summarise, writing_table
+from napari_tally.core.events import run_to_end
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
-from napari_tally.core.large import measure_large
+from napari_tally.core.large import measuring_large
 from napari_tally.core.regions import Region
 from napari_tally.settings import RuleSettings
 
-TABLES = ("cells", "counts", "regions", "groups")
+TABLES = ("cells", "counts", "regions", "groups", "failed")
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Results:
     _cells: list[pd.DataFrame] = field(default_factory=list)
     _counts: list[pd.DataFrame] = field(default_factory=list)
     _regions: list[pd.DataFrame] = field(default_factory=list)
+    _failed: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -61,12 +64,12 @@ class Results:
         types: NDArray[np.integer] | None = None,
         n_types: int = 1,
     ) -> pd.DataFrame:
-        """Count the cells of an image, and take its tables; give its rows of the table of images. See :meth:`measure`."""
-        tables = self.measure(labels, image, regions, group, types, n_types)
+        """Count the cells of an image, and take its tables; give its rows of the table of images. See :meth:`measuring`."""
+        tables = run_to_end(self.measuring(labels, image, regions, group, types, n_types))
         self.take(*tables)
         return tables[1]
 
-    def measure(
+    def measuring(
         self,
         labels: Any,
         image: Image,
@@ -74,7 +77,7 @@ class Results:
         group: str = "",
         types: NDArray[np.integer] | None = None,
         n_types: int = 1,
-    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+    ) -> Generator[float, None, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]]:
         """Count the cells of an image; give the tables of cells, of the image and of its regions, for :meth:`take`.
 
         Parameters
@@ -87,15 +90,20 @@ class Results:
         types, n_types
             The type of each cell, and how many there are: see :class:`napari_tally.core.find.Prediction`.
 
+        Yields
+        ------
+        float
+            The fraction that is done.
+
         Raises
         ------
         ValueError
             As :func:`measure_cells`.
         """
         if isinstance(labels, np.ndarray):
-            cells = measure_cells(labels, image, self.rules, regions)
+            cells = yield from measuring_cells(labels, image, self.rules, regions)
         else:
-            cells = measure_large(labels, image, self.rules, regions)
+            cells = yield from measuring_large(labels, image, self.rules, regions)
         cells = with_types(cells, types, n_types)
         counts = summarise(cells, image, self.rules)
         parts = summarise(cells, image, self.rules, regions) if regions else None
@@ -111,11 +119,18 @@ class Results:
         if regions is not None:
             self._regions.append(regions)
 
+    def pass_over(self, path: Path, reason: str) -> None:
+        """Note that an image could not be counted, and why."""
+        self._failed.append((path.stem, str(path), reason))
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """Give the tables that there are, by name."""
+        tables = {}
+        if self._failed:
+            tables["failed"] = pd.DataFrame(self._failed, columns=["image", "file", "reason"])
         if not self._counts:
-            return {}
-        tables = {"cells": pd.concat(self._cells, ignore_index=True), "counts": pd.concat(self._counts, ignore_index=True)}
+            return tables
+        tables |= {"cells": pd.concat(self._cells, ignore_index=True), "counts": pd.concat(self._counts, ignore_index=True)}
         if self._regions:
             tables["regions"] = pd.concat(self._regions, ignore_index=True)
         if "group" in tables["counts"]:
@@ -125,26 +140,32 @@ class Results:
     def write(self, folder: str | Path) -> list[Path]:
         """Write all tables, each whole or not at all; a table of an earlier run that there is none of now is removed.
 
+        Where nothing was counted, the tables of an earlier run stay, but for that of the images that failed.
+
         Returns
         -------
         list of Path
             The files.
         """
+        return run_to_end(self.writing(folder))
+
+    def writing(self, folder: str | Path) -> Generator[float, None, list[Path]]:
+        """Do :meth:`write`; yield the fraction of a table that is done."""
         written, folder = [], Path(folder)
         tables = self.tables()
-        for name in TABLES:
+        for name in TABLES if self._counts else ("failed",):
             path = folder / f"{name}.csv"
             if name in tables:
-                written += write_tables(path, tables[name])
+                written += yield from _writing_tables(path, tables[name])
             else:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".parquet").unlink(missing_ok=True)
         return written
 
 
-def write_tables(path: Path, table: pd.DataFrame) -> list[Path]:
+def _writing_tables(path: Path, table: pd.DataFrame) -> Generator[float, None, list[Path]]:
     """Write a table as CSV and, where pyarrow is installed, as Parquet beside it; give the files."""
-    write_table(path, table)
+    yield from writing_table(path, table)
     if find_spec("pyarrow") is None:
         path.with_suffix(".parquet").unlink(missing_ok=True)  # it would be that of another run
         return [path]

@@ -79,6 +79,16 @@ def mirror(index: NDArray[np.integer], n: int) -> NDArray[np.integer]:
     return np.minimum(index, 2 * n - 2 - index)
 
 
+def halved(region: Region) -> tuple[Region, Region]:
+    """Cut a region across its longer side."""
+    rows, columns = region
+    if columns.stop - columns.start > rows.stop - rows.start:
+        middle = (columns.start + columns.stop) // 2
+        return (rows, slice(columns.start, middle)), (rows, slice(middle, columns.stop))
+    middle = (rows.start + rows.stop) // 2
+    return (slice(rows.start, middle), columns), (slice(middle, rows.stop), columns)
+
+
 def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:
     """Give a region with `by` pixels around it, as far as the plane goes."""
     rows, columns = (slice(max(0, part.start - by), min(n, part.stop + by)) for part, n in zip(region, shape, strict=True))

@@ -39,6 +39,15 @@ class Gaze:
         """Give the plane of a layer that is shown."""
         return self._points[layer.unique_id][0]
 
+    def nearest_plane(self, layer: ImageLayer, planes: Sequence[int]) -> int:
+        """Give the place of the plane that is nearest to the one shown: the same time first, then outwards."""
+        leading = label_shape(layer)[:-2]
+        if not leading:
+            return 0
+        shown = np.unravel_index(self.plane(layer), leading)
+        away = np.abs(np.stack(np.unravel_index(np.asarray(planes), leading)) - np.array(shown)[:, None])  # (axes, planes)
+        return int(np.lexsort(away[::-1])[0])  # the first axis counts most
+
     def nearest(self, layer: ImageLayer, plane: int, tiles: Sequence[Region]) -> int:
         """Give the place of the tile that is nearest to the middle of the view."""
         _, y, x = self._points[layer.unique_id]

@@ -13,6 +13,7 @@ Positions follow napari: a layer with fewer axes than the viewer has the last on
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import dask.array as da
@@ -28,6 +29,7 @@ from skimage.draw import polygon
 
 from napari_tally.core.edit import take_over
 from napari_tally.core.images import Image, as_image, is_lazy
+from napari_tally.core.lazy import missing_chunks, open_ome_zarr
 from napari_tally.core.points import discs
 
 KEY = "napari_tally"
@@ -61,6 +63,20 @@ def image_from_layer(layer: ImageLayer) -> Image:
         data = da.from_zarr(data)
     data = data if is_lazy(data) else np.asarray(data)
     return as_image(data, axes=axes, rgb=layer.rgb, name=layer.name, pixel_size=pixel_size(layer))
+
+
+def what_is_odd(layer: ImageLayer) -> str:
+    """Say what is odd about the file of a large image: chunks that are missing; "" = nothing, or not known. It may take a while."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    if type(data).__module__.startswith("zarr."):
+        return missing_chunks(data)
+    path = Path(layer.source.path or "")
+    if path.suffix != ".zarr" or not path.is_dir():
+        return ""
+    try:
+        return open_ome_zarr(path).note
+    except ValueError:  # something else that a reader knows
+        return ""
 
 
 def require_channels_first(layer: ImageLayer) -> None:

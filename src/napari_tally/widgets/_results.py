@@ -19,8 +19,9 @@ from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QFormLayout, QMenu, QVBoxLayout, QWidget
 
 from napari_tally.core.counting import apply_rules, summarise
+from napari_tally.core.events import saying
 from napari_tally.core.export import FORMATS, Format, export
-from napari_tally.core.images import write_labels
+from napari_tally.core.images import writing_labels
 from napari_tally.core.lazy import write_tiff_in_pieces
 from napari_tally.core.regions import Region
 from napari_tally.core.results import Results
@@ -231,15 +232,17 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
     results = Results(rules)
     record = RunRecord.begin(first.run.model, first.run.name, first.run.settings, first.counting, rules)
     for found, regions in items:
-        results.add(found.found.labels, found.image, regions)
+        results.take(*(yield from saying(results.measuring(found.found.labels, found.image, regions), None)))
         name, labels = _file_name(found.image.name), found.found.labels
         if isinstance(labels, np.ndarray):
-            write_labels(folder / "labels" / f"{name}.tif", labels, found.image.pixel_size)
+            yield from writing_labels(folder / "labels" / f"{name}.tif", labels, found.image.pixel_size)
         else:
-            write_tiff_in_pieces(folder / "labels" / f"{name}.tif", labels, found.image.shape, "uint32", found.image.pixel_size)
-        record.add(found.image, found.layer.source.path, found.found, f"labels/{name}.tif", (found.remark,))
+            target = folder / "labels" / f"{name}.tif"
+            writing = write_tiff_in_pieces(target, labels, found.image.shape, "uint32", found.image.pixel_size)
+            yield from saying(writing, None)
+        record.add(found.image, found.layer.source.path, found.found, f"labels/{name}.tif", (found.image.note, found.remark))
         yield
-    results.write(folder)
+    yield from saying(results.writing(folder), None)
     record.write(folder)
     yield
     write_report(folder)

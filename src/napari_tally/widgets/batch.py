@@ -260,12 +260,16 @@ def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSe
             cells, odd = cells + n, odd + bool(event.remark)
         done = event.number - isinstance(event, Working) + part
         # All rows each time: of the news only the last comes through
-        return News(dict(rows), min(1.0, done / event.total), f"file {event.number} of {event.total}")
+        doing = f", {event.tile.doing}" if isinstance(event, Working) and event.tile and event.tile.doing else ""
+        return News(dict(rows), min(1.0, done / event.total), f"file {event.number} of {event.total}{doing}")
 
     yield from mapped(Batch(model, name, out, PredictionSettings(), model.counting, files=files).run(paths), tell)
-    summary = f"<b>{cells:,} cells</b> in {len(paths) - bad} files. Labels, tables and the record are in {escape(str(out))}."
+    if bad == len(paths):
+        return f"None of the files could be counted: the table, and failed.csv in {escape(str(out))}, say why."
+    n = len(paths) - bad
+    summary = f"<b>{cells:,} cells</b> in {n} file{'s' * (n != 1)}. Labels, tables and the record are in {escape(str(out))}."
     if bad:
-        summary += f"<br>{bad} file{'s' * (bad != 1)} could not be read: the table says why."
+        summary += f"<br>{bad} file{'s' * (bad != 1)} could not be counted: the table and failed.csv say why."
     if odd:
         summary += f"<br><b>Please look:</b> {odd} marked with (!) may be unlike the training images; rest the mouse on it."
     return summary

@@ -44,10 +44,11 @@ from qtpy.QtWidgets import (
 )
 
 from napari_tally.core.cell_types import together, types_of_cells, with_types
-from napari_tally.core.counting import measure_cells, size_remark, summarise
+from napari_tally.core.counting import measure_cells, measuring_cells, size_remark, summarise
+from napari_tally.core.events import beside, mapped, paced, saying
 from napari_tally.core.images import Image
 from napari_tally.core.instances import label_planes
-from napari_tally.core.large import measure_large
+from napari_tally.core.large import measuring_large
 from napari_tally.core.lazy import LabelsZarr
 from napari_tally.settings import CountingSettings, PredictionSettings
 from napari_tally.widgets._form import SettingsForm
@@ -65,6 +66,7 @@ from napari_tally.widgets._layers import (
     label_shape,
     layers_of,
     placement,
+    what_is_odd,
 )
 from napari_tally.widgets._parts import ask_for_file, ask_for_folder, button, fill, group, note, say
 from napari_tally.widgets._results import SAVED, ResultsPart, Run
@@ -81,6 +83,7 @@ _PATIENCE = 200
 """Milliseconds without a change of the thresholds after which the cells are found anew."""
 _SHOWN_TILE = 2048
 """Pixels along a side of the tiles of a large image: small enough to see the first one soon."""
+_UNFINISHED = " (stopped, unfinished)"
 _MANY = 500
 """More cells than this and their shapes are measured when they are saved, not at every change of a threshold."""
 
@@ -121,11 +124,10 @@ class Counted:
 
 @dataclass(frozen=True, eq=False)
 class Filling:
-    """News: the labels of a large image fill, tile by tile, in the order in which the user looks."""
+    """News: the labels of a large image or a stack fill, tile by tile, in the order in which the user looks."""
 
     layer: ImageLayer
-    image: Image
-    labels: LabelsZarr
+    labels: Any
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ class PredictWidget(QWidget):
         self._mended: dict[Any, int] = {}  # how many corrections are in the result of an image
         self._offered: CountingSettings | None = None  # the thresholds of the last model
         self._began, self._folder = 0.0, ""
+        self._filling: ImageLayer | None = None  # whose labels are on the way
         self._gaze = Gaze(self._viewer)
         self._finding, self._loading, self._deciding = Job(self), Job(self), Job(self)
         for job in (self._finding, self._deciding):
@@ -168,6 +171,8 @@ class PredictWidget(QWidget):
             job.stopped.connect(self._decide)
             job.failed.connect(self._show_failure)
         self._finding.returned.connect(self._show_refused)
+        self._finding.stopped.connect(self._tidy_up)
+        self._finding.failed.connect(self._tidy_up)
         self._loading.returned.connect(self._take_loaded)
         self._loading.failed.connect(self._show_failure)
         self._later = QTimer(self)
@@ -300,7 +305,10 @@ class PredictWidget(QWidget):
     def _take_event(self, event: Progress | Filling | Results) -> None:
         if isinstance(event, Filling):
             if event.layer in self._viewer.layers:
-                self._put_labels(event.layer, event.image, event.labels).refresh()
+                active = self._viewer.layers.selection.active
+                self._put_labels(event.layer, event.labels).refresh()
+                self._filling = event.layer
+                self._viewer.layers.selection.active = active
             return
         if isinstance(event, Results):
             for counted in event.counted:
@@ -308,6 +316,7 @@ class PredictWidget(QWidget):
                 if counted is not known and counted.layer in self._viewer.layers:
                     self._results[counted.layer.unique_id] = counted
                     self._lay(counted, new=known is None or known.found.probabilities is not counted.found.probabilities)
+                    self._filling = None if self._filling is counted.layer else self._filling
             self._show()
             return
         self.bar.setValue(round(1000 * event.fraction))
@@ -322,24 +331,32 @@ class PredictWidget(QWidget):
             look = {"colormap": "magma", "contrast_limits": (0, 1), "visible": False, "opacity": 0.7}
             cell = (1 - counted.found.probabilities[:, 0]).reshape(counted.image.shape)
             self._put("probability", cell, ImageLayer, image, name=f"{image.name} probability", **look)
-        labels = self._put_labels(image, counted.image, counted.found.labels)
+        labels = self._put_labels(image, _to_show(counted.found.labels, counted.image))
         labels.visible = labels.visible or new
         self._tabulate(labels, counted)
         labels.metadata[KEY]["found"] = counted.found, counted.counting  # for who looks at the cells one by one
         labels.refresh()
         self._viewer.layers.selection.active = active
 
-    def _put_labels(self, layer: ImageLayer, image: Image, labels: Any) -> Labels:
+    def _put_labels(self, layer: ImageLayer, labels: Any) -> Labels:
         """Show labels; of a large image they stay in their file."""
-        if isinstance(labels, LabelsZarr):
-            labels = (
-                labels.array
-                if labels.array.ndim == len(image.shape)
-                else da.from_array(labels.array, chunks=labels.array.chunks, name=False).reshape(image.shape)
-            )
         shown: Labels = self._put("prediction", labels, Labels, layer, name=f"{layer.name} labels")
+        shown.name = shown.name.removesuffix(_UNFINISHED)
         shown.editable = False  # it is made anew when a threshold changes; "5 Review cells" makes it the user's own
         return shown
+
+    def _tidy_up(self, why: object = None) -> None:
+        """After a stop in the middle of an image: show what was found in it before, else say in the name that the labels are no cells."""
+        layer, self._filling = self._filling, None
+        if layer is None or layer not in self._viewer.layers:
+            return
+        if known := self._results.get(layer.unique_id):
+            self._put_labels(layer, _to_show(known.found.labels, known.image)).refresh()
+        else:
+            for labels in layers_of(self._viewer, "prediction", layer)[-1:]:
+                labels.name += _UNFINISHED
+                text = f"{layer.name}: the labels show what was done; cells are not joined where tiles meet, and not counted."
+                say(self.message, escape(text))
 
     def _tabulate(self, labels: Labels, counted: Counted) -> None:
         """Give the table of cells to the label layer, where napari's features table shows it."""
@@ -451,7 +468,7 @@ class PredictWidget(QWidget):
         remarks = [
             f"{counted.layer.name}: {size_remark(counted.cells['area_px'], counted.diameter * counted.found.zoom)}" for counted in shown
         ]
-        remarks += [f"{counted.layer.name}: {counted.remark}" for counted in shown]
+        remarks += [f"{counted.layer.name}: {text}" for counted in shown for text in (counted.image.note, counted.remark)]
         details += [f"<b>Please look:</b> {escape(remark)}" for remark in remarks if not remark.endswith(": ")]
         say(self.details, "<br>".join(details))
         self._fill_table(rows)
@@ -531,19 +548,29 @@ def _find(
         try:
             image = image_from_layer(layer)
             planes = [gaze.plane(layer)] if only else None
-            out, how = None, run.settings
+            out: Any = None
+            how, shown = run.settings, None
             if image.is_lazy:
+                odd = yield from saying(beside(what_is_odd, layer), Progress(n / len(layers), f"{_which(n, len(layers))}reading"))
+                image = replace(image, note=odd)
                 folder = Path(mkdtemp(prefix="napari-tally-"))
-                out = LabelsZarr(folder / "labels.zarr", len(image.planes), (image.shape[-2], image.shape[-1]))
+                out = LabelsZarr(folder / "labels.zarr", image.shape)
                 weakref.finalize(out.array, shutil.rmtree, folder, ignore_errors=True)  # when its layer is gone
                 how = how if how.tile else replace(how, tile=_SHOWN_TILE)
-                yield Filling(layer, image, out)
-            work = find_cells(run.model, image, how, counting, out=out, next_tile=partial(gaze.nearest, layer), planes=planes)
-            found = yield from _fill_in(work, partial(_progress, n, len(layers)), layer, image, out)
+            elif image.leading and not only:
+                out = np.zeros((len(image.planes), *image.shape[-2:]), np.int32)
+            if out is not None:
+                shown = _to_show(out, image)
+                yield Filling(layer, shown)
+            looks = {"next_tile": partial(gaze.nearest, layer), "next_plane": partial(gaze.nearest_plane, layer)}
+            work = find_cells(run.model, image, how, counting, out=out, keep=not image.is_lazy, planes=planes, **looks)
+            found = yield from _fill_in(work, partial(_progress, n, len(layers)), layer, shown)
+            if isinstance(out, np.ndarray):
+                found = replace(found, labels=shown)
+            counted.append((yield from mapped(_count(layer, image, found, counting, run, planes), partial(_progress, n, len(layers)))))
         except ValueError as error:
             refused.append(str(error))
             continue
-        counted.append(_count(layer, image, found, counting, run, planes))
         yield Results(tuple(counted))
     if refused and not counted:
         raise ValueError(refused[0])
@@ -551,7 +578,7 @@ def _find(
 
 
 def _fill_in(
-    work: "Generator[TileDone, None, Prediction]", progress: Any, layer: ImageLayer, image: Image, out: LabelsZarr | None
+    work: "Generator[TileDone, None, Prediction]", progress: Any, layer: ImageLayer, shown: Any
 ) -> "Generator[Progress | Filling, None, Prediction]":
     """Hand on the progress, and say so when a tile of a large image is there."""
     from napari_tally.core.find import Piece
@@ -562,14 +589,15 @@ def _fill_in(
         except StopIteration as end:
             result: Prediction = end.value
             return result
-        if out is not None and isinstance(event, Piece):
-            yield Filling(layer, image, out)
+        if shown is not None and isinstance(event, Piece):
+            yield Filling(layer, shown)
         yield progress(event)
 
 
 def _progress(n: int, images: int, tile: "TileDone") -> Progress:
     """Turn news of one image into news of all images."""
-    return Progress((n + tile.done / tile.total) / images, f"{_which(n, images)}tile {int(tile.done)} of {tile.total}")
+    doing = tile.doing or f"tile {int(tile.done)} of {tile.total}"
+    return Progress((n + tile.done / tile.total) / images, _which(n, images) + doing)
 
 
 def _which(n: int, images: int) -> str:
@@ -582,11 +610,13 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
     for old in stale:
         assert old.found.probabilities is not None
         probabilities, n = old.found.probabilities, old.found.n_types
-        labels = label_planes(together(probabilities, n), counting, old.found.zoom)
+        finding = beside(label_planes, together(probabilities, n), counting, old.found.zoom)
+        labels = yield from saying(finding, Results(tuple(counted)))
         types = types_of_cells(probabilities, labels, n) if n > 1 else None
         number = int(labels.max(initial=0))
         found = replace(old.found, labels=labels.reshape(old.image.shape), types=types, cells=number)
-        cells = with_types(measure_cells(found.labels, old.image, shapes=number <= _MANY), types, n)
+        measuring = measuring_cells(found.labels, old.image, shapes=number <= _MANY)
+        cells = with_types((yield from saying(paced(measuring), Results(tuple(counted)))), types, n)
         counted.append(replace(old, found=found, counting=counting, cells=cells, summary=summarise(cells, old.image)))
         yield Results(tuple(counted))
 
@@ -606,18 +636,29 @@ def _mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
 
 def _count(
     layer: ImageLayer, image: Image, found: "Prediction", counting: CountingSettings, run: Run, planes: Sequence[int] | None = None
-) -> Counted:
-    from napari_tally.core.range import range_remark
+) -> "Generator[TileDone, None, Counted]":
+    from napari_tally.core.predict import TileDone, aside
+    from napari_tally.core.range import judging
 
     if isinstance(found.labels, LabelsZarr):
-        cells = measure_large(found.labels, image)
+        measuring = measuring_large(found.labels, image)
     else:
-        cells = measure_cells(found.labels, image, shapes=found.cells <= _MANY)
-    cells = with_types(cells, found.types, found.n_types)
+        measuring = measuring_cells(found.labels, image, shapes=found.cells <= _MANY)
+    cells = with_types((yield from aside(1, "measuring cells", measuring)), found.types, found.n_types)
     summary = summarise(cells, image)
     if planes is not None:
         summary = summary[summary["plane"].isin(planes)]
-    return Counted(layer, image, found, counting, run.model.diameter, cells, summary, run, range_remark(run.model, image, found))
+    remark = yield from saying(judging(run.model, image, found), TileDone(1, 1, "comparing with the training images"))
+    return Counted(layer, image, found, counting, run.model.diameter, cells, summary, run, remark)
+
+
+def _to_show(labels: Any, image: Image) -> Any:
+    """Give labels in the shape of the image, as a layer takes them; they stay where they are."""
+    if not isinstance(labels, LabelsZarr):
+        return labels if labels.shape == image.shape else labels.reshape(image.shape)
+    if labels.array.ndim == len(image.shape):
+        return labels.array
+    return da.from_array(labels.array, chunks=labels.array.chunks, name=False).reshape(image.shape)
 
 
 def _duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ Known labels are int32: 1.. = a cell, 0 = background, -1 = not annotated (ignore
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from napari_tally.core.images import Image
 
 NOT_ANNOTATED = -1
 """Pixels of which nothing is known; they never add to a loss."""
+_GO_THROUGH = 0.8
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,33 @@ def known_labels(labels: NDArray[np.integer], region: NDArray[np.bool_] | None =
     if region is not None and region.any():
         known[~region] = NOT_ANNOTATED
     return known
+
+
+def cells_go_through(labels: Any, slices: int) -> bool:
+    """Say whether cells keep their ids from slice to slice: then they are bodies in a volume, not profiles in planes.
+
+    Parameters
+    ----------
+    labels : (..., Y, X) int array, or (P, Y, X) that is read slice by slice
+    slices : int
+        Slices of a volume; see :attr:`napari_tally.core.images.Image.slices`.
+
+    Returns
+    -------
+    bool
+        Whether, of the pixels that are cell in two slices one above the other, four fifths have the same id in both.
+    """
+    if slices < 2:
+        return False
+    both = same = 0
+    stack = labels.reshape(-1, *labels.shape[-2:]) if isinstance(labels, np.ndarray) else labels
+    planes = (np.asarray(stack[p, 0 : stack.shape[1], 0 : stack.shape[2]]) for p in range(stack.shape[0]))
+    for p, (above, below) in enumerate(pairwise(planes), start=1):
+        if p % slices:  # else another volume begins
+            cells = (above > 0) & (below > 0)
+            both += int(cells.sum())
+            same += int((cells & (above == below)).sum())
+    return same > _GO_THROUGH * both
 
 
 def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] | None = None) -> list[Problem]:

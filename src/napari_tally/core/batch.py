@@ -183,7 +183,9 @@ class Batch:
         runner = self.runner and replace(self.runner, path=path, state=tuple(state))
         keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
         found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=keep, runner=runner)
-        cells, counts, parts = Results(self.rules).measure(found.labels, image, regions, group, found.types, found.n_types)
+        cells, counts, parts = Results(self.rules).measure(
+            found.labels, image, regions, group, found.types, found.n_types, found.are_bodies
+        )
         remarks = size_remark(cells["area_px"], self.model.diameter * found.zoom), range_remark(self.model, image, found)
         marks = fingerprint_labels(found.labels, image.shape)  # before the labels go to their place
         note_file = self.out / "done" / f"{path.stem}.json"

@@ -240,7 +240,8 @@ def save_pairs(pairs: Sequence[TrainingPair], path: str | Path) -> None:
         image = pair.image
         tensors |= {f"{i}.planes": np.ascontiguousarray(image.planes), f"{i}.labels": np.ascontiguousarray(pair.labels)}
         size = list(image.pixel_size) if image.pixel_size else None
-        about.append({"name": image.name, "leading": list(image.leading), "colour": image.colour, "pixel_size": size})
+        voxel = {"pixel_size": size, "z_size": image.z_size, "is_series": image.is_series}
+        about.append({"name": image.name, "leading": list(image.leading), "colour": image.colour, **voxel})
     try:
         with whole_file(path) as partial:
             save_arrays(tensors, partial, metadata={_KEY: json.dumps(about)})
@@ -274,7 +275,9 @@ def _pair(file: Any, i: int, about: dict[str, Any]) -> TrainingPair:
     leading = tuple(int(n) for n in about["leading"])
     if math.prod(leading) != len(planes):
         raise ValueError(f"{len(planes)} planes")
-    return TrainingPair(Image(planes, str(about["name"]), leading, about["colour"] is True, size), labels)
+    z_size = float(about["z_size"]) if about.get("z_size") else None
+    image = Image(planes, str(about["name"]), leading, about["colour"] is True, size, z_size, about.get("is_series") is True)
+    return TrainingPair(image, labels)
 
 
 def _read(path: Path, file: Any, header: dict[str, Any]) -> Checkpoint:

@@ -7,7 +7,8 @@ Whatever the file or array looks like, it becomes an :class:`Image` of planes::
     (C, Y, X)              one plane, C channels
     (T, Z, ..., [C,] Y, X) T * Z * ... planes; each is predicted and counted by itself
 
-and `Image.leading` remembers (T, Z, ...) so that labels come back in the shape of the image.
+and `Image.leading` remembers (T, Z, ...) so that labels come back in the shape of the image. A model for volumes sees the planes
+of the last of these axes, its slices, as one; unless the file says that this axis is time.
 """
 
 import hashlib
@@ -78,6 +79,10 @@ class Image:
         True where the channels are red, green and blue.
     pixel_size : tuple of float, or None
         Height and width of a pixel in micrometres.
+    z_size : float, or None
+        How far the slices of a volume are apart, in micrometres.
+    is_series : bool
+        The last of the leading axes is time.
     """
 
     planes: NDArray[Any]
@@ -85,6 +90,21 @@ class Image:
     leading: tuple[int, ...] = ()
     colour: bool = False
     pixel_size: tuple[float, float] | None = None
+    z_size: float | None = None
+    is_series: bool = False
+
+    @property
+    def slices(self) -> int:
+        """Planes that are the slices of one volume; 1 where there are no volumes."""
+        return 1 if self.is_series or not self.leading else self.leading[-1]
+
+    @property
+    def slice_distance(self) -> float:
+        """How far slices are apart, in widths of a pixel; 0 = the file does not say."""
+        if not (self.z_size and self.pixel_size):
+            return 0.0
+        distance = self.z_size / float(np.sqrt(np.prod(self.pixel_size)))
+        return distance if 0.05 <= distance <= 100 else 0.0  # beyond that, somebody's metadata are wrong
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -166,6 +186,7 @@ def as_image(
     rgb: bool | None = None,
     name: str = "image",
     pixel_size: tuple[float, float] | None = None,
+    z_size: float | None = None,
 ) -> Image:
     """Sort the axes of an array into an :class:`Image`.
 
@@ -179,7 +200,7 @@ def as_image(
     rgb : bool, optional
         Whether the last axis holds colour samples. Left out: it does if it has 3 or 4 entries
         and the two axes before it have more.
-    name, pixel_size
+    name, pixel_size, z_size
         See :class:`Image`.
 
     Raises
@@ -221,7 +242,8 @@ def as_image(
         )
     while leading and leading[0] == 1:
         leading = leading[1:]
-    return Image(planes, name, leading, colour and planes.shape[1] == 3, pixel_size)
+    is_series = bool(leading) and axes[others[-1]] == "T"
+    return Image(planes, name, leading, colour and planes.shape[1] == 3, pixel_size, z_size, is_series)
 
 
 def read_image(path: str | Path) -> Image:
@@ -245,8 +267,9 @@ def read_image(path: str | Path) -> Image:
         If the file cannot be read as an image; the message says which file and why.
     """
     path = Path(path)
-    array, axes, pixel_size = _decode(path)
-    return as_image(array, axes=axes, name=path.stem, pixel_size=pixel_size)
+    array, axes, sizes = _decode(path)
+    z_size, pixel_size = (sizes[0], sizes[1:]) if sizes else (None, None)
+    return as_image(array, axes=axes, name=path.stem, pixel_size=pixel_size, z_size=z_size)
 
 
 def read_labels(path: str | Path) -> NDArray[Any]:
@@ -255,8 +278,8 @@ def read_labels(path: str | Path) -> NDArray[Any]:
     return array.compute() if is_lazy(array) else array
 
 
-def _decode(path: Path, palette: bool = True) -> tuple[Any, str | None, tuple[float, float] | None]:
-    """Read the pixels, the axes and the pixel size; turn what decoders raise into one sentence.
+def _decode(path: Path, palette: bool = True) -> tuple[Any, str | None, tuple[float | None, float, float] | None]:
+    """Read the pixels, the axes and the voxel size (see :func:`_tiff_pixel_size`); turn what decoders raise into one sentence.
 
     With `palette`, numbers that stand for colours become the colours; of labels the numbers are wanted.
     """
@@ -292,30 +315,34 @@ def _require_plausible(unfolded: int, size: int, labels: bool) -> None:
         )
 
 
-def _tiff_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
-    """Give (height, width) of a pixel in um where the metadata state one that can be; odd metadata do not spoil an image."""
+def _tiff_pixel_size(tif: tifffile.TiffFile) -> tuple[float | None, float, float] | None:
+    """Give (distance of slices or None, height, width) in um where the metadata state what can be; odd ones do not spoil an image."""
     try:
         size = _stated_pixel_size(tif)
     except (ValueError, LookupError, TypeError, AttributeError, SyntaxError, ArithmeticError) as error:
         log.info("%s: the metadata cannot be understood (%s)", tif.filename, error)
         return None
-    return size if size and all(1e-4 < s < 1e4 for s in size) else None  # false for NaN too
+    if not size or not all(1e-4 < s < 1e4 for s in size[1:]):  # false for NaN too
+        return None
+    return (size[0] if size[0] and 1e-4 < size[0] < 1e4 else None), *size[1:]
 
 
-def _stated_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
+def _stated_pixel_size(tif: tifffile.TiffFile) -> tuple[float | None, float, float] | None:
     """Read OME metadata, ImageJ metadata or centimetre resolution tags."""
     if tif.ome_metadata:
         image = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", {})
         pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
-        found = [pixels.get(f"PhysicalSize{a}") for a in "YX"]
-        units = [_UNITS_IN_UM.get(pixels.get(f"PhysicalSize{a}Unit", "µm")) for a in "YX"]
-        sizes = [float(number) * unit for number, unit in zip(found, units, strict=True) if number and unit]
-        return (sizes[0], sizes[1]) if len(sizes) == 2 else None
+        found = [pixels.get(f"PhysicalSize{a}") for a in "ZYX"]
+        units = [_UNITS_IN_UM.get(pixels.get(f"PhysicalSize{a}Unit", "µm")) for a in "ZYX"]
+        z, y, x = (float(number) * unit if number and unit else None for number, unit in zip(found, units, strict=True))
+        return (z, y, x) if y and x else None
     tags = tif.pages.first.tags
     resolution = [tags[n].value if n in tags else (0, 0) for n in ("YResolution", "XResolution")]
     if not all(r and r[0] and r[1] for r in resolution):
         return None
+    spacing = None
     if tif.imagej_metadata:
+        spacing = tif.imagej_metadata.get("spacing")
         unit = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), str(tif.imagej_metadata.get("unit", "")))
         size = _UNITS_IN_UM.get(unit)
     else:  # inches are printing resolutions that cameras write; centimetres are meant
@@ -323,7 +350,7 @@ def _stated_pixel_size(tif: tifffile.TiffFile) -> tuple[float, float] | None:
     if size is None:
         return None
     (y_top, y_bottom), (x_top, x_bottom) = resolution  # pixels a unit, as fractions
-    return size * y_bottom / y_top, size * x_bottom / x_top
+    return (abs(float(spacing)) * size if spacing else None), size * y_bottom / y_top, size * x_bottom / x_top
 
 
 def fingerprint_labels(labels: Any, shape: Sequence[int] | None = None) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from napari_tally.core.annotations import cells_go_through
+from napari_tally.core.body_table import measure_bodies
 from napari_tally.core.counting import apply_rules
 from napari_tally.core.images import Image
 from napari_tally.core.lazy import pieces
@@ -16,7 +18,12 @@ _SIDE = 2048
 
 
 def measure_large(
-    labels: Any, image: Image, rules: RuleSettings | None = None, regions: Sequence[Region] | None = None, side: int = _SIDE
+    labels: Any,
+    image: Image,
+    rules: RuleSettings | None = None,
+    regions: Sequence[Region] | None = None,
+    side: int = _SIDE,
+    are_bodies: bool = False,
 ) -> pd.DataFrame:
     """Measure every cell, piece by piece.
 
@@ -25,7 +32,7 @@ def measure_large(
     labels : (P, Y, X) array of int
         Read in pieces; no id comes in two planes.
     image : Image
-    rules, regions
+    rules, regions, are_bodies
         As for :func:`napari_tally.core.counting.measure_cells`.
     side : int
         Of a piece, in pixels.
@@ -33,8 +40,10 @@ def measure_large(
     Returns
     -------
     pandas.DataFrame
-        As :func:`napari_tally.core.counting.measure_cells` without shapes.
+        As :func:`napari_tally.core.counting.measure_cells` without shapes; cells that are bodies may come in several planes.
     """
+    if are_bodies or cells_go_through(labels, image.slices):
+        return apply_rules(measure_bodies(labels, image), image, rules, regions)
     sums = [_measure_piece(labels, image, *piece) for piece in pieces(labels.shape, side)]
     how = {"plane": "max", "border": "any", "first": "any"} | dict.fromkeys(("area", "y", "x"), "sum")
     for c in range(image.channels):

@@ -52,12 +52,12 @@ class _TiffPixels:
         self._store.close()
 
 
-def open_ome_zarr(path: Path) -> tuple[Any, str, tuple[float, float] | None]:
+def open_ome_zarr(path: Path) -> tuple[Any, str, tuple[float | None, float, float] | None]:
     """Open the largest level of an OME-Zarr image.
 
     Returns
     -------
-    dask array, axes ("TCZYX" or some of them), and height and width of a pixel in um where they are stated
+    dask array, axes ("TCZYX" or some of them), and the distance of slices, height and width of a pixel in um where they are stated
 
     Raises
     ------
@@ -81,13 +81,16 @@ def open_ome_zarr(path: Path) -> tuple[Any, str, tuple[float, float] | None]:
         raise ValueError(f"{path}: this folder cannot be read as an OME-Zarr image ({str(error) or type(error).__name__}).") from error
 
 
-def _pixel_size(multiscale: dict[str, Any], level: dict[str, Any]) -> tuple[float, float] | None:
+def _pixel_size(multiscale: dict[str, Any], level: dict[str, Any]) -> tuple[float | None, float, float] | None:
     scale = next((t["scale"] for t in level.get("coordinateTransformations", []) if t.get("type") == "scale"), None)
     units = [_UM.get(axis.get("unit", "")) if isinstance(axis, dict) else None for axis in multiscale["axes"]]
     if not scale or None in units[-2:]:
         return None
-    height, width = (float(number) * unit for number, unit in zip(scale[-2:], units[-2:], strict=True) if unit)
-    return (height, width) if 1e-4 < height < 1e4 and 1e-4 < width < 1e4 else None
+    names = [axis["name"] if isinstance(axis, dict) else axis for axis in multiscale["axes"]]
+    of = {name: float(number) * unit for name, number, unit in zip(names, scale, units, strict=True) if unit}
+    height, width = (of[name] for name in names[-2:])
+    z = of.get("z", 0.0)
+    return (z if 1e-4 < z < 1e4 else None, height, width) if 1e-4 < height < 1e4 and 1e-4 < width < 1e4 else None
 
 
 class LabelsZarr:

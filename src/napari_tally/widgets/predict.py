@@ -43,10 +43,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_tally.core.cell_types import together, types_of_cells, with_types
+from napari_tally.core.cell_types import types_of_cells, with_types
 from napari_tally.core.counting import measure_cells, size_remark, summarise
 from napari_tally.core.images import Image
-from napari_tally.core.instances import label_planes
 from napari_tally.core.large import measure_large
 from napari_tally.core.lazy import LabelsZarr
 from napari_tally.settings import CountingSettings, PredictionSettings
@@ -582,11 +581,11 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
     for old in stale:
         assert old.found.probabilities is not None
         probabilities, n = old.found.probabilities, old.found.n_types
-        labels = label_planes(together(probabilities, n), counting, old.found.zoom)
-        types = types_of_cells(probabilities, labels, n) if n > 1 else None
+        labels = old.found.labelled(counting)
+        types = types_of_cells(probabilities, labels.reshape(-1, *labels.shape[-2:]), n) if n > 1 else None
         number = int(labels.max(initial=0))
-        found = replace(old.found, labels=labels.reshape(old.image.shape), types=types, cells=number)
-        cells = with_types(measure_cells(found.labels, old.image, shapes=number <= _MANY), types, n)
+        found = replace(old.found, labels=labels, types=types, cells=number)
+        cells = with_types(measure_cells(labels, old.image, shapes=number <= _MANY, are_bodies=found.are_bodies), types, n)
         counted.append(replace(old, found=found, counting=counting, cells=cells, summary=summarise(cells, old.image)))
         yield Results(tuple(counted))
 
@@ -598,7 +597,7 @@ def _mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
     if n > 1 and found.probabilities is not None:
         types = types_of_cells(found.probabilities, labels.reshape(-1, *labels.shape[-2:]), n)
     number = len(np.unique(labels[labels > 0]))
-    cells = with_types(measure_cells(labels, known.image, shapes=number <= _MANY), types, n)
+    cells = with_types(measure_cells(labels, known.image, shapes=number <= _MANY, are_bodies=found.are_bodies), types, n)
     summary = summarise(cells, known.image)
     summary = summary[summary["plane"].isin(known.summary["plane"])]
     return replace(known, found=replace(found, labels=labels, types=types, cells=number), cells=cells, summary=summary)
@@ -610,13 +609,14 @@ def _count(
     from napari_tally.core.range import range_remark
 
     if isinstance(found.labels, LabelsZarr):
-        cells = measure_large(found.labels, image)
+        cells = measure_large(found.labels, image, are_bodies=found.are_bodies)
     else:
-        cells = measure_cells(found.labels, image, shapes=found.cells <= _MANY)
+        cells = measure_cells(found.labels, image, shapes=found.cells <= _MANY, are_bodies=found.are_bodies)
     cells = with_types(cells, found.types, found.n_types)
     summary = summarise(cells, image)
     if planes is not None:
-        summary = summary[summary["plane"].isin(planes)]
+        first = {p - p % image.slices for p in planes} if found.are_bodies else planes
+        summary = summary[summary["plane"].isin(first)]
     return Counted(layer, image, found, counting, run.model.diameter, cells, summary, run, range_remark(run.model, image, found))
 
 

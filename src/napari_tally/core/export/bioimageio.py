@@ -36,8 +36,7 @@ from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
 from napari_tally.core.model_file import Model, build_network, header_of, parse_header, shorten
 from napari_tally.core.pickled import read_state_dict
-from napari_tally.core.rescale import rescale
-from napari_tally.core.samples import scaled_shape
+from napari_tally.core.rescale import rescale, scaled_shape
 from napari_tally.settings import NetworkSettings, from_dict, to_dict
 
 _FROM_MONAI = ("unet++", "swin-unetr")

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import bright_is_cell
+from models import bright_is_cell, bright_is_cell_in_3d
+from pictures import balls
 from scipy import ndimage as ndi
 
 import napari_tally as nt
@@ -27,7 +28,7 @@ from napari_tally.core.metrics import evaluate, iou_matrix
 from napari_tally.core.model_file import load_model, save_model
 from napari_tally.core.plan import dimensions_for, new_model, plan_training
 from napari_tally.core.predict import predict, predict_plane, z_scale_for
-from napari_tally.core.samples import Plane, TrainingPair, class_map
+from napari_tally.core.samples import Plane, TrainingPair, class_map, prepare_volumes
 from napari_tally.core.start import choose_start
 from napari_tally.core.strips import classify, folded
 from napari_tally.core.tiles import best_stride, plan_tiles
@@ -39,6 +40,7 @@ from napari_tally.settings import (
     AugmentationSettings,
     CountingSettings,
     NetworkSettings,
+    NormalisationSettings,
     PredictionSettings,
     RuleSettings,
     TrainingSettings,
@@ -144,15 +146,6 @@ def test_tiles_of_a_volume_fit_the_memory():
 
 
 # ------------------------------------------------------------------ what is learned
-
-
-def balls(shape, *places, aspect=1.0):
-    """Draw balls (z, y, x, radius), numbered from 1, in voxels `aspect` times as thick as wide; z in slices."""
-    z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
-    labels = np.zeros(shape, np.int32)
-    for cell, (cz, cy, cx, radius) in enumerate(places, start=1):
-        labels[(aspect * (z - cz)) ** 2 + (y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = cell
-    return labels
 
 
 @pytest.mark.parametrize("aspect", [1.0, 3.0])
@@ -266,6 +259,18 @@ def test_what_the_files_do_not_say_is_said():
     assert not any("do not say" in note for note in stated.notes)
 
 
+def test_slices_that_nobody_has_drawn_in_teach_nothing():
+    labels = balls((12, 36, 36), *GRID[:9])  # all of them lie in slices 0 to 7
+    how = [(1.0, 1.0)], 1.0, NormalisationSettings(), 10, 3
+    (volume,) = prepare_volumes([stack(labels)], 1, *how)
+    np.testing.assert_array_equal((volume.labels < 0).all((1, 2)), np.arange(12) > 7)
+    marked = labels.copy()
+    marked[:, :, 30:] = -1
+    (volume,) = prepare_volumes([stack(marked)], 1, *how)
+    np.testing.assert_array_equal(volume.labels < 0, marked < 0)
+    assert not prepare_volumes([stack(labels * 0)], 1, *how)
+
+
 @pytest.mark.parametrize("tall", [True, False])
 def test_blocks_of_a_volume_share_no_cell(tall):
     shape = (60, 24, 20) if tall else (8, 24, 80)
@@ -279,7 +284,7 @@ def test_blocks_of_a_volume_share_no_cell(tall):
     along = [np.flatnonzero((part >= 0).any(tuple(i for i in range(3) if i != axis))) for part in (a, b)]
     gap = along[1][0] - along[0][-1] - 1
     assert gap == min(8 if tall else 12, shape[axis] // 8)  # 12 px are 8 slices of 1.5 px
-    window = to_judge_by([replace(plane, labels=np.tile(labels, (3, 12, 3)), picture=np.zeros((1, 3 * shape[0], 240, 3 * shape[2])))])
+    window = to_judge_by([replace(plane, labels=np.tile(labels, (3, 10, 3)), picture=np.zeros((1, 3 * shape[0], 240, 3 * shape[2])))])
     assert window[0].labels.size <= 512**2
 
 
@@ -319,21 +324,6 @@ def test_the_count_does_not_depend_on_how_the_volume_lies(turn):
     labels = balls((30, 30, 30), (8, 8, 8, 5), (8, 8, 18, 5), (20, 20, 9, 6), (20, 19, 21, 5))
     found = find_bodies(sure(labels.transpose(turn)), CountingSettings(smoothing=1))
     assert found.max() == 4
-
-
-def bright_is_cell_in_3d(**kwargs):
-    """A 3-D U-Net set by hand: the probability of a cell is sigmoid(20 * (brightness - 0.5))."""
-    settings = NetworkSettings(depth=1, base_width=2, batch_norm=False, dimensions=3)
-    network = build_network(settings).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
-        for convolution in (network.down[0][0], network.down[0][2], network.merge[0][0], network.merge[0][2]):
-            convolution.weight[0, 0, 1, 1, 1] = 1
-        network.head.weight[1, 0] = 20
-        network.head.bias[:] = torch.tensor([0.0, -10.0, -30.0])
-    counting = CountingSettings(seed_threshold=0.6, edge_threshold=0.4, smoothing=1, min_area=20)
-    return nt.Model(network, settings, counting=counting, **kwargs)
 
 
 @pytest.mark.parametrize(("scale", "z_scale"), [(1.0, 1.0), (0.5, 1.0), (0.7, 0.6)])

@@ -43,10 +43,10 @@ def settings_from(cls: type, arguments: argparse.Namespace, base: Any = None) ->
     return from_dict(cls, values)
 
 
-def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 0.0) -> "list[TrainingPair]":
+def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 0.0, volumes: bool = False) -> "list[TrainingPair]":
     """Read two folders of images and labels into training pairs; say what is odd about the labels.
 
-    With a `radius`, the labels are CSV files of points, which become discs.
+    With a `radius`, the labels are CSV files of points, which become discs. With `volumes`, objects are split as bodies.
     """
     if radius:
         return _read_points(images, labels, radius)
@@ -58,7 +58,7 @@ def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 
     for image_path, labels_path in match_by_stem(images, labels):
         image, drawn = read_image(image_path), read_labels(labels_path)
         if split and drawn.shape == image.shape:
-            drawn = split_pieces(drawn)
+            drawn = split_pieces(drawn, image.slices if volumes else 1)
         pairs.append(TrainingPair(image, require_labels(drawn, image)))
         odd += [problem.message for problem in check_labels(drawn, image)]
     for message in odd[:3]:

@@ -52,10 +52,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.out} is a folder; --out wants a file name such as model.safetensors.")
     if not 0 <= arguments.radius < 1000:
         raise ValueError(f"--radius is {arguments.radius:g}; a number of pixels below 1000 is wanted.")
-    pairs = read_pairs(arguments.images, arguments.labels, arguments.split, arguments.radius)
+    volumes = settings.dimensions == "3-D"
+    pairs = read_pairs(arguments.images, arguments.labels, arguments.split, arguments.radius, volumes)
     validation = []
     if arguments.val_images:
-        validation = read_pairs(arguments.val_images, arguments.val_labels, arguments.split, arguments.radius)
+        validation = read_pairs(arguments.val_images, arguments.val_labels, arguments.split, arguments.radius, volumes)
     resume = None
     if arguments.resume:
         from napari_tally.core.checkpoint import load_checkpoint
@@ -99,7 +100,8 @@ def fit(
     else:
         plan = plan_training(pairs, settings, start, normalisation)
         model = new_model(plan, start)
-    print(f"Training on {plan.n_images} images with {plan.n_cells} cells, {plan.diameter:.0f} px wide, on the {plan.device_name}.")
+    what = "volumes" if plan.slices else "images"
+    print(f"Training on {plan.n_images} {what} with {plan.n_cells} cells, {plan.diameter:.0f} px wide, on the {plan.device_name}.")
     name = start.record.get("name") or "a trained model" if start else "random weights"
     takes = f"{settings.steps} steps" if settings.steps else f"about {settings.minutes:g} min"
     print(f"Starts from {name}; takes {takes} and {plan.memory / 1e9:.1f} GB.")

@@ -155,7 +155,7 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
             )
         )
     ids = np.unique(cells[drawn])
-    pieces = _pieces_of_ids(cells)
+    pieces = _pieces_of_ids(cells, image.slices if cells_go_through(cells, image.slices) else 1)
     split = int((pieces > 1).sum())
     if ids.size == 1 and pieces[0] > 3:
         problems.append(
@@ -202,32 +202,39 @@ def require_ids(labels: NDArray[Any], name: object) -> NDArray[np.integer]:
     return labels
 
 
-def split_pieces(labels: NDArray[np.integer]) -> NDArray[np.int32]:
+def split_pieces(labels: NDArray[np.integer], slices: int = 1) -> NDArray[np.int32]:
     """Give every connected piece of every id its own id; touching ids stay apart.
 
     Parameters
     ----------
     labels : (Y, X) or (planes, Y, X) int
         0 or less is kept as it is. Planes are split each by itself, with ids that go on.
+    slices : int
+        So many planes are one volume, and pieces are connected through its slices.
     """
     labels = np.asarray(labels)
-    planes = labels.reshape(-1, *labels.shape[-2:])
+    planes = _volumes(labels, slices)
     result = np.minimum(planes, 0).astype(np.int32)
     top = 0
     for plane, out in zip(planes, result, strict=True):
-        pieces = connected_components(np.maximum(plane, 0), background=0, connectivity=2)
+        pieces = connected_components(np.maximum(plane, 0), background=0)
         out[pieces > 0] = pieces[pieces > 0] + top
         top += int(pieces.max(initial=0))
     return result.reshape(labels.shape)
 
 
-def _pieces_of_ids(cells: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Count the connected pieces of each id (in the order of the ids), the largest over the planes."""
-    planes = cells.reshape(-1, *cells.shape[-2:])
+def _volumes(labels: NDArray[Any], slices: int) -> NDArray[Any]:
+    """Give the planes (P, Y, X), or the volumes (V, slices, Y, X)."""
+    return labels.reshape(-1, *([slices] if slices > 1 else []), *labels.shape[-2:])
+
+
+def _pieces_of_ids(cells: NDArray[np.integer], slices: int = 1) -> NDArray[np.integer]:
+    """Count the connected pieces of each id (in the order of the ids), the largest over the planes, or over volumes of so many slices."""
+    planes = _volumes(cells, slices)
     ids = np.unique(cells[cells > 0])
     most = np.zeros(ids.size, int)
     for plane in planes:
-        pieces = connected_components(plane, background=0, connectivity=2)
+        pieces = connected_components(plane, background=0)  # corners connect
         n = int(pieces.max(initial=0))
         if n:
             owner = ndi.maximum(plane, pieces, np.arange(1, n + 1)).astype(plane.dtype)

@@ -203,13 +203,15 @@ def prepare_volumes(
     Returns
     -------
     list of Plane
-        Volumes where anything is annotated.
+        Volumes where anything is annotated. Where no region is marked, slices without a drawn cell are not.
     """
     volumes = []
     for pair, (z_scale, scale) in zip(pairs, scales, strict=True):
         own = intensity_window(pair.image, normalisation) if window is None else window[: pair.image.channels]
         stack = volumes_of(pair.labels, pair.image.slices)
         for i, labels in enumerate(stack):
+            if (labels != NOT_ANNOTATED).all():  # no region is marked: slices without a drawn cell are not annotated, as in planes
+                labels = np.where((labels > 0).any((1, 2), keepdims=True), labels, np.int32(NOT_ANNOTATED))
             if not (labels != NOT_ANNOTATED).any():
                 continue
             grid = max(1, round(len(labels) * z_scale)), *scaled_shape(labels.shape, scale)

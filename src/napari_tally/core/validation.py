@@ -203,7 +203,7 @@ def _window(plane: Plane) -> Plane:
     largest = [_LARGEST] * 2
     if len(spans) == 3:
         slices = min(spans[0].stop - spans[0].start, round(_LARGEST ** (2 / 3) / plane.aspect))
-        largest = [slices, *[round((_LARGEST**2 / slices) ** 0.5)] * 2]
+        largest = [slices, *[int((_LARGEST**2 / slices) ** 0.5)] * 2]
     for i, (span, most) in enumerate(zip(spans, largest, strict=True)):
         cut = max(0, span.stop - span.start - most)
         spans[i] = slice(span.start + cut // 2, span.stop - (cut - cut // 2))

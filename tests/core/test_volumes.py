@@ -223,6 +223,7 @@ def test_cells_that_keep_their_ids_make_volumes():
     profiles = np.where(bodies > 0, profiles, 0)
     assert cells_go_through(bodies, 12)
     assert not cells_go_through(profiles, 12)
+    assert not cells_go_through(bodies, 3)  # too few slices
     assert not cells_go_through(bodies, 1)
     assert not cells_go_through(bodies * 0, 12)
     two = np.concatenate([bodies, np.where(bodies > 0, 40 - bodies, 0)])  # ids count within a volume

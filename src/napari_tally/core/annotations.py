@@ -16,7 +16,7 @@ from napari_tally.core.images import Image
 
 NOT_ANNOTATED = -1
 """Pixels of which nothing is known; they never add to a loss."""
-_GO_THROUGH = 0.8
+_GO_THROUGH, _FEWEST_SLICES = 0.8, 4
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ def cells_go_through(labels: Any, slices: int) -> bool:
     Returns
     -------
     bool
-        Whether, of the pixels that are cell in two slices one above the other, four fifths have the same id in both.
+        Whether, of the pixels that are cell in two slices one above the other, four fifths have the same id in both. Fewer than four
+        slices are no volume.
     """
-    if slices < 2:
+    if slices < _FEWEST_SLICES:
         return False
     both = same = 0
     stack = labels.reshape(-1, *labels.shape[-2:]) if isinstance(labels, np.ndarray) else labels

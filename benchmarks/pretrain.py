@@ -25,8 +25,8 @@ from napari_tally.core.annotations import require_labels
 from napari_tally.core.images import Image, match_by_stem, read_image, read_labels
 from napari_tally.core.model_file import Model, load_model, save_model
 from napari_tally.core.plan import new_model, plan_training
-from napari_tally.core.rescale import rescale
-from napari_tally.core.samples import TrainingPair, cell_diameter, rescale_labels, scaled_shape
+from napari_tally.core.rescale import rescale, scaled_shape
+from napari_tally.core.samples import TrainingPair, cell_diameter, rescale_labels
 from napari_tally.core.train import Step, Validation, train
 from napari_tally.settings import AugmentationSettings, CountingSettings, TrainingSettings
 

@@ -1,5 +1,7 @@
 """Networks whose weights are set by hand, so that what they find is known, and images for them."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -20,6 +22,21 @@ def bright_is_cell(channels: int = 1, diameter: float = float("nan")) -> nt.Mode
         network.head.weight[1, 0] = 20
         network.head.bias[:] = torch.tensor([0.0, -10.0, -30.0])
     return nt.Model(network, settings, diameter=diameter, counting=CountingSettings(seed_threshold=0.6, edge_threshold=0.4))
+
+
+def bright_is_cell_in_3d(**kwargs: Any) -> nt.Model:
+    """The same for volumes; its arguments go on to the model."""
+    settings = NetworkSettings(depth=1, base_width=2, batch_norm=False, dimensions=3)
+    network = build_network(settings).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for convolution in (network.down[0][0], network.down[0][2], network.merge[0][0], network.merge[0][2]):
+            convolution.weight[0, 0, 1, 1, 1] = 1
+        network.head.weight[1, 0] = 20
+        network.head.bias[:] = torch.tensor([0.0, -10.0, -30.0])
+    counting = CountingSettings(seed_threshold=0.6, edge_threshold=0.4, smoothing=1, min_area=20)
+    return nt.Model(network, settings, counting=counting, **kwargs)
 
 
 def nine_discs(side: int = 64, radius: int = 6) -> np.ndarray:

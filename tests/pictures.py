@@ -38,3 +38,12 @@ def plane(labels: NDArray[np.int32], name: str = "a") -> Plane:
 def many(n: int, height: int = 40, width: int = 200) -> Plane:
     """A row of n cells."""
     return plane(discs((height, width), *((height / 2, x, 4) for x in np.linspace(8, width - 8, n))), f"{n} cells")
+
+
+def balls(shape: tuple[int, int, int], *places: tuple[float, float, float, float], aspect: float = 1.0) -> NDArray[np.int32]:
+    """Draw balls (z, y, x, radius), numbered from 1, in voxels `aspect` times as thick as wide; z in slices."""
+    z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    labels = np.zeros(shape, np.int32)
+    for cell, (cz, cy, cx, radius) in enumerate(places, start=1):
+        labels[(aspect * (z - cz)) ** 2 + (y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = cell
+    return labels

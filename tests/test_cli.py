@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from models import bright_is_cell_in_3d
+from pictures import balls
 from PIL import Image as Pillow
 from safetensors.torch import save_file
 
@@ -515,3 +517,50 @@ def test_a_report_carries_the_interval_of_the_audit(tmp_path, folders, model_fil
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert f"counted by hand in {len(windows)} randomly placed windows" in page
     assert "<circle " in page
+
+
+def test_volumes_from_training_to_evaluation(tmp_path, capsys):
+    cells = balls((12, 36, 52), *[(z, y, x, 4) for z in (3, 9) for y in (6, 18, 30) for x in range(6, 50, 10)], aspect=2)
+    picture = (200 + 3000 * (cells > 0)).astype(np.uint16)
+    for folder, pixels in (("images", picture), ("labels", cells.astype(np.uint16))):
+        (tmp_path / folder).mkdir()
+        metadata = {"axes": "ZYX", "unit": "um", "spacing": 1.0}
+        tifffile.imwrite(tmp_path / folder / "a.tif", pixels, imagej=True, resolution=(2, 2), metadata=metadata)
+    images, labels, model, out = (tmp_path / name for name in ("images", "labels", "model.safetensors", "out"))
+    wish = "--start", "none", "--depth", 2, "--base-width", 4, "--patch", 16
+    assert run("plan", "--images", images, "--labels", labels, *wish) == 0
+    plan = " ".join(capsys.readouterr().out.split())
+    assert "12 slices, seen as volumes, for cells go through them, 30 cells drawn" in plan
+    assert "Slices are 2 pixels apart" in plan
+    assert run("train", "--images", images, "--labels", labels, "--out", model, "--steps", 2, *wish) == 0
+    assert "Training on 1 volumes with 30 cells" in capsys.readouterr().out
+    assert run("info", model) == 0
+    assert "Slices:           2 px apart; 1 of 2 halvings leave z alone" in capsys.readouterr().out
+    nt.save_model(bright_is_cell_in_3d(slice_distance=2.0), model)  # two steps teach nothing
+    assert run("predict", "--model", model, "--out", out, images) == 0
+    assert "30 cells in 1 image" in capsys.readouterr().out
+    counts, table = pd.read_csv(out / "counts.csv"), pd.read_csv(out / "cells.csv")
+    assert counts[["count", "slices"]].to_numpy().tolist() == [[30, 12]]
+    assert table["volume_um3"].to_numpy() == pytest.approx(table["volume_vx"] * 0.25)
+    assert run("evaluate", "--predicted", out / "labels", "--truth", labels) == 0
+    assert "   0.5   1.000" in capsys.readouterr().out
+    assert run("count", "--images", images, "--labels", out / "labels", "--out", tmp_path / "again") == 0
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "again" / "cells.csv"), table)
+    tifffile.imwrite(tmp_path / "flat.tif", picture[3])
+    assert run("predict", "--model", model, "--out", out, tmp_path / "flat.tif") == 2
+    assert "flat is a single plane, but this model was trained on volumes" in capsys.readouterr().err
+    assert run("train", "--images", images, "--labels", labels, "--out", model, "--dimensions", "2-D", "--start", model) == 2
+    assert "The start model is one for volumes (3-D), and 2-D is asked for" in capsys.readouterr().err
+
+
+def test_black_and_white_volumes_are_split_as_bodies(tmp_path, capsys):
+    cells = balls((12, 36, 52), *[(z, y, x, 4) for z in (3, 9) for y in (6, 18, 30) for x in range(6, 50, 10)])
+    for folder, pixels in (("images", (cells > 0) * np.uint8(200)), ("labels", (cells > 0).astype(np.uint8))):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / "a.tif", pixels, photometric="minisblack")
+    wish = "--images", tmp_path / "images", "--labels", tmp_path / "labels", "--out", tmp_path / "model.safetensors", "--split"
+    small = "--start", "none", "--depth", 1, "--base-width", 2, "--patch", 16, "--steps", 1
+    assert run("train", *wish, *small, "--dimensions", "3-D") == 0
+    assert "Training on 1 volumes with 15 cells" in capsys.readouterr().out  # those one above the other touch
+    assert run("train", *wish, *small, "--dimensions", "2-D") == 0
+    assert "Training on 1 images with 180 cells" in capsys.readouterr().out

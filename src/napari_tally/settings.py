@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Preset = Literal["quick", "paper"]
 Architecture = Literal["unet", "res-unet", "attention-unet", "unet++", "swin-unetr", "unet-bilinear"]
+Dimensions = Literal["auto", "2-D", "3-D"]
 Loss = Literal["cross-entropy", "binary-cross-entropy", "dice", "bce-dice", "focal", "tversky"]
 
 
@@ -59,6 +60,18 @@ class NetworkSettings:
         float,
         {"min": 0.0, "max": 0.9, "step": 0.05, "label": "Dropout", "tooltip": "At the end of the contracting path (paper: 0.5)."},
     ] = 0.0
+    dimensions: Annotated[
+        int, {"min": 2, "max": 3, "label": "Dimensions", "tooltip": "2 = planes, each seen by itself; 3 = volumes, seen as a whole."}
+    ] = 2
+    flat: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 6,
+            "label": "Flat levels",
+            "tooltip": "In 3-D, so many halvings, from the first on, leave z alone: where slices are farther apart than pixels.",
+        },
+    ] = 0
 
 
 PAPER_NETWORK = NetworkSettings(classes=2, depth=4, base_width=64, padding="valid", batch_norm=False, dropout=0.5)
@@ -195,6 +208,25 @@ class TrainingSettings:
     base_width: Annotated[
         int, {"min": 0, "max": 128, "label": "Base width", "tooltip": "Feature maps at full resolution (paper: 64). 0 = by preset."}
     ] = 0
+    dimensions: Annotated[
+        Dimensions,
+        {
+            "label": "Dimensions",
+            "tooltip": "'2-D': every slice of a z-stack is seen by itself. '3-D': cells are found as bodies, each with one number through "
+            "all slices. 'auto' = as the model to start from, else 3-D where the cells drawn keep their numbers from slice to slice.",
+        },
+    ] = "auto"
+    slice_distance: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1000.0,
+            "step": 0.1,
+            "label": "Slice distance (px)",
+            "tooltip": "In 3-D, how far slices are apart, in widths of a pixel: 2.2 for slices every 0.28 µm and pixels of 0.127 µm. "
+            "0 = as the file says, else 1.",
+        },
+    ] = 0.0
     loss: Annotated[
         Loss,
         {
@@ -292,6 +324,16 @@ class PredictionSettings:
             "tooltip": "Side of a tile. 0 = chosen for you; never changes the result.",
         },
     ] = 0
+    slice_distance: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1000.0,
+            "step": 0.1,
+            "label": "Slice distance (px)",
+            "tooltip": "For 3-D models: how far slices are apart, in widths of a pixel. 0 = as the file says, else as in training.",
+        },
+    ] = 0.0
     average: Annotated[
         bool,
         {

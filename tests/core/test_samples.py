@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from pictures import discs, picture
 
 from napari_tally.core.images import as_image
-from napari_tally.core.samples import PatchSampler, TrainingPair, cell_diameter, class_map, prepare_planes, scaled_shape
+from napari_tally.core.rescale import scaled_shape
+from napari_tally.core.samples import PatchSampler, TrainingPair, cell_diameter, class_map, prepare_planes
 from napari_tally.core.weights import border_weights
 from napari_tally.settings import AugmentationSettings, NormalisationSettings
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from models import bright_is_cell, nine_discs
+from models import bright_is_cell, bright_is_cell_in_3d, nine_discs
 from napari.components import ViewerModel
+from pictures import balls
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
@@ -307,3 +308,33 @@ def test_labels_that_were_mended_by_hand_are_counted_and_not_made_anew(model, wi
     qtbot.waitUntil(lambda: widget.count_text.text() == "0 cells")
     assert len(layers_of(model, "prediction", image)) == 2
     np.testing.assert_array_equal(mended.data, before)
+
+
+def test_a_volume_is_counted_as_bodies(model, widget, qtbot, count):
+    bodies = balls((10, 40, 40), (3, 10, 10, 5), (6, 10, 28, 6), (5, 29, 20, 6), aspect=2)
+    session(model).put(bright_is_cell_in_3d(), "bright")
+    image = model.add_image((100 * (bodies > 0) + 20).astype(np.uint8), name="stack", scale=(2, 1, 1), units="um")
+    count()
+    assert widget.count_text.text() == "3 cells"
+    (labels,) = layers_of(model, "prediction", image)
+    assert labels.data.shape == bodies.shape
+    assert set(np.unique(labels.data)) == {0, 1, 2, 3}
+    assert widget.table.rowCount() == 1
+    assert labels.features["volume_um3"].tolist() == [2 * (labels.data == cell).sum() for cell in (1, 2, 3)]
+    before = labels.data.copy()
+    widget.counting["min_area"].value = 5000
+    qtbot.waitUntil(lambda: widget.count_text.text() == "0 cells")
+    widget.counting["min_area"].value = 20
+    qtbot.waitUntil(lambda: widget.count_text.text() == "3 cells")
+    np.testing.assert_array_equal(layers_of(model, "prediction", image)[0].data, before)
+    model.dims.set_point(0, 8)
+    widget.this_plane.setChecked(True)  # a volume is seen as a whole
+    count()
+    assert widget.table.rowCount() <= 1
+
+
+def test_a_plane_is_no_volume(model, widget, qtbot, count):
+    session(model).put(bright_is_cell_in_3d(), "bright")
+    model.add_image(nine_discs(), name="well")
+    count()
+    assert "well is a single plane, but this model was trained on volumes" in widget.message.text()

@@ -9,7 +9,7 @@ import torch
 from napari.components import ViewerModel
 from napari.utils._proxies import PublicOnlyProxy
 from napari.utils.notifications import notification_manager
-from pictures import discs
+from pictures import balls, discs
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
@@ -438,3 +438,22 @@ def test_label_layers_of_one_image_are_one_type_each(viewer, make_widget):
     assert np.unique(pairs[0].labels).tolist() == [0, 1, 2, 3, 4, 5, 100, 101, 102]
     choose(widget, types=0)
     assert len(run_to_end(widget._wishes()._pairs())[0]) == 2
+
+
+def test_a_volume_trains_with_its_preview(make_widget, qtbot, click):
+    bodies = balls((10, 36, 52), *[(z, y, x, 4) for z in (2, 8) for y in (6, 18, 30) for x in range(6, 50, 10)])
+    viewer = ViewerModel()
+    image = viewer.add_image((200 * (bodies > 0) + 100).astype(np.uint16), name="stack", scale=(2, 1, 1), units="um")
+    viewer.add_labels(bodies, name="drawn", scale=(2, 1, 1), units="um")
+    widget = make_widget(viewer, steps=3, patch=16, depth=1, base_width=2)
+    widget._weigh()
+    wait_for_the_end(widget, qtbot)
+    weights = viewer.layers["stack border weights"]
+    assert weights.data.shape == bodies.shape
+    np.testing.assert_allclose(weights.extent.world, image.extent.world)
+    widget.preview.setChecked(True)
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    assert session(viewer).model.settings.dimensions == 3
+    assert "Learns from 30 cells in 1 image" in widget.message.text()
+    assert viewer.layers["stack preview"].data.shape == bodies.shape

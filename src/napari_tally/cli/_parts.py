@@ -69,10 +69,11 @@ def read_data(arguments: argparse.Namespace) -> "tuple[list[TrainingPair], list[
         raise ValueError("--val-images and --val-labels belong together; give both or none.")
     if not 0 <= arguments.radius < 1000:
         raise ValueError(f"--radius is {arguments.radius:g}; a number of pixels below 1000 is wanted.")
-    pairs = read_pairs(arguments.images, arguments.labels, arguments.split, arguments.radius)
+    volumes = arguments.dimensions == "3-D"
+    pairs = read_pairs(arguments.images, arguments.labels, arguments.split, arguments.radius, volumes)
     if not arguments.val_images:
         return pairs, []
-    return pairs, read_pairs(arguments.val_images, arguments.val_labels, arguments.split, arguments.radius)
+    return pairs, read_pairs(arguments.val_images, arguments.val_labels, arguments.split, arguments.radius, volumes)
 
 
 def normalisation_from(arguments: argparse.Namespace, start: "Model | None") -> NormalisationSettings:
@@ -80,10 +81,10 @@ def normalisation_from(arguments: argparse.Namespace, start: "Model | None") -> 
     return replace(start.normalisation if start else NormalisationSettings(), statistics=arguments.statistics)
 
 
-def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 0.0) -> "list[TrainingPair]":
+def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 0.0, volumes: bool = False) -> "list[TrainingPair]":
     """Read two folders of images and labels into training pairs; say what is odd about the labels.
 
-    With a `radius`, the labels are CSV files of points, which become discs.
+    With a `radius`, the labels are CSV files of points, which become discs. With `volumes`, objects are split as bodies.
     """
     if radius:
         return _read_points(images, labels, radius)
@@ -95,7 +96,7 @@ def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 
     for image_path, labels_path in match_by_stem(images, labels):
         image, drawn = read_image(image_path), read_labels(labels_path)
         if split and drawn.shape == image.shape:
-            drawn = split_pieces(drawn)
+            drawn = split_pieces(drawn, image.slices if volumes else 1)
         pairs.append(TrainingPair(image, require_labels(drawn, image)))
         odd += [problem.message for problem in check_labels(drawn, image)]
     for message in odd[:3]:

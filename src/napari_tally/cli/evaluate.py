@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def register(command: Commands) -> None:
     """Add the command."""
-    parser = command("evaluate", run, "Compare predicted with true label images.")
+    parser = command("evaluate", run, "Compare predicted with true label images. Cells of volumes are matched as bodies.")
     parser.add_argument("--predicted", type=Path, required=True, metavar="DIR", help="predicted label images")
     parser.add_argument("--truth", type=Path, required=True, metavar="DIR", help="true label images, matched by stem")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")

@@ -26,9 +26,10 @@ def run(arguments: argparse.Namespace) -> None:
     rows = {
         "Network": f"{ARCHITECTURES[n.architecture].title}, depth {n.depth}, base width {n.base_width}, padding {n.padding}, "
         f"{parameters / 1e6:.1f} M parameters",
-        "Images": "colour (RGB)" if model.colour else f"{n.channels} channel(s)",
+        "Images": ("volumes, " if n.dimensions == 3 else "") + ("colour (RGB)" if model.colour else f"{n.channels} channel(s)"),
         "Classes": ", ".join(["background", *insides, *["rim of a cell"] * (n.classes > n.types + 1)]),
         "Cell diameter": f"{model.diameter:.0f} px, seen by the network at {model.scale:.2f} of the size",
+        **({"Slices": f"{model.slice_distance:.3g} px apart; {n.flat} of {n.depth} halvings leave z alone"} if n.dimensions == 3 else {}),
         "Receptive margin": f"{model.network.margin} px{'' if model.network.exact else '; approximate and blended where tiles meet'}",
         "Thresholds": f"seed {model.counting.seed_threshold}, valley {model.counting.valley}, edge {model.counting.edge_threshold}, "
         f"smallest {model.counting.min_area:.0f} px",

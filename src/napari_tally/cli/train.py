@@ -77,7 +77,8 @@ def fit(
     else:
         plan = plan_training(pairs, settings, start, normalisation)
         model = new_model(plan, start)
-    print(f"Training on {plan.n_images} images with {plan.n_cells} cells, {plan.diameter:.0f} px wide, on the {plan.device_name}.")
+    what = "volumes" if plan.slices else "images"
+    print(f"Training on {plan.n_images} {what} with {plan.n_cells} cells, {plan.diameter:.0f} px wide, on the {plan.device_name}.")
     name = start.record.get("name") or "a trained model" if start else "random weights"
     takes = f"{settings.steps} steps" if settings.steps else f"about {settings.minutes:g} min"
     print(f"Starts from {name}; takes {takes} and {plan.memory / 1e9:.1f} GB.")

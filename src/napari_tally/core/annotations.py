@@ -4,6 +4,7 @@ Known labels are int32: 1.. = a cell, 0 = background, -1 = not annotated (ignore
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from napari_tally.core.images import Image
 
 NOT_ANNOTATED = -1
 """Pixels of which nothing is known; they never add to a loss."""
+_GO_THROUGH, _FEWEST_SLICES = 0.8, 4
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,34 @@ def known_labels(labels: NDArray[np.integer], region: NDArray[np.bool_] | None =
     if region is not None and region.any():
         known[~region] = NOT_ANNOTATED
     return known
+
+
+def cells_go_through(labels: Any, slices: int) -> bool:
+    """Say whether cells keep their ids from slice to slice: then they are bodies in a volume, not profiles in planes.
+
+    Parameters
+    ----------
+    labels : (..., Y, X) int array, or (P, Y, X) that is read slice by slice
+    slices : int
+        Slices of a volume; see :attr:`napari_tally.core.images.Image.slices`.
+
+    Returns
+    -------
+    bool
+        Whether, of the pixels that are cell in two slices one above the other, four fifths have the same id in both. Fewer than four
+        slices are no volume.
+    """
+    if slices < _FEWEST_SLICES:
+        return False
+    both = same = 0
+    stack = labels.reshape(-1, *labels.shape[-2:]) if isinstance(labels, np.ndarray) else labels
+    planes = (np.asarray(stack[p, 0 : stack.shape[1], 0 : stack.shape[2]]) for p in range(stack.shape[0]))
+    for p, (above, below) in enumerate(pairwise(planes), start=1):
+        if p % slices:  # else another volume begins
+            cells = (above > 0) & (below > 0)
+            both += int(cells.sum())
+            same += int((cells & (above == below)).sum())
+    return same > _GO_THROUGH * both
 
 
 def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] | None = None) -> list[Problem]:
@@ -126,7 +156,7 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
             )
         )
     ids = np.unique(cells[drawn])
-    pieces = _pieces_of_ids(cells)
+    pieces = _pieces_of_ids(cells, image.slices if cells_go_through(cells, image.slices) else 1)
     split = int((pieces > 1).sum())
     if ids.size == 1 and pieces[0] > 3:
         problems.append(
@@ -173,32 +203,39 @@ def require_ids(labels: NDArray[Any], name: object) -> NDArray[np.integer]:
     return labels
 
 
-def split_pieces(labels: NDArray[np.integer]) -> NDArray[np.int32]:
+def split_pieces(labels: NDArray[np.integer], slices: int = 1) -> NDArray[np.int32]:
     """Give every connected piece of every id its own id; touching ids stay apart.
 
     Parameters
     ----------
     labels : (Y, X) or (planes, Y, X) int
         0 or less is kept as it is. Planes are split each by itself, with ids that go on.
+    slices : int
+        So many planes are one volume, and pieces are connected through its slices.
     """
     labels = np.asarray(labels)
-    planes = labels.reshape(-1, *labels.shape[-2:])
+    planes = _volumes(labels, slices)
     result = np.minimum(planes, 0).astype(np.int32)
     top = 0
     for plane, out in zip(planes, result, strict=True):
-        pieces = connected_components(np.maximum(plane, 0), background=0, connectivity=2)
+        pieces = connected_components(np.maximum(plane, 0), background=0)
         out[pieces > 0] = pieces[pieces > 0] + top
         top += int(pieces.max(initial=0))
     return result.reshape(labels.shape)
 
 
-def _pieces_of_ids(cells: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Count the connected pieces of each id (in the order of the ids), the largest over the planes."""
-    planes = cells.reshape(-1, *cells.shape[-2:])
+def _volumes(labels: NDArray[Any], slices: int) -> NDArray[Any]:
+    """Give the planes (P, Y, X), or the volumes (V, slices, Y, X)."""
+    return labels.reshape(-1, *([slices] if slices > 1 else []), *labels.shape[-2:])
+
+
+def _pieces_of_ids(cells: NDArray[np.integer], slices: int = 1) -> NDArray[np.integer]:
+    """Count the connected pieces of each id (in the order of the ids), the largest over the planes, or over volumes of so many slices."""
+    planes = _volumes(cells, slices)
     ids = np.unique(cells[cells > 0])
     most = np.zeros(ids.size, int)
     for plane in planes:
-        pieces = connected_components(plane, background=0, connectivity=2)
+        pieces = connected_components(plane, background=0)  # corners connect
         n = int(pieces.max(initial=0))
         if n:
             owner = ndi.maximum(plane, pieces, np.arange(1, n + 1)).astype(plane.dtype)

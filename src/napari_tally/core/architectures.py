@@ -19,7 +19,7 @@ class Architecture:
         As papers call it.
     source : str
     build : callable
-        Takes the fields of :class:`NetworkSettings` (but not the architecture, and the padding only if it can be "valid").
+        Takes the fields of :class:`NetworkSettings` (but not the architecture; padding and dimensions only where it is the U-Net).
     exact : bool
         Whether tiles are exact: an output pixel depends on what lies within the margin, and on nothing else. Else they are
         blended, see :mod:`napari_tally.core.blend`.
@@ -59,8 +59,14 @@ def build_network(settings: NetworkSettings) -> UNet:
     architecture, types = ARCHITECTURES[wishes.pop("architecture")], wishes.pop("types")
     if settings.classes - types not in (1, 2):
         raise ValueError(f"{types} cell type(s) make {types + 1} classes, or {types + 2} with the rim, not {settings.classes}.")
-    if architecture.build is not UNet and wishes.pop("padding") != "same":
-        raise ValueError(f"{architecture.title} keeps the size of the image; choose the padding 'same'.")
+    if settings.dimensions == 3 and settings.flat > settings.depth:
+        raise ValueError(f"{settings.flat} poolings shall leave z alone, and there are {settings.depth}.")
+    if architecture.build is not UNet:
+        if wishes.pop("padding") != "same":
+            raise ValueError(f"{architecture.title} keeps the size of the image; choose the padding 'same'.")
+        if wishes.pop("dimensions") != 2:
+            raise ValueError(f"{architecture.title} is there for images only; for volumes choose the architecture 'unet'.")
+        del wishes["flat"]
     network = cast(UNet, architecture.build(**wishes))
     network.types = types
     return network

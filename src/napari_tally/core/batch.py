@@ -196,7 +196,7 @@ class Batch:
         runner = self.runner and replace(self.runner, path=path, state=tuple(state), out=target.parent)
         keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
         found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=keep, runner=runner)
-        measuring = Results(self.rules).measuring(found.labels, image, regions, group, found.types, found.n_types)
+        measuring = Results(self.rules).measuring(found.labels, image, regions, group, found.types, found.n_types, found.are_bodies)
         cells, counts, parts = yield from aside(1, "measuring cells", measuring)
         remarks = (
             image.note,

@@ -240,7 +240,8 @@ def save_pairs(pairs: Sequence[TrainingPair], path: str | Path) -> None:
         image = pair.image
         tensors |= {f"{i}.planes": np.ascontiguousarray(image.planes), f"{i}.labels": np.ascontiguousarray(pair.labels)}
         size = list(image.pixel_size) if image.pixel_size else None
-        about.append({"name": image.name, "leading": list(image.leading), "colour": image.colour, "pixel_size": size})
+        voxel = {"pixel_size": size, "axes": image.axes, "steps": image.steps}
+        about.append({"name": image.name, "leading": list(image.leading), "colour": image.colour, **voxel})
     try:
         with whole_file(path) as partial:
             save_arrays(tensors, partial, metadata={_KEY: json.dumps(about)})
@@ -274,7 +275,9 @@ def _pair(file: Any, i: int, about: dict[str, Any]) -> TrainingPair:
     leading = tuple(int(n) for n in about["leading"])
     if math.prod(leading) != len(planes):
         raise ValueError(f"{len(planes)} planes")
-    return TrainingPair(Image(planes, str(about["name"]), leading, about["colour"] is True, size), labels)
+    steps = {str(axis): float(step) for axis, step in about.get("steps", {}).items()}
+    image = Image(planes, str(about["name"]), leading, about["colour"] is True, size, str(about.get("axes", "")), steps)
+    return TrainingPair(image, labels)
 
 
 def _read(path: Path, file: Any, header: dict[str, Any]) -> Checkpoint:

@@ -8,6 +8,9 @@
                    ■           ┊       and the area that belongs to the count is that without
                    └┄┄┄┄□┄┄┄┄┄┄┘       the first row and column.
 
+Where cells keep their numbers from slice to slice of a z-stack, they are bodies: one row a cell and one a volume, and the border has
+a first and a last slice too.
+
 References
 ----------
 H. J. G. Gundersen: Notes on the estimation of the numerical density of arbitrary profiles: the edge effect. J. Microscopy 111, 1977.
@@ -21,6 +24,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from skimage.measure import regionprops
 
+from napari_tally.core.annotations import cells_go_through
+from napari_tally.core.body_table import measure_bodies
 from napari_tally.core.events import mapped, part_of, run_to_end
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
@@ -43,6 +48,7 @@ def measure_cells(
     rules: RuleSettings | None = None,
     regions: Sequence[Region] | None = None,
     shapes: bool = True,
+    are_bodies: bool = False,
 ) -> pd.DataFrame:
     """Measure every cell.
 
@@ -58,11 +64,14 @@ def measure_cells(
         Named parts of the image.
     shapes : bool
         Measure perimeter, eccentricity and solidity too, about a millisecond a cell.
+    are_bodies : bool
+        The cells go through the slices of a z-stack. Else it is seen from the labels: whether cells keep their ids from slice to slice.
 
     Returns
     -------
     pandas.DataFrame
-        One row a cell and plane: image, plane, label, y and x (centroid in pixels; whole numbers are centres of pixels), y_um and x_um
+        Of volumes: see :func:`napari_tally.core.body_table.measure_bodies`.
+        Else one row a cell and plane: image, plane, label, y and x (centroid in pixels; whole numbers are centres of pixels), y_um and x_um
         (from the corner of the image), area_px, area_um2, perimeter_px, perimeter_um (only of square pixels), eccentricity, solidity,
         mean_intensity, min_intensity, max_intensity (with a number for the channel if there are several), touches_top_left and
         touches_border (of the image), counted, and region where there are regions. What is in um is NaN where the pixel size is unknown.
@@ -72,7 +81,7 @@ def measure_cells(
     ValueError
         If the shapes differ, or the rule is in um2 and the pixel size is unknown.
     """
-    return run_to_end(measuring_cells(labels, image, rules, regions, shapes))
+    return run_to_end(measuring_cells(labels, image, rules, regions, shapes, are_bodies))
 
 
 def measuring_cells(
@@ -81,11 +90,14 @@ def measuring_cells(
     rules: RuleSettings | None = None,
     regions: Sequence[Region] | None = None,
     shapes: bool = True,
+    are_bodies: bool = False,
 ) -> Generator[float, None, pd.DataFrame]:
     """Compute :func:`measure_cells`; yield the fraction that is done."""
     if labels.shape != image.shape:
         raise ValueError(f"{image.name}: labels of shape {labels.shape} on an image of shape {image.shape}.")
     stack = np.maximum(labels, 0).reshape(-1, *labels.shape[-2:])
+    if are_bodies or cells_go_through(stack, image.slices):
+        return apply_rules(measure_bodies(stack, image), image, rules, regions)
     planes = []
     for p, plane in enumerate(stack):
         planes.append((yield from mapped(_measure_plane(plane, image, p, shapes), part_of(len(stack), p))))
@@ -184,7 +196,8 @@ def summarise(
     image : Image
     rules : RuleSettings, optional
     regions : sequence of Region, optional
-        Left out: a row a plane. Given: a row a region of a plane, and one for what lies outside all of them.
+        Left out: a row a plane. Given: a row a region of a plane, and one for what lies outside all of them. Of cells that are
+        bodies: a row a volume; regions are seen from above.
 
     Returns
     -------
@@ -193,14 +206,21 @@ def summarise(
         image), found (cells before the rule), plane, area_px and area_mm2 (of the plane, of its unbiased frame, or of the region),
         covered_percent (of the plane or region, by cells that were found), cells_per_mm2, mean_area_px, mean_area_um2 (of the cells
         that count), rule. NaN where the pixel size is unknown. Of several types of cells count_type_1, count_type_2, ...
+        Of volumes plane is the first slice, areas are those of the volume seen from above, covered_percent is that of its voxels,
+        and there are slices, volume_mm3, cells_per_mm3, mean_volume_vx and mean_volume_um3 too.
     """
+    bodies = "volume_vx" in cells
+    slices = image.slices if bodies else 1
     mm2 = image.pixel_size[0] * image.pixel_size[1] * 1e-6 if image.pixel_size else float("nan")
     shape = (image.shape[-2], image.shape[-1])
+    mm3 = mm2 * image.z_size * 1e-3 if image.z_size else float("nan")
     rules, rows = rules or RuleSettings(), []
-    for p in range(len(image.planes)):
-        plane, parts = cells[cells["plane"] == p], _areas(regions, shape, p, rules)
+    for p in range(0, len(image.planes), slices):
+        plane = cells[cells["volume"] == p // slices] if bodies else cells[cells["plane"] == p]
+        parts = _areas(regions, shape, p, rules)
         for name, area in parts.items():
             found = plane[plane["region"] == name] if regions else plane
+            inside = found["volume_vx"].sum() / slices if bodies else found["area_px"].sum()
             here, visible = found[found["counted"].astype(bool)], area if regions else shape[0] * shape[1]
             row = {
                 "image": image.name,
@@ -211,15 +231,27 @@ def summarise(
                 "plane": p,
                 "area_px": area,
                 "area_mm2": area * mm2,
-                "covered_percent": 100 * found["area_px"].sum() / visible if visible else float("nan"),
+                "covered_percent": 100 * inside / visible if visible else float("nan"),
                 "cells_per_mm2": len(here) / (area * mm2) if area else float("nan"),
                 "mean_area_px": here["area_px"].mean(),
                 "mean_area_um2": here["area_um2"].mean(),
+                **(_of_bodies(here, area * (slices - (rules.border == "frame" and not regions)), slices, mm3) if bodies else {}),
                 "rule": describe_rule(rules),
                 **({f"count_type_{k}": int(n) for k, n in here["type"].value_counts(sort=False).items()} if "type" in here else {}),
             }
             rows.append(row if regions else {key: value for key, value in row.items() if key != "region"})
     return pd.DataFrame(rows)
+
+
+def _of_bodies(cells: pd.DataFrame, voxels: float, slices: int, mm3: float) -> dict[str, float]:
+    """Give what the table of a volume has beside that of a plane: `cells` that count in so many voxels, of `mm3` each."""
+    return {
+        "slices": slices,
+        "volume_mm3": voxels * mm3,
+        "cells_per_mm3": len(cells) / (voxels * mm3) if voxels else float("nan"),
+        "mean_volume_vx": cells["volume_vx"].mean(),
+        "mean_volume_um3": cells["volume_um3"].mean(),
+    }
 
 
 def _areas(regions: Sequence[Region] | None, shape: tuple[int, int], plane: int, rules: RuleSettings) -> dict[str, float]:

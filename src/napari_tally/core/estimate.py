@@ -1,5 +1,8 @@
 """What a training will take, before it starts: arithmetic alone, so that a window can show it at once."""
 
+from itertools import accumulate
+from operator import mul
+
 from napari_tally.settings import NetworkSettings
 
 _MAPS = 22.0
@@ -26,15 +29,20 @@ def count_parameters(network: NetworkSettings) -> int:
     norm = 2 if network.batch_norm else 1  # scale and shift, or a bias
 
     def two(inputs: int, outputs: int) -> int:
-        return 9 * outputs * (inputs + outputs) + 2 * norm * outputs
+        return 3**network.dimensions * outputs * (inputs + outputs) + 2 * norm * outputs
 
     down = sum(two(i, o) for i, o in zip([network.channels, *widths[:-1]], widths, strict=True))
-    kernel = 4 if network.upsampling == "transposed" else 1
-    up = sum(kernel * 2 * w * w + w + two(2 * w, w) for w in widths[:-1])
+    kernels = [n if network.upsampling == "transposed" else 1 for n in _halvings(network)]
+    up = sum(kernel * 2 * w * w + w + two(2 * w, w) for kernel, w in zip(kernels, widths[:-1], strict=True))
     return round((down + up + (widths[0] + 1) * network.classes) * _RELATIVES.get(network.architecture, (1, 1))[1])
 
 
-def training_memory(network: NetworkSettings, patch: int, batch: int, pixels: float) -> float:
+def _halvings(network: NetworkSettings) -> list[int]:
+    """Give, for each pooling, the pixels that become one."""
+    return [4 if network.dimensions == 2 or level < network.flat else 8 for level in range(network.depth)]
+
+
+def training_memory(network: NetworkSettings, patch: int, batch: int, pixels: float, slices: int = 0) -> float:
     """Estimate the memory that training takes.
 
     Parameters
@@ -44,6 +52,8 @@ def training_memory(network: NetworkSettings, patch: int, batch: int, pixels: fl
         Side of a patch in network pixels, patches a step.
     pixels : float
         Pixels of all training planes, in network pixels.
+    slices : int
+        Of a patch of a volume; 0 = a plane.
 
     Returns
     -------
@@ -51,7 +61,8 @@ def training_memory(network: NetworkSettings, patch: int, batch: int, pixels: fl
         Bytes.
     """
     more = _RELATIVES.get(network.architecture, (1, 1))[0]
-    maps = 4 * _MAPS * more * batch * patch**2 * sum(network.base_width * 0.5**level for level in range(network.depth + 1))
+    levels = accumulate((2 / n for n in _halvings(network)), mul, initial=1.0)  # maps of each, in units of those at full resolution
+    maps = 4 * _MAPS * more * batch * patch**2 * max(1, slices) * network.base_width * sum(levels)
     return _BASE + maps + 4 * _COPIES * count_parameters(network) + pixels * (4 * network.channels + _PIXEL)
 
 

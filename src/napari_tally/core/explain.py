@@ -25,17 +25,21 @@ def explain(plan: TrainingPlan, start: str = "", validation: int = 0) -> list[tu
     seen = plan.diameter * plan.scale  # of a cell, in network pixels
     channels = "colour (red, green, blue)" if plan.colour else "grey" if n.channels == 1 else f"{n.channels} channels"
     planes = "two-dimensional" if plan.n_planes == plan.n_images else f"{plan.n_planes} planes, each seen by itself"
+    if n.dimensions == 3:
+        planes = f"{plan.n_planes} slices, seen as volumes, for cells go through them"
     wide = f", {s.patch / seen:.0f} cells wide" if seen > 0 else ""
+    deep = f" and {_number(plan.slices, 'slice')}" if plan.slices else ""
     gaps = f", gaps between cells weigh up to {s.border_weight:g} more" if s.border_weight and s.loss not in ("dice", "tversky") else ""
     rows = [
         ("Images", f"{_number(plan.n_images, 'image')}, {planes}, {_number(plan.n_cells, 'cell')} drawn. The network takes {channels}."),
         ("Cell size", _size(plan, seen, start)),
+        *([("Slices", _slices(plan))] if n.dimensions == 3 else []),
         ("Brightness", _brightness(plan)),
         ("Start", f"From “{start}”: it fixes the network." if start else "From random weights."),
         ("Network", _network(plan, seen)),
         ("Classes", _classes(plan)),
         ("Loss", f"{s.loss}{gaps}."),
-        ("Patches", f"{_number(s.batch, 'patch', 'es')} of {s.patch} px a step{wide}; learning rate up to {s.learning_rate:g}."),
+        ("Patches", f"{_number(s.batch, 'patch', 'es')} of {s.patch} px{deep} a step{wide}; learning rate up to {s.learning_rate:g}."),
         (
             "Held out",
             _held_out(plan, bool(start)) if not validation else f"{_number(validation, 'image')} given; all others are trained on.",
@@ -65,6 +69,20 @@ def _size(plan: TrainingPlan, seen: float, start: str) -> str:
         return f"{size}; images are taken as they are."
     why = "the start knows" if start else "lets the network see more around a cell for less work"
     return f"{size}; images are scaled by {plan.scale:.2f}, so that it is {seen:.0f} px, which {why}."
+
+
+def _slices(plan: TrainingPlan) -> str:
+    """Say how z is resampled and pooled."""
+    n = plan.network
+    apart = f"Slices are {plan.slice_distance:.3g} pixels apart"
+    if plan.z_scale != 1:
+        apart += f" and are resampled by {plan.z_scale:.2f}; a voxel of the network is {plan.aspect:.2g} times as thick as wide"
+    else:
+        apart += f" and are taken as they are: a voxel of the network is {plan.aspect:.2g} times as thick as wide"
+    if not n.flat:
+        return f"{apart}. All {n.depth} halvings halve z, y and x."
+    rest = f", the other {n.depth - n.flat} halve z too" if n.flat < n.depth else ""
+    return f"{apart}. The first {'halving leaves' if n.flat == 1 else f'{n.flat} halvings leave'} z alone{rest}."
 
 
 def _brightness(plan: TrainingPlan) -> str:

@@ -7,6 +7,7 @@
     not seen such images asks
 
 Nothing but the hills is kept of a tile, so that a slide needs no more memory than a tile, if its labels go to a file.
+A model for volumes goes another way from here on: :mod:`~napari_tally.core.volumes`.
 """
 
 import math
@@ -22,12 +23,12 @@ from napari_tally.core.cell_types import decide, shares, together
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import beside, mapped, paced, saying
 from napari_tally.core.images import Image, normalise
-from napari_tally.core.instances import Hills, TileHills, climb_tile, find_instances, ring
+from napari_tally.core.instances import Hills, TileHills, climb_tile, find_instances, label_planes, ring
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import Predictor, TileDone, looking, part_done, predict_plane, require_channels, to_channels, window_for
-from napari_tally.core.rescale import rescale
-from napari_tally.core.samples import scaled_shape
+from napari_tally.core.rescale import rescale, scaled_shape
 from napari_tally.core.tiles import Region, grown, halved
+from napari_tally.core.volumes import VolumeMaps, find_in_volumes, label_volumes
 from napari_tally.settings import CountingSettings, PredictionSettings
 
 _SIDE = 1024
@@ -65,6 +66,10 @@ class Prediction:
         The type of each cell, from 1 on, where the model tells several apart; entry 0 is the background.
     n_types : int
         How many types the model knows.
+    volumes : dict of int to VolumeMaps, or None
+        What a model for volumes says of each volume, where it was to be kept.
+    are_bodies : bool
+        Cells go through slices: the model is one for volumes.
     """
 
     probabilities: NDArray[np.float32] | None
@@ -73,6 +78,20 @@ class Prediction:
     cells: int
     types: NDArray[np.uint8] | None = None
     n_types: int = 1
+    volumes: dict[int, VolumeMaps] | None = None
+    are_bodies: bool = False
+
+    @property
+    def kinds(self) -> tuple[NDArray[np.uint8] | None, int, bool]:
+        """Give what tables of cells ask beside the labels: types, n_types, are_bodies."""
+        return self.types, self.n_types, self.are_bodies
+
+    def labelled(self, counting: CountingSettings) -> NDArray[np.int32]:
+        """Find the cells anew in the probabilities that were kept, with other thresholds; labels as in :attr:`labels`."""
+        if self.volumes is not None:
+            return label_volumes(self.volumes, counting, self.labels.shape)
+        assert self.probabilities is not None
+        return label_planes(together(self.probabilities, self.n_types), counting, self.zoom).reshape(self.labels.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,13 +160,20 @@ def find_cells(
     """
     settings, counting = settings or PredictionSettings(), counting or model.counting
     require_channels(model, image)
+    if model.settings.dimensions == 3:
+        if runner:
+            raise ValueError("A model for volumes is computed in one piece, on this machine. Leave out the workers and the scheduler.")
+        keep = not image.is_lazy and out is None if keep is None else keep
+        seen = yield from find_in_volumes(model, image, settings, counting, out, keep, planes)
+        bodies = seen.labels.reshape(image.shape) if out is None else out
+        return Prediction(seen.probabilities, bodies, seen.zoom, seen.cells, volumes=seen.volumes if keep else None, are_bodies=True)
     window = yield from looking(model, image)
     if model.any_size and not settings.diameter:
         diameter = yield from estimate_diameter(model, image, settings, window)
         settings = replace(settings, diameter=diameter)
     work = TileWork(Predictor(model, image, settings, window), counting)
     planes, shape = list(range(len(image.planes)) if planes is None else planes), work.shape
-    labels = np.zeros((len(image.planes), *shape), np.int32) if out is None else out
+    labels: Any = np.zeros((len(image.planes), *shape), np.int32) if out is None else out
     keep = runner is None and (not image.is_lazy and out is None if keep is None else keep)
     probabilities = None
     if keep:

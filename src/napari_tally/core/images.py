@@ -7,7 +7,8 @@ Whatever the file or array looks like, it becomes an :class:`Image` of planes::
     (C, Y, X)              one plane, C channels
     (T, Z, ..., [C,] Y, X) T * Z * ... planes; each is predicted and counted by itself
 
-and `Image.leading` remembers (T, Z, ...) so that labels come back in the shape of the image.
+and `Image.leading` remembers (T, Z, ...) so that labels come back in the shape of the image. A model for volumes sees the planes
+of the last of these axes, its slices, as one; unless the file says that this axis is time.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ import re
 import struct
 import threading
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -87,7 +88,7 @@ class Image:
     pixel_size : tuple of float, or None
         Height and width of a pixel in micrometres.
     axes : str
-        What the leading axes are, where that is known: "T", "Z" or "TZ"; else "".
+        What the leading axes are, where that is known: "T", "Z", "TZ" or "ZT"; else "".
     steps : dict
         See :class:`napari_tally.core.lazy.Opened`.
     note : str
@@ -102,6 +103,30 @@ class Image:
     axes: str = ""
     steps: dict[str, float] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def z_size(self) -> float | None:
+        """How far the slices of a volume are apart in micrometres; None = the file does not say, or nothing that can be."""
+        z = self.steps.get("Z", 0.0)
+        return z if 1e-4 < z < 1e4 else None
+
+    @property
+    def is_series(self) -> bool:
+        """Whether the last of the leading axes is time."""
+        return self.axes.endswith("T")
+
+    @property
+    def slices(self) -> int:
+        """Planes that are the slices of one volume; 1 where there are no volumes."""
+        return 1 if self.is_series or not self.leading else self.leading[-1]
+
+    @property
+    def slice_distance(self) -> float:
+        """How far slices are apart, in widths of a pixel; 0 = the file does not say."""
+        if not (self.z_size and self.pixel_size):
+            return 0.0
+        distance = self.z_size / float(np.sqrt(np.prod(self.pixel_size)))
+        return distance if 0.05 <= distance <= 100 else 0.0  # beyond that, somebody's metadata are wrong
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -197,6 +222,7 @@ def as_image(
     rgb: bool | None = None,
     name: str = "image",
     pixel_size: tuple[float, float] | None = None,
+    steps: Mapping[str, float] | None = None,
 ) -> Image:
     """Sort the axes of an array into an :class:`Image`.
 
@@ -210,7 +236,7 @@ def as_image(
     rgb : bool, optional
         Whether the last axis holds colour samples. Left out: it does if it has 3 or 4 entries
         and the two axes before it have more.
-    name, pixel_size
+    name, pixel_size, steps
         See :class:`Image`.
 
     Raises
@@ -253,7 +279,8 @@ def as_image(
     letters = "".join(axes[i] for i in others)
     while leading and leading[0] == 1:
         leading, letters = leading[1:], letters[1:]
-    return Image(planes, name, leading, colour and planes.shape[1] == 3, pixel_size, letters if letters in ("T", "Z", "TZ") else "")
+    known = letters if letters in ("T", "Z", "TZ", "ZT") else ""
+    return Image(planes, name, leading, colour and planes.shape[1] == 3, pixel_size, known, dict(steps or {}))
 
 
 def read_image(path: str | Path) -> Image:
@@ -278,8 +305,8 @@ def read_image(path: str | Path) -> Image:
     """
     path = Path(path)
     found = _decode(path)
-    image = as_image(found.pixels, axes=found.axes, name=path.stem, pixel_size=found.pixel_size)
-    return replace(image, steps=found.steps, note=found.note)
+    image = as_image(found.pixels, axes=found.axes, name=path.stem, pixel_size=found.pixel_size, steps=found.steps)
+    return replace(image, note=found.note)
 
 
 def read_labels(path: str | Path) -> NDArray[Any]:
@@ -355,7 +382,7 @@ def _stated_steps(tif: tifffile.TiffFile) -> dict[str, float]:
         unit = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), str(tif.imagej_metadata.get("unit", "")))
         size = _UNITS_IN_UM.get(unit)
         spacing, interval = (float(tif.imagej_metadata.get(key, 0)) for key in ("spacing", "finterval"))
-        steps = ({"Z": spacing * size} if spacing and size else {}) | ({"T": interval} if interval else {})
+        steps = ({"Z": abs(spacing) * size} if spacing and size else {}) | ({"T": interval} if interval else {})
     else:  # inches are printing resolutions that cameras write; centimetres are meant
         size = 1e4 if "ResolutionUnit" in tags and int(tags["ResolutionUnit"].value) == 3 else None
     if size is None or not all(r and r[0] and r[1] for r in resolution):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_tally.core.annotations import NOT_ANNOTATED
+from napari_tally.core.bodies import find_bodies
 from napari_tally.core.cell_types import together
 from napari_tally.core.events import run_to_end
 from napari_tally.core.instances import find_instances
@@ -107,22 +108,30 @@ class Judged:
     ----------
     planes : list of Plane
         Only their annotated pixels count; predicted cells that lie mostly where nothing is annotated are left out.
-    maps : list of (2 or 3, Y, X) float32
+    maps : list of (2 or 3, [Z,] Y, X) float32
         Probabilities of background, inside and (if the network has it) rim; all kinds of cells together.
     scale : float
         Network pixels per image pixel.
+    z_scale : float
+        Of volumes, network voxels per slice.
     """
 
     planes: list[Plane]
     maps: list[NDArray[np.float32]]
     scale: float = 1.0
+    z_scale: float = 1.0
+
+    @property
+    def density(self) -> float:
+        """Network pixels that one of the image becomes."""
+        return self.scale**2 * self.z_scale
 
     def found(self, counting: CountingSettings) -> tuple[NDArray[np.int64], Mistakes]:
         """Give TP, FP, FN at each IoU (n, 3), and the mistakes, with these thresholds."""
         sums, wrong = np.zeros((len(_IOUS), 3), int), Mistakes()
         for plane, probabilities in zip(self.planes, self.maps, strict=True):
             known = plane.labels != NOT_ANNOTATED
-            labels = find_instances(probabilities, counting, self.scale)
+            labels = _instances(probabilities, counting, self.scale, self.z_scale, plane.aspect)
             inside = np.bincount(labels[known], minlength=labels.max() + 1) * 2 > np.bincount(labels.ravel())
             inside[0] = False
             truth, predicted = np.maximum(plane.labels, 0), np.where(inside[labels] & known, labels, 0)
@@ -135,16 +144,25 @@ class Judged:
         """Give -log p of the true class for every annotated pixel."""
         losses = []
         for plane, probabilities in zip(self.planes, self.maps, strict=True):
-            classes = class_map(plane.labels, len(probabilities))
+            classes = class_map(plane.labels, len(probabilities), plane.is_flat)
             right = np.take_along_axis(probabilities, np.maximum(classes, 0)[None], axis=0)[0]
             losses.append(-np.log(np.maximum(right[classes != NOT_ANNOTATED], 1e-7)))
         return np.concatenate(losses)
 
 
-def judge(network: UNet, planes: Sequence[Plane], scale: float = 1.0) -> Judged:
+def _instances(
+    probabilities: NDArray[np.float32], counting: CountingSettings, scale: float, z_scale: float, aspect: float
+) -> NDArray[np.int32]:
+    """Give the label image of a plane or volume in network pixels."""
+    if probabilities.ndim == 4:
+        return find_bodies(probabilities, counting, scale, z_scale, aspect)
+    return find_instances(probabilities, counting, scale)
+
+
+def judge(network: UNet, planes: Sequence[Plane], scale: float = 1.0, z_scale: float = 1.0) -> Judged:
     """Predict planes with a network in evaluation mode."""
     maps = (run_to_end(predict_plane(network, plane.picture)) for plane in planes)
-    return Judged(list(planes), [together(probabilities, network.types) for probabilities in maps], scale)
+    return Judged(list(planes), [together(probabilities, network.types) for probabilities in maps], scale, z_scale)
 
 
 def score(judged: Sequence[Judged], countings: Sequence[CountingSettings]) -> Score:
@@ -177,9 +195,9 @@ def _average_precision(sums: NDArray[np.integer]) -> NDArray[np.float64]:
     return np.where(sums.sum(-1), sums[..., 0] / np.maximum(sums.sum(-1), 1), 1.0)
 
 
-def labels_of(network: UNet, plane: Plane, counting: CountingSettings, scale: float = 1.0) -> NDArray[np.int32]:
+def labels_of(network: UNet, plane: Plane, counting: CountingSettings, scale: float = 1.0, z_scale: float = 1.0) -> NDArray[np.int32]:
     """Give the label image that the network finds on a plane, in network pixels."""
-    return find_instances(judge(network, [plane]).maps[0], counting, scale)
+    return _instances(judge(network, [plane]).maps[0], counting, scale, z_scale, plane.aspect)
 
 
 @dataclass(frozen=True)
@@ -262,7 +280,7 @@ def fit_counting(
 
 def _areas(judged: Judged) -> NDArray[np.float64]:
     """Give the areas of the drawn cells in image pixels."""
-    areas = np.concatenate([np.bincount(plane.labels[plane.labels > 0])[1:] for plane in judged.planes]) / judged.scale**2
+    areas = np.concatenate([np.bincount(plane.labels[plane.labels > 0])[1:] for plane in judged.planes]) / judged.density
     return areas[areas > 0]
 
 

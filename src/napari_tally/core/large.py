@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from napari_tally.core.annotations import cells_go_through
+from napari_tally.core.body_table import measure_bodies
 from napari_tally.core.counting import apply_rules
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import Image
@@ -17,7 +19,12 @@ _SIDE = 1024
 
 
 def measure_large(
-    labels: Any, image: Image, rules: RuleSettings | None = None, regions: Sequence[Region] | None = None, side: int = _SIDE
+    labels: Any,
+    image: Image,
+    rules: RuleSettings | None = None,
+    regions: Sequence[Region] | None = None,
+    side: int = _SIDE,
+    are_bodies: bool = False,
 ) -> pd.DataFrame:
     """Measure every cell, piece by piece.
 
@@ -26,7 +33,7 @@ def measure_large(
     labels : (P, Y, X) array of int
         Read in pieces; no id comes in two planes.
     image : Image
-    rules, regions
+    rules, regions, are_bodies
         As for :func:`napari_tally.core.counting.measure_cells`.
     side : int
         Of a piece, in pixels.
@@ -34,15 +41,22 @@ def measure_large(
     Returns
     -------
     pandas.DataFrame
-        As :func:`napari_tally.core.counting.measure_cells` without shapes.
+        As :func:`napari_tally.core.counting.measure_cells` without shapes; cells that are bodies may come in several planes.
     """
-    return run_to_end(measuring_large(labels, image, rules, regions, side))
+    return run_to_end(measuring_large(labels, image, rules, regions, side, are_bodies))
 
 
 def measuring_large(
-    labels: Any, image: Image, rules: RuleSettings | None = None, regions: Sequence[Region] | None = None, side: int = _SIDE
+    labels: Any,
+    image: Image,
+    rules: RuleSettings | None = None,
+    regions: Sequence[Region] | None = None,
+    side: int = _SIDE,
+    are_bodies: bool = False,
 ) -> Generator[float, None, pd.DataFrame]:
     """Compute :func:`measure_large`; yield the fraction that is done."""
+    if are_bodies or cells_go_through(labels, image.slices):
+        return apply_rules(measure_bodies(labels, image), image, rules, regions)
     sums, all_pieces = [], list(pieces(labels.shape, side))
     for n, piece in enumerate(all_pieces, start=1):
         sums.append(_measure_piece(labels, image, *piece))

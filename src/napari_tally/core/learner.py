@@ -42,7 +42,8 @@ class Learner:
         self._device = torch.device(plan.device)
         self._meta = build_meta_network(model.settings)
         network = model.copy().network
-        self.network = network.to(self._device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's types lack it
+        self._format = torch.channels_last if network.dimensions == 2 else torch.channels_last_3d
+        self.network = network.to(self._device, memory_format=self._format).train()  # type: ignore[call-overload]  # torch's types lack it
         self._batches: _Batches | None = None
         self._gentleness, self._bad = 1.0, 0
         self._bf16 = resume.place.half if resume else bf16_pays(self._device)
@@ -138,10 +139,10 @@ class Learner:
     def _learn(self, batch: Sequence[Tensor]) -> float:
         pictures, classes, weights = (part.to(self._device) for part in batch)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            logits = self.network(pictures.contiguous(memory_format=torch.channels_last))  # (N, classes, Y', X')
-        crop = (pictures.shape[-1] - logits.shape[-1]) // 2  # "valid": the answer is asked for in the middle only
-        inner = slice(crop, pictures.shape[-1] - crop)
-        loss = LOSSES[self._settings.loss](logits, classes[:, inner, inner], weights[:, inner, inner])
+            logits = self.network(pictures.contiguous(memory_format=self._format))  # (N, classes, Y', X')
+        lost = [(n - m) // 2 for n, m in zip(pictures.shape[2:], logits.shape[2:], strict=True)]
+        inner = tuple(slice(k, n - k) for k, n in zip(lost, pictures.shape[2:], strict=True))  # "valid": the middle is asked for only
+        loss = LOSSES[self._settings.loss](logits, classes[:, *inner], weights[:, *inner])
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         value = float(loss.detach())
@@ -173,7 +174,7 @@ class Learner:
         freeze_from = 0.0 if self._from_trained else _FREEZE_FROM if self._settings.batch < _STEADY_BATCH else HOLD_OUT_UNTIL
         if progress >= freeze_from:
             for module in self.network.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
                     module.eval()
 
 

@@ -29,8 +29,8 @@ from napari_tally.core.pickled import looks_pickled
 from napari_tally.core.unet import UNet
 from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings, from_dict, to_dict
 
-FORMAT = 2
-"""Of the header. 1: until 0.1.0, may lack fields that came later; 2: every field is there."""
+FORMAT = 3
+"""Of the header. 1: until 0.1.0, may lack fields that came later; 2: every field is there; 3: those of volumes too."""
 _SHIPPED = Path(__file__).parents[1] / "weights"
 _KEY = "napari_tally"
 _LARGEST_HEADER = 16 * 2**20
@@ -52,6 +52,10 @@ class Model:
         Trained on RGB images.
     scale : float
         Network pixels per image pixel; images are resampled by it before the network.
+    z_scale : float
+        The same across the slices of volumes: network voxels per slice.
+    slice_distance : float
+        How far the slices of the training volumes were apart, in widths of a pixel.
     diameter : float
         Median diameter of the training cells in image pixels; NaN if unknown.
     any_size : bool
@@ -74,17 +78,27 @@ class Model:
     diameter: float = float("nan")
     any_size: bool = False
     pixel_size: float | None = None
+    z_scale: float = 1.0
+    slice_distance: float = 1.0
     window: NDArray[np.float32] | None = None
     normalisation: NormalisationSettings = field(default_factory=NormalisationSettings)
     counting: CountingSettings = field(default_factory=CountingSettings)
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def aspect(self) -> float:
+        """How many times as thick as wide a voxel of the network is; 1 of a model for planes."""
+        return self.slice_distance * self.scale / self.z_scale if self.settings.dimensions == 3 else 1.0
+
+    @property
     def fingerprint(self) -> str:
         """Tells models apart by what decides the labels they give: 16 hexadecimal digits."""
         settings = [to_dict(part) for part in (self.settings, self.normalisation, self.counting)]
         window = None if self.window is None else self.window.tolist()
-        text = json.dumps([settings, self.colour, self.scale, self.diameter, self.any_size, self.pixel_size, window], sort_keys=True)
+        numbers = [self.scale, self.diameter, self.any_size, self.pixel_size, window]
+        if self.settings.dimensions == 3:
+            numbers += [self.z_scale, self.slice_distance]
+        text = json.dumps([settings, self.colour, *numbers], sort_keys=True)
         digest = hashlib.sha256(text.encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -135,6 +149,8 @@ def header_of(model: Model) -> dict[str, Any]:
         "diameter": None if model.diameter != model.diameter else model.diameter,
         "any_size": model.any_size,
         "pixel_size": model.pixel_size,
+        "z_scale": model.z_scale,
+        "slice_distance": model.slice_distance,
         "window": None if model.window is None else model.window.tolist(),
         "normalisation": to_dict(model.normalisation),
         "counting": to_dict(model.counting),
@@ -231,7 +247,12 @@ def _from_1(header: dict[str, Any]) -> dict[str, Any]:
     return {"any_size": False, "pixel_size": None, "window": None} | header
 
 
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(header: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 knows planes only."""
+    return {"z_scale": 1.0, "slice_distance": 1.0} | header
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """Format -> what brings a header to the next one. A change of the format adds a step here and leaves the others alone."""
 
 
@@ -276,6 +297,8 @@ def parse_header(header: Any) -> dict[str, Any]:
             "diameter": math.nan if diameter is None else diameter,
             "any_size": _a(bool, "any_size", header["any_size"]),
             "pixel_size": _number("a pixel size", header["pixel_size"], 1e-6, 1e6, may_lack=True),
+            "z_scale": _number("a scale across slices", header["z_scale"], 0.01, 100),
+            "slice_distance": _number("a distance of slices", header["slice_distance"], 0.01, 1000),
             "window": window,
             "normalisation": normalisation,
             "counting": from_dict(CountingSettings, _a(dict, "counting", header["counting"])),

@@ -8,16 +8,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from napari_tally.core.annotations import cells_go_through
 from napari_tally.core.architectures import ARCHITECTURES, build_network
 from napari_tally.core.cell_types import require_types
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.estimate import training_memory
 from napari_tally.core.images import Image, experiment_window, require_same_channels
 from napari_tally.core.model_file import Model
-from napari_tally.core.samples import TrainingPair, cell_diameter
+from napari_tally.core.samples import TrainingPair, body_diameter, cell_diameter, volumes_of
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
 
+_PATCH_3D = 48
+"""Side of a training patch of volumes in network pixels: three cells."""
+_FINE = 0.7
+"""Slices nearer to each other than so many network pixels are resampled."""
+SMALLEST_BODY = 64
+"""Voxels of the network that a cell has at least, before there is anything to measure."""
 _MUCH_LARGER = 1.8
 """Ratio of the median diameters of two images from which on each is scaled by itself."""
 _AS_KNOWN = 1.25
@@ -66,6 +73,12 @@ class TrainingPlan:
         Intensities that become 0 and 1, where the statistics are those of the experiment.
     notes : tuple of str
         What the user should know before he starts, in plain words.
+    z_scale : float
+        Of volumes, network voxels per slice.
+    slice_distance : float
+        How far slices are apart, in widths of a pixel.
+    slices : int
+        Slices of a training patch in network voxels; 0 = patches are planes.
     """
 
     network: NetworkSettings
@@ -88,6 +101,14 @@ class TrainingPlan:
     normalisation: NormalisationSettings = NormalisationSettings()
     window: NDArray[np.float32] | None = None
     notes: tuple[str, ...] = ()
+    z_scale: float = 1.0
+    slice_distance: float = 1.0
+    slices: int = 0
+
+    @property
+    def aspect(self) -> float:
+        """How many times as thick as wide a voxel of the network is; 1 of planes."""
+        return self.slice_distance * self.scale / self.z_scale if self.network.dimensions == 3 else 1.0
 
 
 def plan_training(
@@ -116,13 +137,19 @@ def plan_training(
     if not pairs:
         raise ValueError("There is no annotated image to train on.")
     channels, colour = require_same_channels([pair.image for pair in pairs])
-    n_cells = sum(len(np.unique(p[p > 0])) for pair in pairs for p in pair.labels.reshape(-1, *pair.labels.shape[-2:]))
+    in_3d = dimensions_for(pairs, settings, start) == 3
+    parts = (part for pair in pairs for part in volumes_of(pair.labels, pair.image.slices if in_3d else 1))
+    n_cells = sum(len(np.unique(part[part > 0])) for part in parts)
     if not n_cells:
         raise ValueError(f"No cell is drawn in {len(pairs)} image(s). Draw at least a handful of cells, then train.")
     if not any((pair.labels == 0).any() for pair in pairs):
         raise ValueError("Every annotated pixel is a cell; the network must see background too. Mark a region around some cells.")
-    diameter = cell_diameter(pairs)
+    voxels = resolve_voxels(pairs, settings, start) if in_3d else None
+    distance = voxels.distance if voxels else 1.0
+    diameter = voxels.diameter if voxels else cell_diameter(pairs)
     notes = []
+    if in_3d and not settings.slice_distance and not all(pair.image.slice_distance for pair in pairs):
+        notes.append(f"The files do not say how far slices are apart; they are taken to be {distance:g} pixels apart. State it if not.")
     if n_cells < 20:
         notes.append(f"Only {n_cells} cells are drawn; from about 50 on the model becomes dependable.")
     paper = settings.preset == "paper"
@@ -134,11 +161,18 @@ def plan_training(
         _require_network(start, settings)
         scale, colour = _scale_for(start, diameter), start.colour if fits else colour
     else:
-        network = replace(_network_for(settings), channels=channels)
-        scale = 1.0 if paper else _working_scale(diameter)
+        network = replace(_network_for(settings, in_3d), channels=channels)
+        scale = 1.0 if paper else voxels.scale if voxels else _working_scale(diameter)
+    z_scale = 1.0
+    if voxels:
+        z_scale = distance * scale / start.aspect if start else 1.0 if paper else voxels.z_scale
+        if start is None:
+            network = replace(network, flat=min(network.depth, voxels.flat))
     types = settings.types or network.types
     if network.types not in (1, types):
         raise ValueError(f"The start model tells {network.types} types of cells apart and {types} are asked for; leave the types at 0.")
+    if in_3d and types > 1:
+        raise ValueError("Types of cells are told apart in planes only, not yet in volumes. Ask for 1 type, or for '2-D'.")
     network = replace(network, types=types, classes=network.classes + types - network.types)
     if types > 1:
         require_types([pair.labels for pair in pairs], types, settings.ids_per_type)
@@ -163,7 +197,7 @@ def plan_training(
     device = choose_device(settings.device)
     chosen = replace(
         settings,
-        patch=settings.patch or (572 if paper else 160),
+        patch=settings.patch or ((132 if paper else _PATCH_3D) if in_3d else 572 if paper else 160),
         batch=settings.batch or 1,
         learning_rate=settings.learning_rate or (1e-4 if paper else 1e-3 if start and start.record else 2e-3),
         class_balance=1.0 if paper else settings.class_balance,
@@ -171,7 +205,11 @@ def plan_training(
     meta = build_meta_network(network)
     size = meta.input_size(max(chosen.patch, 2 * meta.step), of_output=False)  # batch normalisation wants more than one pixel
     normalisation = normalisation or (start.normalisation if start else NormalisationSettings())
-    pixels = sum(pair.labels.size * own**2 for pair, own in zip(pairs, scales, strict=True))
+    pixels = sum(pair.labels.size * own**2 * z_scale for pair, own in zip(pairs, scales, strict=True))
+    slices = 0
+    if in_3d:
+        most = round(z_scale * max(pair.image.slices for pair in pairs))
+        slices = meta.axes[0].input_size(max(2, min(most, round(chosen.patch * z_scale / distance / scale))), of_output=False)
     return TrainingPlan(
         network=network,
         colour=colour,
@@ -189,16 +227,88 @@ def plan_training(
         fingerprints=fingerprints,
         n_planes=sum(len(image.planes) for image in images),
         pixels=pixels,
-        memory=training_memory(network, size, chosen.batch, pixels),
+        memory=training_memory(network, size, chosen.batch, pixels, slices),
         normalisation=normalisation,
         window=experiment_window(images, normalisation) if normalisation.statistics == "experiment" else None,
         notes=tuple(notes),
+        z_scale=z_scale,
+        slice_distance=distance,
+        slices=slices,
     )
 
 
-def _network_for(settings: TrainingSettings) -> NetworkSettings:
+def dimensions_for(pairs: Sequence[TrainingPair], settings: TrainingSettings, start: Model | None = None) -> int:
+    """Decide between planes and volumes: as the start, else as the user wishes, else volumes where cells go through the slices.
+
+    Raises
+    ------
+    ValueError
+        If the start is of the other kind than what is asked for, or there are no volumes.
+    """
+    wish = {"2-D": 2, "3-D": 3}.get(settings.dimensions, 0)
+    if start is not None:
+        own = start.settings.dimensions
+        if wish not in (0, own):
+            kinds = {2: "planes (2-D)", 3: "volumes (3-D)"}
+            raise ValueError(
+                f"The start model is one for {kinds[own]}, and {settings.dimensions} is asked for. Start from nothing (random weights)."
+            )
+        wish = own
+    elif not wish:
+        usual = settings.preset == "quick" and settings.architecture in ("auto", "unet") and settings.types <= 1
+        volumes = usual and bool(pairs) and all(cells_go_through(pair.labels, pair.image.slices) for pair in pairs)
+        wish = 3 if volumes else 2
+    if wish == 3:
+        for pair in pairs:
+            if pair.image.slices < 2:
+                raise ValueError(f"{pair.image.name} is no z-stack, and volumes are to be learned (3-D). Leave it out, or choose '2-D'.")
+    return wish
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """How a network for volumes divides space.
+
+    Attributes
+    ----------
+    distance : float
+        How far slices are apart, in widths of a pixel.
+    diameter : float
+        Of the typical cell in pixels.
+    scale, z_scale : float
+        Network voxels per pixel, and per slice.
+    flat : int
+        Poolings that leave z alone, until a voxel is about a cube.
+    """
+
+    distance: float
+    diameter: float
+    scale: float
+    z_scale: float
+    flat: int
+
+
+def resolve_voxels(pairs: Sequence[TrainingPair], settings: TrainingSettings, start: Model | None = None) -> Voxels:
+    """Choose the voxels of a network for these volumes.
+
+    How far slices are apart the user states, or the files, or the start knows it. Cells become 16 network pixels wide where they are
+    larger. Slices that are nearer to each other than those pixels are resampled; others stay, for what was not seen cannot be made up.
+    """
+    stated = [pair.image.slice_distance for pair in pairs if pair.image.slice_distance]
+    known = float(np.median(stated)) if stated else start.slice_distance if start else 1.0
+    distance = settings.slice_distance or known
+    diameter = body_diameter(pairs, distance)
+    scale = _working_scale(diameter, in_3d=True)
+    thickness = distance * scale
+    z_scale = max(0.02, thickness) if thickness < _FINE else 1.0
+    return Voxels(distance, diameter, scale, z_scale, max(0, round(math.log2(thickness / z_scale))))
+
+
+def _network_for(settings: TrainingSettings, in_3d: bool = False) -> NetworkSettings:
     """Give the network that the wishes describe."""
     preset = PAPER_NETWORK if settings.preset == "paper" else NetworkSettings()
+    if in_3d:  # three axes see more with less; the paper's with the depth and width of Cicek et al. 2016
+        preset = replace(preset, dimensions=3, depth=3, base_width=32 if settings.preset == "paper" else 16)
     if settings.architecture != "auto" and settings.architecture != "unet":
         preset = replace(preset, architecture=settings.architecture, padding="same")
     return replace(preset, depth=settings.depth or preset.depth, base_width=settings.base_width or preset.base_width)
@@ -215,9 +325,10 @@ def _require_network(start: Model, settings: TrainingSettings) -> None:
             )
 
 
-def _working_scale(diameter: float) -> float:
-    """Shrink images of large cells to cells of 24 px: the network sees more of their surroundings, for less work."""
-    return max(0.02, 24 / diameter) if diameter > 30 else 1.0
+def _working_scale(diameter: float, in_3d: bool = False) -> float:
+    """Shrink images of large cells to cells of 24 px, 16 in volumes: the network sees more of their surroundings, for less work."""
+    wanted = 16 if in_3d else 24
+    return max(0.02, wanted / diameter) if diameter > 1.25 * wanted else 1.0
 
 
 def _scale_for(start: Model, diameter: float) -> float:
@@ -263,13 +374,16 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
             model.settings, model.colour = plan.network, plan.colour
             model.network = _adapted(start, plan.network)
         larger = start.scale / plan.scale
-        counting = replace(start.counting, smoothing=start.counting.smoothing * larger, min_area=start.counting.min_area * larger**2)
+        size = larger**2 * start.z_scale / plan.z_scale
+        counting = replace(start.counting, smoothing=start.counting.smoothing * larger, min_area=start.counting.min_area * size)
         return replace(model, any_size=plan.any_size, normalisation=plan.normalisation, window=plan.window, counting=counting)
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(plan.settings.seed)
     network = build_network(plan.network)
     torch.random.set_rng_state(generator_state)
     counting = replace(CountingSettings(), smoothing=CountingSettings().smoothing / plan.scale)
+    if plan.network.dimensions == 3:
+        counting = replace(counting, min_area=min(1e6, round(SMALLEST_BODY / plan.scale**2 / plan.z_scale)))
     shape = plan.network, plan.colour, plan.scale, plan.diameter
     return Model(network.eval(), *shape, normalisation=plan.normalisation, window=plan.window, counting=counting)
 
@@ -287,7 +401,7 @@ def _adapted(start: Model, settings: NetworkSettings) -> UNet:
     old, types = start.settings, settings.types
     for name, tensor in weights.items():
         if tensor.ndim > 1 and tensor.shape[1] != wanted[name].shape[1]:  # (maps, old channels, 3, 3)
-            tensor = tensor.mean(1, keepdim=True).repeat(1, settings.channels, 1, 1) * old.channels / settings.channels
+            tensor = tensor.mean(1, keepdim=True).expand_as(wanted[name]) * old.channels / settings.channels
         if tensor.shape[:1] != wanted[name].shape[:1]:  # the last layer: (old classes, ...)
             tensor = tensor[[0, *[1] * types, *range(2, old.classes)]].clone()
             if tensor.ndim == 1:

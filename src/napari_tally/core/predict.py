@@ -11,13 +11,16 @@ Window, command line, Python API, training preview and benchmarks all come here.
          │            the halo that the network looks at
          ▼            strips.py
     probabilities     rescaled back
+
+A network for volumes does the same with one axis more: what is called a plane here is a volume then, and a pixel a voxel.
 """
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from time import monotonic
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import psutil
@@ -28,19 +31,22 @@ from torch import Tensor
 from napari_tally.core.blend import blended
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import is_out_of_memory, mapped, paced, part_of, run_to_end
-from napari_tally.core.images import Image, describe_channels, measuring_window, normalise
+from napari_tally.core.images import Image, describe_channels, measuring_window
 from napari_tally.core.model_file import Model
-from napari_tally.core.rescale import needed, rescale_piece
-from napari_tally.core.samples import scaled_shape
+from napari_tally.core.rescale import needed, read_scaled, rescale_piece, scaled_shape
 from napari_tally.core.strips import bytes_per_pixel, classify, folded
 from napari_tally.core.tiles import Region, best_stride, mirror, plan_tiles, reading
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PredictionSettings
 
+if TYPE_CHECKING:
+    from napari_tally.core.plan import TrainingPlan
+
 Result = TypeVar("Result")
 
 _BORDER = 32
 """Mirrored pixels around the image. More cost time and bring nothing: training patches have borders too."""
+_BORDER_3D = 8
 _MEMORY = 1.5e9
 """Bytes that a tile may take, at most; more would not make the halo much cheaper."""
 _NEWS = 0.1
@@ -91,13 +97,13 @@ def predict(model: Model, image: Image, settings: PredictionSettings | None = No
     window = yield from looking(model, image)
     predictor = Predictor(model, image, settings or PredictionSettings(), window)
     tiles = predictor.tiles()
-    planes = len(image.planes)
-    result = np.empty((planes, model.settings.classes, *image.planes.shape[2:]), np.float32)
+    planes = predictor.planes
+    result = np.empty((planes, model.settings.classes, *predictor.shape), np.float32)
     for n in range(planes * len(tiles)):
         p, tile = n // len(tiles), tiles[n % len(tiles)]
         result[p][:, *tile] = yield from mapped(predictor.tile(p, tile), partial(part_done, n, planes * len(tiles)))
         yield TileDone(n + 1, planes * len(tiles))
-    return result
+    return result if model.settings.dimensions == 2 else result.swapaxes(1, 2).reshape(-1, result.shape[1], *result.shape[-2:])
 
 
 class Predictor:
@@ -111,6 +117,17 @@ class Predictor:
     settings : PredictionSettings
     window : (C, 2) float32, optional
         Intensities that become 0 and 1; left out: measured, or those of the model.
+
+    Attributes
+    ----------
+    planes : int
+        Planes of the image, or volumes where the model is one for volumes.
+    shape : (Y, X) or (Z, Y, X)
+        Of each, in pixels of the image.
+    grid : tuple of int
+        The same in network pixels.
+    scale : float
+        Network pixels per pixel.
     """
 
     def __init__(self, model: Model, image: Image, settings: PredictionSettings, window: NDArray[np.float32] | None = None) -> None:
@@ -121,17 +138,31 @@ class Predictor:
         self._channels, self.types = model.settings.channels, model.settings.types
         self.window = window_for(model, image) if window is None else window
         self.scale = working_scale(model, image, settings)
-        self._shape = image.shape[-2], image.shape[-1]
-        self._grid = scaled_shape(self._shape, self.scale)  # size of a plane in network pixels
+        self.planes, self.shape = len(image.planes), image.shape[-2:]
+        self.grid: tuple[int, ...] = scaled_shape(self.shape, self.scale)
+        if model.settings.dimensions == 3:
+            require_volumes(image)
+            self.planes, self.shape = self.planes // image.slices, image.shape[-3:]
+            self.grid = max(1, round(image.slices * z_scale_for(model, image, self.scale, settings.slice_distance))), *self.grid
+        self._factors = [m / n for m, n in zip(self.grid, self.shape, strict=True)]
 
     def tiles(self) -> list[Region]:
         """Give the tiles of a plane, in pixels of the image."""
-        stride = (self.settings.tile, self.settings.tile)
+        stride: tuple[int, ...] = (self.settings.tile,) * len(self.shape)
         if not self.settings.tile:
-            halo = round(_halo(self._network) / self.scale)
-            pixels = _affordable(self._device) / bytes_per_pixel(self._network) / self.scale**2
-            stride = best_stride(self._shape, halo, pixels)
-        return plan_tiles(self._shape, stride)
+            halos = [round(halo / self.scale) for halo in _halos(self._network)]
+            if len(halos) == 3:
+                halos[0] = round(_halos(self._network)[0] / self._factors[0])
+            pixels = _affordable(self._device) / bytes_per_pixel(self._network) / prod([self.scale, self.scale, *self._factors[:-2]])
+            stride = best_stride(self.shape, halos, pixels)
+        return plan_tiles(self.shape, stride)
+
+    def network_tiles(self) -> list[Region]:
+        """Give the tiles of a plane in network pixels."""
+        stride = tuple(max(1, round(self.settings.tile * factor)) for factor in self._factors)
+        if not self.settings.tile:
+            stride = best_stride(self.grid, _halos(self._network), _affordable(self._device) / bytes_per_pixel(self._network))
+        return plan_tiles(self.grid, stride)
 
     def tile(self, plane: int, region: Region) -> Generator[float, None, NDArray[np.float32]]:
         """Compute the probabilities of a region of a plane.
@@ -140,7 +171,7 @@ class Predictor:
         ----------
         plane : int
         region : (slice, slice)
-            Rows and columns in pixels of the image.
+            Rows and columns in pixels of the image; of a volume slices before them.
 
         Yields
         ------
@@ -156,51 +187,67 @@ class Predictor:
         MemoryError
             If the memory does not suffice even for a small piece.
         """
+        return (yield from self._in_halves(partial(self._whole, plane), region))
+
+    def network_tile(self, plane: int, region: Region) -> Generator[float, None, NDArray[np.float32]]:
+        """Compute the same in network pixels, as :meth:`tile`."""
+        return (yield from self._in_halves(partial(self._seen, plane), region))
+
+    def _in_halves(
+        self, compute: Callable[[Region], Generator[float, None, NDArray[np.float32]]], region: Region
+    ) -> Generator[float, None, NDArray[np.float32]]:
+        """Compute a region; where the memory does not suffice its halves, which are what the tile would have been."""
+        sizes = [part.stop - part.start for part in region]
+        longer = int(np.argmax(sizes))
         try:
-            return (yield from self._whole(plane, region))
+            return (yield from compute(region))
         except (MemoryError, RuntimeError) as error:
-            longer = int(region[1].stop - region[1].start > region[0].stop - region[0].start)
-            if not is_out_of_memory(error) or region[longer].stop - region[longer].start < 2 * self._network.step:
+            if not is_out_of_memory(error) or sizes[longer] < 2 * self._network.step:
                 raise
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        middle = (region[longer].start + region[longer].stop) // 2  # the halves of a tile are what the tile would have been
+        middle = (region[longer].start + region[longer].stop) // 2
         halves = []
         for n, part in enumerate((slice(region[longer].start, middle), slice(middle, region[longer].stop))):
-            half = (part, region[1]) if longer == 0 else (region[0], part)
-            halves.append((yield from mapped(self.tile(plane, half), part_of(2, n))))
+            half = (*region[:longer], part, *region[longer + 1 :])
+            halves.append((yield from mapped(self._in_halves(compute, half), part_of(2, n))))
         return np.concatenate(halves, axis=1 + longer)
 
     def _whole(self, plane: int, region: Region) -> Generator[float, None, NDArray[np.float32]]:
-        wanted = needed(self._grid, self._shape, region)  # in network pixels
-        probabilities = yield from _classify(self._network, self._grid, wanted, partial(self._read, plane), self.settings.average)
-        return rescale_piece(probabilities, self._grid, self._shape, region)
+        probabilities = yield from self._seen(plane, needed(self.grid, self.shape, region))
+        return rescale_piece(probabilities, self.grid, self.shape, region)
+
+    def _seen(self, plane: int, region: Region) -> Generator[float, None, NDArray[np.float32]]:
+        """Give the probabilities of a region in network pixels."""
+        return (yield from _classify(self._network, self.grid, region, partial(self._read, plane), self.settings.average))
 
     def _read(self, plane: int, piece: Region) -> NDArray[np.float32]:
         """Give a piece of a plane as the network sees it: (C, *size of piece) in network pixels."""
-        raw = self.image.read(plane, needed(self._shape, self._grid, piece))
-        return to_channels(rescale_piece(normalise(raw, self.window), self._shape, self._grid, piece), self._channels)
+        seen = read_scaled(self.image, plane, self.window, self.shape, self.grid, piece)
+        return to_channels(seen, self._channels)
 
 
 def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) -> Generator[TileDone, None, NDArray[np.float32]]:
-    """Run the network over one normalised plane in network pixels, by overlap-tile.
+    """Run the network over one normalised plane, or volume, in network pixels, by overlap-tile.
 
     Parameters
     ----------
     network : UNet
         On the device that shall compute.
-    picture : (C, Y, X) float32
+    picture : (C, [Z,] Y, X) float32
     stride : int
         Side of what a tile writes in pixels; 0 = chosen.
 
     Returns
     -------
-    (classes, Y, X) float32
+    (classes, [Z,] Y, X) float32
         What the network gives for the whole plane with its mirrored border, whatever the stride.
     """
-    shape = picture.shape[1], picture.shape[2]
+    shape = picture.shape[1:]
     network, device = folded(network), next(network.parameters()).device
-    chosen = (stride, stride) if stride else best_stride(shape, _halo(network), _affordable(device) / bytes_per_pixel(network))
+    chosen: tuple[int, ...] = (stride,) * len(shape)
+    if not stride:
+        chosen = best_stride(shape, _halos(network), _affordable(device) / bytes_per_pixel(network))
     tiles = plan_tiles(shape, chosen)
     result = np.empty((network.classes, *shape), np.float32)
     for n, tile in enumerate(tiles):
@@ -211,28 +258,29 @@ def predict_plane(network: UNet, picture: NDArray[np.float32], stride: int = 0) 
 
 
 def _classify(
-    network: UNet, shape: tuple[int, int], region: Region, read: Callable[[Region], NDArray[np.float32]], average: bool = False
+    network: UNet, shape: tuple[int, ...], region: Region, read: Callable[[Region], NDArray[np.float32]], average: bool = False
 ) -> Generator[float, None, NDArray[np.float32]]:
     """Give the probabilities (classes, *size of region) of a region of a plane of `shape` network pixels."""
     look = partial(_classify_at_once, network, shape, read, average)
-    return (yield from look(region) if network.exact else blended(shape, region, look))
+    return (yield from look(region) if network.exact else blended((shape[0], shape[1]), region, look))
 
 
 def _classify_at_once(
-    network: UNet, shape: tuple[int, int], read: Callable[[Region], NDArray[np.float32]], average: bool, region: Region
+    network: UNet, shape: tuple[int, ...], read: Callable[[Region], NDArray[np.float32]], average: bool, region: Region
 ) -> Generator[float, None, NDArray[np.float32]]:
-    step, halo, lost = network.step, _halo(network), network.lost
-    spans = []
-    for part, n in zip(region, shape, strict=True):
+    spans, inner, border = [], [], _BORDER if len(shape) == 2 else _BORDER_3D
+    for part, n, axis in zip(region, shape, network.axes, strict=True):
+        step, halo, lost = axis.step, _up_to(axis.margin, axis.step), axis.lost
         if network.padding == "same":
-            spans.append(reading(part, n, halo, step, min(halo, _up_to(_BORDER, step))))
+            first, last = reading(part, n, halo, step, min(halo, _up_to(border, step)))
         else:  # it needs all the border that it eats, and takes certain sizes only
             first = part.start // step * step - halo
-            spans.append((first, first + network.input_size(part.stop - first - halo + 2 * (halo - lost))))
-    rows, columns = (mirror(np.arange(*span), n) for span, n in zip(spans, shape, strict=True))
-    piece = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
-    picture = read(piece)[:, (rows - piece[0].start)[:, None], (columns - piece[1].start)[None, :]]
-    inner = tuple(slice(p.start - first - lost, p.stop - first - lost) for p, (first, _) in zip(region, spans, strict=True))
+            last = first + axis.input_size(part.stop - first - halo + 2 * (halo - lost))
+        spans.append(mirror(np.arange(first, last), n))
+        inner.append(slice(part.start - first - lost, part.stop - first - lost))
+    piece = tuple(slice(int(span.min()), int(span.max()) + 1) for span in spans)
+    inside: Any = np.ix_(*(span - part.start for span, part in zip(spans, piece, strict=True)))
+    picture = read(piece)[(slice(None), *inside)]
     seen = torch.from_numpy(picture)[None].to(next(network.parameters()).device)  # (1, C, as the spans say)
     total: Tensor | None = None
     views = _VIEWS if average else 1
@@ -317,13 +365,40 @@ def working_scale(model: Model, image: Image, settings: PredictionSettings | Non
     return model.scale
 
 
-def _halo(network: UNet) -> int:
-    return _up_to(network.margin, network.step)
+def z_scale_for(model: "Model | TrainingPlan", image: Image, scale: float, slice_distance: float = 0.0) -> float:
+    """Give the network voxels per slice of this image, for a model for volumes: a voxel of the network keeps its shape.
+
+    Parameters
+    ----------
+    model : Model or TrainingPlan
+    image : Image
+    scale : float
+        Network pixels per pixel.
+    slice_distance : float
+        How far slices are apart, in widths of a pixel. 0 = as the file says, else as in the training images.
+    """
+    distance = slice_distance or image.slice_distance or model.slice_distance
+    if abs(distance / model.slice_distance - 1) <= 0.05:
+        distance = model.slice_distance  # rounded metadata must not move voxels
+    return model.z_scale * scale / model.scale * distance / model.slice_distance
+
+
+def _halos(network: UNet) -> list[int]:
+    return [_up_to(axis.margin, axis.step) for axis in network.axes]
 
 
 def _up_to(n: int, step: int) -> int:
     """Round up to a multiple of `step`."""
     return -(-n // step) * step
+
+
+def require_volumes(image: Image) -> None:
+    """Raise a ``ValueError`` if the image is no z-stack."""
+    if image.slices < 2:
+        what = "a time series of planes" if image.is_series else "a single plane"
+        raise ValueError(
+            f"{image.name} is {what}, but this model was trained on volumes (z-stacks). Choose a model for planes, or open the whole stack."
+        )
 
 
 def require_channels(model: Model, image: Image) -> None:

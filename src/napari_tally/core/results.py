@@ -63,9 +63,10 @@ class Results:
         group: str = "",
         types: NDArray[np.integer] | None = None,
         n_types: int = 1,
+        are_bodies: bool = False,
     ) -> pd.DataFrame:
         """Count the cells of an image, and take its tables; give its rows of the table of images. See :meth:`measuring`."""
-        tables = run_to_end(self.measuring(labels, image, regions, group, types, n_types))
+        tables = run_to_end(self.measuring(labels, image, regions, group, types, n_types, are_bodies))
         self.take(*tables)
         return tables[1]
 
@@ -77,6 +78,7 @@ class Results:
         group: str = "",
         types: NDArray[np.integer] | None = None,
         n_types: int = 1,
+        are_bodies: bool = False,
     ) -> Generator[float, None, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]]:
         """Count the cells of an image; give the tables of cells, of the image and of its regions, for :meth:`take`.
 
@@ -89,6 +91,8 @@ class Results:
             The group that the image belongs to; "" = none.
         types, n_types
             The type of each cell, and how many there are: see :class:`napari_tally.core.find.Prediction`.
+        are_bodies : bool
+            As for :func:`measure_cells`.
 
         Yields
         ------
@@ -101,9 +105,9 @@ class Results:
             As :func:`measure_cells`.
         """
         if isinstance(labels, np.ndarray):
-            cells = yield from measuring_cells(labels, image, self.rules, regions)
+            cells = yield from measuring_cells(labels, image, self.rules, regions, are_bodies=are_bodies)
         else:
-            cells = yield from measuring_large(labels, image, self.rules, regions)
+            cells = yield from measuring_large(labels, image, self.rules, regions, are_bodies=are_bodies)
         cells = with_types(cells, types, n_types)
         counts = summarise(cells, image, self.rules)
         parts = summarise(cells, image, self.rules, regions) if regions else None

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,12 @@ from napari_tally.core import augment
 from napari_tally.core.annotations import NOT_ANNOTATED
 from napari_tally.core.cell_types import typed, types_of_ids
 from napari_tally.core.images import Image, intensity_window, normalise
-from napari_tally.core.rescale import rescale
+from napari_tally.core.rescale import read_scaled, rescale, scaled_shape
 from napari_tally.core.weights import border_weights, class_weights
 from napari_tally.settings import AugmentationSettings, NormalisationSettings
 
-_THREE_BY_THREE = np.ones((3, 3), bool)
+_FLAT = 2.0
+"""Voxels so many times as thick as wide: a cell is a few slices thick, and none of them is rim for the background above it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,21 +61,23 @@ def data_fingerprint(pairs: Sequence[TrainingPair], images: Sequence[str] = ()) 
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One annotated plane in network pixels, ready to draw patches from.
+    """One annotated plane, or volume, in network pixels, ready to draw patches from.
 
     Attributes
     ----------
     image : str
         The image that it is a plane of.
     name : str
-    picture : (C, Y, X) float32
+    picture : (C, [Z,] Y, X) float32
         Normalised.
-    labels : (Y, X) int32
+    labels : ([Z,] Y, X) int32
         1..n = cells, 0 = background, -1 = not annotated.
-    border : (Y, X) float32
+    border : ([Z,] Y, X) float32
         The border term of the weight map.
     types : (n + 1,) int, or None
         The kind of each cell, from 1 on, where there are several; see :mod:`napari_tally.core.cell_types`.
+    aspect : float
+        How many times as thick as wide a voxel is; 1 of a plane.
     """
 
     image: str
@@ -82,6 +86,12 @@ class Plane:
     labels: NDArray[np.int32]
     border: NDArray[np.float32]
     types: NDArray[np.int64] | None = None
+    aspect: float = 1.0
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it is a volume whose voxels are much thicker than wide."""
+        return self.aspect >= _FLAT
 
 
 def cell_diameter(pairs: Sequence[TrainingPair]) -> float:
@@ -93,6 +103,19 @@ def cell_diameter(pairs: Sequence[TrainingPair]) -> float:
     ]
     diameters = np.concatenate(found) if found else np.empty(0)
     return float(np.median(diameters)) if diameters.size else float("nan")
+
+
+def body_diameter(pairs: Sequence[TrainingPair], slice_distance: float) -> float:
+    """Give the median diameter in pixels of the ball that is as large as a drawn cell of a volume; NaN without cells."""
+    sizes = [np.bincount(volume[volume > 0]) for pair in pairs for volume in volumes_of(pair.labels, pair.image.slices)]
+    sizes = [size[size > 0] for size in sizes]
+    voxels = np.concatenate(sizes) if sizes else np.empty(0)
+    return float(np.cbrt(6 / np.pi * np.median(voxels) * slice_distance)) if voxels.size else float("nan")
+
+
+def volumes_of(labels: NDArray[Any], slices: int) -> NDArray[Any]:
+    """Give (..., Y, X) as (volumes, slices, Y, X)."""
+    return labels.reshape(-1, slices, *labels.shape[-2:])
 
 
 def prepare_planes(
@@ -154,25 +177,76 @@ def prepare_planes(
     return planes
 
 
-def scaled_shape(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
-    """Give the size in network pixels of a plane of `shape` image pixels."""
-    return max(1, round(shape[-2] * scale)), max(1, round(shape[-1] * scale))
+def prepare_volumes(
+    pairs: Sequence[TrainingPair],
+    channels: int,
+    scales: Sequence[tuple[float, float]],
+    aspect: float,
+    normalisation: NormalisationSettings,
+    border_weight: float,
+    border_width: float,
+    window: NDArray[np.float32] | None = None,
+) -> list[Plane]:
+    """Do with volumes what :func:`prepare_planes` does with planes.
+
+    Parameters
+    ----------
+    pairs : sequence of TrainingPair
+        Of z-stacks.
+    scales : sequence of (float, float)
+        For each pair, network voxels per slice, and per pixel.
+    aspect : float
+        How many times as thick as wide a voxel of the network is.
+    channels, normalisation, border_weight, border_width, window
+        As there.
+
+    Returns
+    -------
+    list of Plane
+        Volumes where anything is annotated. Where no region is marked, slices without a drawn cell are not.
+    """
+    volumes = []
+    for pair, (z_scale, scale) in zip(pairs, scales, strict=True):
+        own = intensity_window(pair.image, normalisation) if window is None else window[: pair.image.channels]
+        stack = volumes_of(pair.labels, pair.image.slices)
+        for i, labels in enumerate(stack):
+            if (labels != NOT_ANNOTATED).all():  # no region is marked: slices without a drawn cell are not annotated, as in planes
+                labels = np.where((labels > 0).any((1, 2), keepdims=True), labels, np.int32(NOT_ANNOTATED))
+            if not (labels != NOT_ANNOTATED).any():
+                continue
+            grid = max(1, round(len(labels) * z_scale)), *scaled_shape(labels.shape, scale)
+            picture = read_scaled(pair.image, i, own, labels.shape, grid, tuple(slice(0, n) for n in grid))
+            small = rescale_labels(_sequential(labels), grid)
+            volumes.append(
+                Plane(
+                    pair.image.name,
+                    pair.image.name + (f" volume {i}" if len(stack) > 1 else ""),
+                    np.array(np.broadcast_to(picture, (channels, *grid)) if len(picture) == 1 else picture),
+                    small,
+                    border_weights(small, border_weight, border_width, aspect),
+                    aspect=aspect,
+                )
+            )
+    return volumes
 
 
-def class_map(labels: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
+def class_map(labels: NDArray[np.integer], classes: int, flat: bool = False) -> NDArray[np.int64]:
     """Turn cells into the classes that the network learns.
 
     Parameters
     ----------
-    labels : (Y, X) int
+    labels : ([Z,] Y, X) int
         1.. = cells, 0 = background, -1 = not annotated.
     classes : {2, 3}
         2: background and cell; where two cells touch, the touching pixels are background (the paper).
         3: background, inside of a cell, and rim: the pixels of a cell next to anything else.
+    flat : bool
+        Of a volume with thick slices: a pixel is next to the background within its slice only, but next to cells in the slices above
+        and below too. Else a cell of two slices would be nothing but rim.
 
     Returns
     -------
-    (Y, X) int64
+    ([Z,] Y, X) int64
         Class of each pixel, -1 = not annotated.
 
     Examples
@@ -182,14 +256,13 @@ def class_map(labels: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
     """
     cells = np.maximum(labels, 0)
     result = np.where(labels < 0, NOT_ANNOTATED, (cells > 0).astype(np.int64))
-    highest = ndi.maximum_filter(cells, footprint=_THREE_BY_THREE, mode="nearest")
-    if classes == 2:
+    other = ndi.maximum_filter(cells, 3, mode="nearest") != cells  # next to a cell of a higher number
+    if classes == 2 or flat:
         top = cells.max(initial=0) + 1  # not the type's largest: the filter computes in float64
-        lowest = ndi.minimum_filter(np.where(cells > 0, cells, top), footprint=_THREE_BY_THREE, mode="nearest")
-        result[(cells > 0) & ((highest != cells) | (lowest != cells))] = 0
-    else:
-        lowest = ndi.minimum_filter(cells, footprint=_THREE_BY_THREE, mode="nearest")
-        result[(cells > 0) & ((highest != cells) | (lowest != cells))] = 2
+        other |= ndi.minimum_filter(np.where(cells > 0, cells, top), 3, mode="nearest") != cells  # of a lower one
+    if classes > 2:
+        other |= ndi.minimum_filter(cells, (1, 3, 3) if flat else 3, mode="nearest") != cells  # or to the background
+    result[(cells > 0) & other] = 0 if classes == 2 else 2
     return result
 
 
@@ -207,10 +280,21 @@ class PatchSampler:
     augmentation : AugmentationSettings
     types : int
         Kinds of cells that are classes of their own.
+    slices : int
+        Slices of a patch of a volume; 0 = patches are planes.
     """
 
-    def __init__(self, planes: Sequence[Plane], classes: int, balance: float, augmentation: AugmentationSettings, types: int = 1) -> None:
-        self.classes, self.augmentation, self.types = classes, augmentation, types
+    def __init__(
+        self,
+        planes: Sequence[Plane],
+        classes: int,
+        balance: float,
+        augmentation: AugmentationSettings,
+        types: int = 1,
+        slices: int = 0,
+    ) -> None:
+        self.classes, self.augmentation, self.types, self.slices = classes, augmentation, types, slices
+        self._aspects, self._flat = [plane.aspect for plane in planes], [plane.is_flat for plane in planes]
         self._types = [plane.types for plane in planes]
         maps = [self._class_map(plane.labels, i) for i, plane in enumerate(planes)]
         self.class_weights = class_weights(np.concatenate([m.ravel() for m in maps]), classes, balance)  # (classes,)
@@ -220,7 +304,7 @@ class PatchSampler:
         self._borders = [torch.from_numpy(plane.border[None]) for plane in planes]
         self._known = [np.flatnonzero(plane.labels != NOT_ANNOTATED) for plane in planes]
         self._cells = [np.flatnonzero(plane.labels > 0) for plane in planes]
-        self._widths = [plane.labels.shape[1] for plane in planes]
+        self._shapes = [plane.labels.shape for plane in planes]
         # Large planes come more often, but less than their area says: five small images must all be seen.
         share = np.sqrt([k.size for k in self._known])
         self._share = share / share.sum()
@@ -237,19 +321,20 @@ class PatchSampler:
 
         Returns
         -------
-        picture : (C, size, size) float32 tensor
-        classes : (size, size) int64 tensor
+        picture : (C, [slices,] size, size) float32 tensor
+        classes : ([slices,] size, size) int64 tensor
             -1 = not annotated.
-        weights : (size, size) float32 tensor
+        weights : ([slices,] size, size) float32 tensor
             w(x) = w_c(x) + border term.
         """
         i = rng.choice(len(self._share), p=self._share)
         candidates = self._cells[i] if self._cells[i].size and rng.random() < 0.7 else self._known[i]
-        chosen = np.divmod(candidates[rng.integers(candidates.size)], self._widths[i])
-        middle = np.array(chosen) + rng.uniform(-size / 3, size / 3, 2)  # the cell need not sit in the centre
-        where = augment.draw_map(rng, (middle[0], middle[1]), size, self.augmentation)
+        chosen = np.unravel_index(candidates[rng.integers(candidates.size)], self._shapes[i])
+        sides = np.array([self.slices, size, size] if self.slices else [size, size])
+        middle = np.array(chosen) + rng.uniform(-sides / 3, sides / 3)  # the cell need not sit in the centre
+        where = augment.draw_map(rng, middle, sides.tolist(), self.augmentation, self._aspects[i])
         picture = augment.warp(self._pictures[i], where).numpy()
-        picture = augment.vary_intensity(rng, picture, self.augmentation.intensity)
+        picture = augment.vary_intensity(rng, picture, self.augmentation.intensity, self._aspects[i])
         labels = augment.warp(self._labels[i], where, nearest=True)[0].numpy().astype(np.int32)
         border = augment.warp(self._borders[i], where)[0]
         classes = torch.from_numpy(self._class_map(labels, i))
@@ -260,7 +345,7 @@ class PatchSampler:
         """Give the classes of labels of plane `i`."""
         type_of = self._types[i]
         if self.types == 1 or type_of is None:
-            return class_map(labels, self.classes)
+            return class_map(labels, self.classes, self._flat[i])
         return typed(class_map(labels, self.classes - self.types + 1), labels, type_of, self.types)
 
 
@@ -270,7 +355,7 @@ def _sequential(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     return (inverse.reshape(labels.shape) - int((ids <= 0).sum()) + 1).astype(np.int32) * (labels > 0) - (labels < 0)
 
 
-def rescale_labels(labels: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.int32]:
-    """Resample a label image (Y, X) to `shape`, each pixel from the nearest one."""
-    rows, columns = (np.minimum(((np.arange(n) + 0.5) * m / n).astype(int), m - 1) for n, m in zip(shape, labels.shape, strict=True))
-    return labels[rows[:, None], columns[None, :]]
+def rescale_labels(labels: NDArray[np.int32], shape: Sequence[int]) -> NDArray[np.int32]:
+    """Resample a label image ([Z,] Y, X) to `shape`, each pixel from the nearest one."""
+    axes = (np.minimum(((np.arange(n) + 0.5) * m / n).astype(int), m - 1) for n, m in zip(shape, labels.shape, strict=True))
+    return labels[np.ix_(*axes)]

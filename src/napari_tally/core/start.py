@@ -1,11 +1,13 @@
 """What to start from: of the models that come with the package, the one that knows such cells best."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from napari_tally.core.annotations import NOT_ANNOTATED
+from napari_tally.core.inflate import inflated
 from napari_tally.core.judge import judge, score
 from napari_tally.core.model_file import Model, find_model, load_model, shipped_models
-from napari_tally.core.plan import new_model, plan_training
+from napari_tally.core.plan import dimensions_for, new_model, plan_training
 from napari_tally.core.samples import TrainingPair, prepare_planes
 from napari_tally.core.validation import to_judge_by
 from napari_tally.settings import TrainingSettings
@@ -24,18 +26,23 @@ def choose_start(wish: str | Model | None, pairs: Sequence[TrainingPair], settin
     pairs : sequence of TrainingPair
     settings : TrainingSettings
         The preset ``"paper"``, another architecture, depth or width is a network of its own, so ``"auto"`` gives random weights.
+        For volumes a model for planes becomes one for volumes, see :mod:`napari_tally.core.inflate`.
 
     Raises
     ------
     ValueError
         If there is no such model.
     """
-    if wish is None or isinstance(wish, Model):
-        return wish
-    if wish == "none" or (wish == "auto" and settings.own_network):
+    if wish is None or wish == "none" or (wish == "auto" and settings.own_network):
         return None
-    if wish != "auto":
-        return find_model(wish)
+    in_3d = settings.dimensions == "3-D" or (wish == "auto" and dimensions_for(pairs, settings) == 3)
+    start = wish if isinstance(wish, Model) else _best(pairs, settings) if wish == "auto" else find_model(wish)
+    return inflated(start, pairs, settings) if start and in_3d and start.settings.dimensions == 2 else start
+
+
+def _best(pairs: Sequence[TrainingPair], settings: TrainingSettings) -> Model | None:
+    """Give the shipped model that finds the drawn cells best, plane by plane."""
+    settings = replace(settings, dimensions="2-D")
     models = [load_model(path) for path in shipped_models().values()]
     drawn = [pair for pair in pairs if (pair.labels > NOT_ANNOTATED).any()]
     return max(models, key=lambda model: _fit(model, drawn, settings)) if len(models) > 1 and drawn else next(iter(models), None)

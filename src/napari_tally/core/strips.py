@@ -7,30 +7,33 @@
     ...
 
 Tiling the picture would repeat the whole receptive margin (about 100 px) around each tile. Tiling each layer repeats two rows.
-The result is that of the network on the whole picture, to rounding.
+The result is that of the network on the whole picture, to rounding. In a volume the strips are slabs of slices.
 """
 
 from collections.abc import Generator
 from copy import deepcopy
 from functools import partial
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from napari_tally.core.events import mapped, part_of
 from napari_tally.core.unet import UNet
 
 _STRIP_PIXELS = 2**19
-"""Pixels at full resolution of a strip: a fraction of a second on two cores."""
+"""Pixels at full resolution of a strip: a fraction of a second on two cores. Of a volume a quarter, for each costs more."""
 _REACH = 2
 """Rows that two 3x3 convolutions look at to each side."""
+_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 def bytes_per_pixel(network: UNet) -> int:
     """Estimate the memory that :func:`classify` takes, in bytes per pixel of the picture."""
-    floats = 3 * network.head.in_channels  # skips of all levels (a geometric series), and the map that goes up
+    head: Any = network.head
+    floats = 3 * head.in_channels  # skips of all levels (a geometric series), and the map that goes up
     if type(network) is not UNet:
         floats *= 5  # nothing is in strips
     return 4 * (floats + network.channels + 2 * network.classes)
@@ -46,7 +49,7 @@ def folded(network: UNet) -> UNet:
             layers: list[nn.Module] = []
             for layer in block.children():
                 before = layers[-1] if layers else None
-                if isinstance(layer, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
+                if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d) and isinstance(before, nn.Conv2d | nn.Conv3d):
                     layers[-1] = fuse_conv_bn_eval(before, layer)
                 else:
                     layers.append(layer)
@@ -61,8 +64,8 @@ def classify(network: UNet, picture: Tensor, strip_pixels: int = 0) -> Generator
     ----------
     network : UNet
         In evaluation mode, on the device of the picture.
-    picture : (1, C, Y, X) float tensor
-        Y and X are sizes that the network takes.
+    picture : (1, C, [Z,] Y, X) float tensor
+        Z, Y and X are sizes that the network takes.
     strip_pixels : int
         About so many pixels of the picture are a strip; 0 = chosen.
 
@@ -73,40 +76,42 @@ def classify(network: UNet, picture: Tensor, strip_pixels: int = 0) -> Generator
 
     Returns
     -------
-    (classes, Y', X') float32 tensor
+    (classes, [Z',] Y', X') float32 tensor
     """
     if type(network) is not UNet or network.padding != "same":  # a relative, or layers that shrink: such a tile is seen at once
         yield 0.0
         with torch.inference_mode():
             return network(picture).float().softmax(dim=1)[0]
-    width = picture.shape[3]
-    rows = max(16, (strip_pixels or _STRIP_PIXELS) // width // 2 * 2)
-    x = picture.contiguous(memory_format=torch.channels_last)  # rows lie together, so that a strip is no copy
+    row = prod(picture.shape[3:])  # of a volume: a slice
+    least, usual = (16, _STRIP_PIXELS) if network.dimensions == 2 else (8, _STRIP_PIXELS // 4)
+    rows = max(least, (strip_pixels or usual) // row // 2 * 2)
+    x = picture.contiguous(memory_format=_FORMATS[network.dimensions])  # rows lie together, so that a strip is no copy
     depth, skips = network.depth, []
     part = partial(part_of, 2 * depth + 1)  # each level at each side costs about the same
     for level in range(depth):
-        skip, x = yield from mapped(_contract(network.down[level], x, rows), part(level))  # (1, w, Y / 2^level, ...), half of it
+        skip, x = yield from mapped(_contract(network, level, x, rows), part(level))  # (1, w, Y / 2^level, ...), half of it
         skips.append(skip)
-    x, _ = yield from mapped(_contract(network.down[depth], x, rows, pool=False), part(depth))
+    x, _ = yield from mapped(_contract(network, depth, x, rows), part(depth))
     for level in reversed(range(depth)):
         x = yield from mapped(_expand(network, level, skips.pop(), x, rows), part(2 * depth - level))
     return x[0]
 
 
-def _contract(block: nn.Module, x: Tensor, rows: int, pool: bool = True) -> Generator[float, None, tuple[Tensor, Tensor]]:
-    """Run the convolutions of a level of the contracting path; give the map and the pooled map."""
+def _contract(network: UNet, level: int, x: Tensor, rows: int) -> Generator[float, None, tuple[Tensor, Tensor]]:
+    """Run the convolutions of a level of the contracting path; give the map and the pooled map (at the bottom the map itself)."""
     height, skip, pooled = x.shape[2], None, None
+    half = network.factors[level][0] if level < network.depth else 0
     for first in range(0, height, rows):
         last = min(first + rows, height)
         above, below = max(0, first - _REACH), min(height, last + _REACH)
         with torch.inference_mode():
-            y = block(x[:, :, above:below])[:, :, first - above : last - above]
+            y = network.down[level](x[:, :, above:below])[:, :, first - above : last - above]
             skip = _room(skip, y, height)
             skip[:, :, first:last] = y
-            if pool:
-                y = F.max_pool2d(y, 2)
-                pooled = _room(pooled, y, height // 2)
-                pooled[:, :, first // 2 : last // 2] = y
+            if half:
+                y = network.pool(y, level)
+                pooled = _room(pooled, y, height // half)
+                pooled[:, :, first // half : last // half] = y
         yield last / height
     assert skip is not None
     return skip, skip if pooled is None else pooled
@@ -114,13 +119,13 @@ def _contract(block: nn.Module, x: Tensor, rows: int, pool: bool = True) -> Gene
 
 def _expand(network: UNet, level: int, skip: Tensor, x: Tensor, rows: int) -> Generator[float, None, Tensor]:
     """Go up to a level of the expansive path; at the top, to probabilities."""
-    height, result = skip.shape[2], None
+    height, half, result = skip.shape[2], network.factors[level][0], None
     for first in range(0, height, rows):
         last = min(first + rows, height)
         above, below = max(0, first - _REACH), min(height, last + _REACH)  # even: rows and heights are
-        over, under = max(0, above // 2 - 1), min(height // 2, below // 2 + 1)  # linear interpolation looks at a neighbour
+        over, under = max(0, above // half - 1), min(height // half, below // half + 1)  # linear interpolation looks at a neighbour
         with torch.inference_mode():
-            risen = network.up[level](x[:, :, over:under])[:, :, above - 2 * over : below - 2 * over]
+            risen = network.up[level](x[:, :, over:under])[:, :, above - half * over : below - half * over]
             y = network.merge[level](torch.cat([skip[:, :, above:below], risen], dim=1))[:, :, first - above : last - above]
             if level == 0:
                 y = network.head(y).float().softmax(dim=1)
@@ -135,4 +140,5 @@ def _room(existing: Tensor | None, like: Tensor, height: int) -> Tensor:
     """Give the map that strips like this one are written into."""
     if existing is not None:
         return existing
-    return torch.empty((1, like.shape[1], height, like.shape[3]), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    shape = 1, like.shape[1], height, *like.shape[3:]
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=_FORMATS[like.ndim - 2])

@@ -13,41 +13,46 @@ pixel sees at most `margin` pixels to each side. So with halo >= margin every pi
 on the whole plane with its mirrored border. Each axis is solved by itself; tiles are their product.
 """
 
+from collections.abc import Sequence
 from itertools import product
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-Region = tuple[slice, slice]
-"""Rows and columns."""
+Region = tuple[slice, ...]
+"""Rows and columns; of a volume slices, rows and columns."""
 
 
-def plan_tiles(shape: tuple[int, int], stride: tuple[int, int]) -> list[Region]:
-    """Cover a plane of (Y, X) pixels with tiles of at most `stride`; every pixel is in exactly one."""
+def plan_tiles(shape: Sequence[int], stride: Sequence[int]) -> list[Region]:
+    """Cover a plane of (Y, X) pixels, or a volume, with tiles of at most `stride`; every pixel is in exactly one."""
     axes = [[slice(start, min(n, start + side)) for start in range(0, n, side)] for n, side in zip(shape, stride, strict=True)]
     return list(product(*axes))
 
 
-def best_stride(shape: tuple[int, int], halo: int, pixels: float) -> tuple[int, int]:
+def best_stride(shape: Sequence[int], halo: int | Sequence[int], pixels: float) -> tuple[int, ...]:
     """Choose the size of tiles so that none reads more than `pixels` and all together read as little as possible.
 
     Parameters
     ----------
-    shape : (Y, X)
-        Of the plane.
-    halo : int
-        Pixels that a tile reads around what it writes.
+    shape : ([Z,] Y, X)
+        Of the plane or volume.
+    halo : int or sequence of int
+        Pixels that a tile reads around what it writes, along all axes or along each.
     pixels : float
         Where even the halo is more than that, tiles are as large as the halo.
     """
-    best, least = (min(shape[0], 2 * halo or 1), min(shape[1], 2 * halo or 1)), float("inf")
-    for down in range(1, -(-shape[0] // 64) + 1):
-        for across in range(1, -(-shape[1] // 64) + 1):
-            stride = -(-shape[0] // down), -(-shape[1] // across)
+    halos = [halo] * len(shape) if isinstance(halo, int) else halo
+    best, least = tuple(min(n, 2 * h or 1) for n, h in zip(shape, halos, strict=True)), float("inf")
+    *others, last = ([*range(1, -(-n // 64) + 1)] for n in shape)  # into how many tiles each axis may be cut
+    for first_counts in product(*others):
+        for across in last:
+            counts = *first_counts, across
+            stride = tuple(-(-n // count) for n, count in zip(shape, counts, strict=True))
             # Of two tiles each has one neighbour; the first of three or more that has two reads most.
-            reads = [side + halo * min(2, n - 1) for side, n in zip(stride, (down, across), strict=True)]
-            if reads[0] * reads[1] <= pixels:
-                work = (shape[0] + 2 * halo * (down - 1)) * (shape[1] + 2 * halo * (across - 1))
+            reads = (side + h * min(2, count - 1) for side, h, count in zip(stride, halos, counts, strict=True))
+            if prod(reads) <= pixels:
+                work = prod(n + 2 * h * (count - 1) for n, h, count in zip(shape, halos, counts, strict=True))
                 if work < least:
                     best, least = stride, work
                 break  # narrower ones would only cost more
@@ -91,5 +96,4 @@ def halved(region: Region) -> tuple[Region, Region]:
 
 def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:
     """Give a region with `by` pixels around it, as far as the plane goes."""
-    rows, columns = (slice(max(0, part.start - by), min(n, part.stop + by)) for part, n in zip(region, shape, strict=True))
-    return rows, columns
+    return tuple(slice(max(0, part.start - by), min(n, part.stop + by)) for part, n in zip(region, shape, strict=True))

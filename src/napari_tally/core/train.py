@@ -34,10 +34,10 @@ from napari_tally.core.judge import Comparison, Fitting, Judged, Score, fit_coun
 from napari_tally.core.learner import Learner, copied
 from napari_tally.core.model_file import Model
 from napari_tally.core.plan import TrainingPlan, build_meta_network, own_scale
-from napari_tally.core.predict import require_channels
+from napari_tally.core.predict import require_channels, require_volumes, z_scale_for
 from napari_tally.core.range import KEY as RANGE
 from napari_tally.core.range import fingerprint_images
-from napari_tally.core.samples import PatchSampler, Plane, TrainingPair, data_fingerprint, prepare_planes
+from napari_tally.core.samples import PatchSampler, Plane, TrainingPair, data_fingerprint, prepare_planes, prepare_volumes
 from napari_tally.core.validation import Phase, plan_phases, to_judge_by
 from napari_tally.settings import AugmentationSettings, TrainingSettings, to_dict
 
@@ -157,14 +157,19 @@ def train(
     start = resume.start if resume else model.copy() if model.record else None
     given = start.counting if start else model.counting
     model.scale, model.diameter, model.pixel_size = plan.scale, plan.diameter, plan.pixel_size
+    model.z_scale, model.slice_distance = plan.z_scale, plan.slice_distance
     for pair in validation:
         require_channels(model, pair.image)
+        if model.settings.dimensions == 3:
+            require_volumes(pair.image)
 
     def prepare(some: Sequence[TrainingPair], scales: Sequence[float]) -> list[Plane]:
         ids = s.ids_per_type if model.settings.types > 1 else 0
-        return prepare_planes(
-            some, model.settings.channels, scales, model.normalisation, s.border_weight, s.border_width, model.window, ids
-        )
+        borders = s.border_weight, s.border_width
+        if model.settings.dimensions == 3:
+            both = [(z_scale_for(model, pair.image, scale, s.slice_distance), scale) for pair, scale in zip(some, scales, strict=True)]
+            return prepare_volumes(some, model.settings.channels, both, model.aspect, model.normalisation, *borders, model.window)
+        return prepare_planes(some, model.settings.channels, scales, model.normalisation, *borders, model.window, ids)
 
     planes = prepare(pairs, plan.scales)
     if validation:
@@ -189,7 +194,8 @@ def train(
         model.record = _provenance(pairs, plan, augmentation, data, at, clock.active, last, comparison, start)
         if isinstance(event, Finished):
             known = start.record.get(RANGE) if start and event.start_kept else None
-            model.record[RANGE] = known or fingerprint_images(model, [pair.image for pair in pairs[:_KNOWN]], _KNOWN_SIDE).as_dict()
+            if model.settings.dimensions == 2:  # what images are like is known of planes only
+                model.record[RANGE] = known or fingerprint_images(model, [pair.image for pair in pairs[:_KNOWN]], _KNOWN_SIDE).as_dict()
         yield from clock.outside(event)
 
     def checkpoint() -> Checkpoint:
@@ -204,17 +210,18 @@ def train(
     for number, phase in enumerate(phases):
         held_out = to_judge_by(phase.held_out)
         if start is not None and held_out and comparison is None:
-            before.append(judge(start.network, held_out, model.scale))
+            before.append(judge(start.network, held_out, model.scale, model.z_scale))
         if number < at.phase:  # it was through before the interruption
             if held_out and number < len(learned):  # not yet compared
-                after.append(judge(learner.with_average(learned[number]), held_out, model.scale))
+                after.append(judge(learner.with_average(learned[number]), held_out, model.scale, model.z_scale))
             continue
         schedule_end = 1.0 if phase.begin == "start" and start is None else phase.end
         if goes_on := resume is not None and number == at.phase:
             learner.go_on()
         elif learned and start is not None:  # the second fold begins where the first one did
             learner.begin(start.network.state_dict())
-        learner.learn_from(PatchSampler(phase.training, model.settings.classes, s.class_balance, augmentation, model.settings.types))
+        drawn_how = s.class_balance, augmentation, model.settings.types, plan.slices
+        learner.learn_from(PatchSampler(phase.training, model.settings.classes, *drawn_how))
         if goes_on:
             flat = _Flat(*at.flat)
         else:
@@ -232,7 +239,7 @@ def train(
                 continue
             if held_out and fraction >= at.next_validation:
                 asked = clock.active
-                judged = judge(learner.average.network, held_out, model.scale)
+                judged = judge(learner.average.network, held_out, model.scale, model.z_scale)
                 last = Validation(at.step, score([judged], [model.counting]))
                 at.next_validation = fraction + max(0.1 * (phase.end - at.began), 20 * clock.share(clock.active - asked))
                 yield from tell(last)
@@ -242,7 +249,7 @@ def train(
                     break
             if preview_seconds and clock.active >= at.next_preview and planes[0].labels.size <= _PREVIEW_PIXELS:
                 asked = clock.active
-                found = labels_of(learner.average.network, planes[0], model.counting, model.scale)
+                found = labels_of(learner.average.network, planes[0], model.counting, model.scale, model.z_scale)
                 yield from tell(Preview(at.step, planes[0].name, found))
                 at.next_preview = clock.active + max(preview_seconds, 15 * (clock.active - asked))
             if checkpoint_seconds and clock.active >= next_checkpoint:
@@ -254,12 +261,13 @@ def train(
         if checkpoint_seconds:  # judging takes a while
             yield from tell(checkpoint())
         if held_out:
-            after.append(judge(learner.average.network, held_out, model.scale))
+            after.append(judge(learner.average.network, held_out, model.scale, model.z_scale))
         if phase is phases[-1] and not validation:
             continue
         # What was held out can judge now; from the next phase on it is trained on.
         if start is None:
-            to_fit = [judge(learner.average.network, to_judge_by(phase.training), model.scale)]  # what is held out stays the judge
+            seen = to_judge_by(phase.training)  # what is held out stays the judge
+            to_fit = [judge(learner.average.network, seen, model.scale, model.z_scale)]
             model.counting = (yield from clock.following(fit_counting(to_fit, model.counting, plan.any_size)))[0]
             last = Validation(at.step, score(after, [model.counting]))
             yield from tell(last)

@@ -17,6 +17,8 @@ model that has learned from the other; then both models are averaged, and that o
                           │ learn A │ learn B │ average,    │      A and B: half of the images each,
                           │ judge B │ judge A │ learn A + B │      of fewer than four the halves of every plane
                           └─────────┴─────────┴─────────────┘
+
+Of a volume the blocks are slabs along the longest of its axes.
 """
 
 from collections.abc import Collection, Generator, Sequence
@@ -36,7 +38,7 @@ _FOLD = 0.3
 _FEWEST = 3
 """Cells that each side must have."""
 _LARGEST = 512
-"""Largest side in pixels of a plane to judge by: the user can stop only between two."""
+"""Largest side in pixels of a plane to judge by, and the most pixels of a volume their square: the user can stop only between two."""
 _FEW = 5
 """Most planes to judge by."""
 
@@ -173,14 +175,14 @@ def _count(plane: Plane) -> int:
 
 def _split_block(plane: Plane, guard: int, share: float) -> tuple[Plane, Plane]:
     """Cut what is annotated in two along its longer axis, `share` of it before the cut; cells on a cut belong to neither side."""
-    labels = plane.labels
-    spans = [np.flatnonzero((labels != NOT_ANNOTATED).any(axis))[[0, -1]] for axis in (1, 0)]
-    axis = int(np.argmax([last - first for first, last in spans]))
-    stop = int(spans[axis][1]) + 1
-    side = stop - int(spans[axis][0])
+    labels, steps = plane.labels, [plane.aspect, 1.0, 1.0][-plane.labels.ndim :]
+    spans = _annotated_spans(plane)
+    axis = int(np.argmax([(span.stop - 1 - span.start) * step for span, step in zip(spans, steps, strict=True)]))
+    stop = spans[axis].stop
+    side = stop - spans[axis].start
     start = stop - round(side * (1 - share))
-    end = start - min(guard, side // 8)
-    along = np.broadcast_to(np.arange(labels.shape[axis]).reshape((-1, 1) if axis == 0 else (1, -1)), labels.shape)
+    end = start - min(round(guard / steps[axis]), side // 8)
+    along = np.broadcast_to(np.expand_dims(np.arange(labels.shape[axis]), [a for a in range(labels.ndim) if a != axis]), labels.shape)
 
     def part(inside: NDArray[np.bool_]) -> Plane:
         cut = np.intersect1d(labels[inside], labels[~inside])
@@ -197,11 +199,20 @@ def to_judge_by(planes: Sequence[Plane]) -> list[Plane]:
 
 
 def _window(plane: Plane) -> Plane:
-    rows, columns = (np.flatnonzero((plane.labels != NOT_ANNOTATED).any(axis)) for axis in (1, 0))
-    spans = []
-    for known in (rows, columns):
-        start, stop = int(known[0]), int(known[-1]) + 1
-        cut = max(0, stop - start - _LARGEST)
-        spans.append(slice(start + cut // 2, stop - (cut - cut // 2)))
-    y, x = spans
-    return replace(plane, picture=plane.picture[:, y, x], labels=plane.labels[y, x], border=plane.border[y, x])
+    spans = _annotated_spans(plane)
+    largest = [_LARGEST] * 2
+    if len(spans) == 3:
+        slices = min(spans[0].stop - spans[0].start, round(_LARGEST ** (2 / 3) / plane.aspect))
+        largest = [slices, *[int((_LARGEST**2 / slices) ** 0.5)] * 2]
+    for i, (span, most) in enumerate(zip(spans, largest, strict=True)):
+        cut = max(0, span.stop - span.start - most)
+        spans[i] = slice(span.start + cut // 2, span.stop - (cut - cut // 2))
+    part = tuple(spans)
+    return replace(plane, picture=plane.picture[:, *part], labels=plane.labels[part], border=plane.border[part])
+
+
+def _annotated_spans(plane: Plane) -> list[slice]:
+    """Give the box of what is annotated."""
+    known, axes = plane.labels != NOT_ANNOTATED, range(plane.labels.ndim)
+    ends = (np.flatnonzero(known.any(tuple(a for a in axes if a != axis)))[[0, -1]] for axis in axes)
+    return [slice(int(first), int(last) + 1) for first, last in ends]

@@ -45,10 +45,17 @@ class SameSize(nn.Module):
     types = 1
     strided = False
 
+    dimensions = 2
+
     def __init__(self, channels: int, classes: int, depth: int, blur: bool = False) -> None:
         super().__init__()
         self.channels, self.classes, self.depth = channels, classes, depth
         self.blurs = [int(blur)] * depth
+
+    @property
+    def axes(self) -> "list[SameSize]":
+        """Sizes and reach along y and x: those that it has itself; see :class:`napari_tally.core.unet.Axis`."""
+        return [self, self]
 
     @property
     def step(self) -> int:

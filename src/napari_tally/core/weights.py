@@ -19,6 +19,9 @@ one axis after the other::
     row y:     ───x───┘┘──     then d2(x)^2 = min over k of  k^2 + (b^2 if the first is x's own cell else a^2)
 
 Cells farther away than `reach` add less than 1e-5 to w and are not looked for, so |k| <= reach.
+
+In a volume, each cell has its transform after all, but only in the box that it reaches. Distances are in widths of a pixel in
+every direction, however far apart the slices are.
 """
 
 from itertools import pairwise
@@ -33,21 +36,23 @@ _AT_ONCE = 2**18
 """Pixels worked on at once, in strips: bounds the memory for large images."""
 
 
-def border_weights(labels: NDArray[np.integer], w0: float = 10.0, sigma: float = 5.0) -> NDArray[np.float32]:
+def border_weights(labels: NDArray[np.integer], w0: float = 10.0, sigma: float = 5.0, aspect: float = 1.0) -> NDArray[np.float32]:
     """Compute the border term of equation 2 of the U-Net paper.
 
     Parameters
     ----------
-    labels : (Y, X) int
+    labels : ([Z,] Y, X) int
         Label image, 0 = background. Negative values (not annotated) count as background.
     w0 : float
         Weight of a gap of no width (paper: 10).
     sigma : float
         Reach of the weight in pixels (paper: 5).
+    aspect : float
+        How many times as thick as wide a voxel is.
 
     Returns
     -------
-    (Y, X) float32
+    ([Z,] Y, X) float32
         w0 * exp(-(d1 + d2)^2 / (2 sigma^2)), at every pixel; d1 = 0 inside a cell. It is zero
         where there are fewer than two cells. Off by at most 1e-5.
 
@@ -60,12 +65,34 @@ def border_weights(labels: NDArray[np.integer], w0: float = 10.0, sigma: float =
     if w0 <= _NEGLIGIBLE:
         return weights
     reach = int(np.ceil(sigma * np.sqrt(2 * np.log(w0 / _NEGLIGIBLE))))
+    if labels.ndim == 3:
+        d1, d2 = _two_nearest_bodies(labels, reach, (aspect, 1.0, 1.0))
+        return (w0 * np.exp(-((d1 + d2) ** 2) / (2 * sigma**2))).astype(np.float32)
     strip = max(2 * reach, _AT_ONCE // labels.shape[1])
     for top in range(0, len(labels), strip):
         above = min(top, reach)
         d1, d2 = _two_nearest(labels[top - above : top + strip + reach], reach)
         weights[top : top + strip] = (w0 * np.exp(-((d1 + d2) ** 2) / (2 * sigma**2)))[above : above + strip]
     return weights
+
+
+def _two_nearest_bodies(
+    labels: NDArray[np.integer], reach: int, spacing: tuple[float, float, float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Measure the distances (Z, Y, X) to the nearest and to the second nearest cell; infinite beyond `reach`."""
+    d1, d2 = np.full((2, *labels.shape), np.inf, np.float32)
+    numbers = np.unique(labels, return_inverse=True)[1].reshape(labels.shape) if labels.max(initial=0) > labels.size else labels
+    for cell, box in enumerate(ndi.find_objects(numbers), start=1):
+        if box is None:
+            continue
+        window = tuple(
+            slice(max(0, part.start - int(reach / step)), part.stop + int(reach / step)) for part, step in zip(box, spacing, strict=True)
+        )
+        away = ndi.distance_transform_edt(numbers[window] != cell, sampling=spacing).astype(np.float32)
+        nearest, second = d1[window], d2[window]
+        np.minimum(second, np.maximum(nearest, away), out=second)
+        np.minimum(nearest, away, out=nearest)
+    return d1, d2
 
 
 def _two_nearest(labels: NDArray[np.integer], reach: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:

@@ -13,6 +13,7 @@ Positions follow napari: a layer with fewer axes than the viewer has the last on
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,12 +43,14 @@ def image_from_layer(layer: ImageLayer) -> Image:
     Parameters
     ----------
     layer : napari.layers.Image
-        (Y, X), colour, or planes before them. A first axis labelled ``c`` or ``channel`` holds channels.
+        (Y, X), colour, or planes before them. A first axis labelled ``c`` or ``channel`` holds channels, one labelled ``t`` or
+        ``time`` is time.
 
     Returns
     -------
     Image
-        With a pixel size where the last two axes of the layer have units of length. Pixels of a dask or zarr layer stay where they are.
+        With a pixel size where the last two axes of the layer have units of length, and so for the distance of slices. Pixels of a
+        dask or zarr layer stay where they are.
 
     Raises
     ------
@@ -62,7 +65,10 @@ def image_from_layer(layer: ImageLayer) -> Image:
     if type(data).__module__.startswith("zarr."):
         data = da.from_zarr(data)
     data = data if is_lazy(data) else np.asarray(data)
-    return as_image(data, axes=axes, rgb=layer.rgb, name=layer.name, pixel_size=pixel_size(layer))
+    steps = {"Z": distance} if (distance := z_size(layer)) else {}
+    image = as_image(data, axes=axes, rgb=layer.rgb, name=layer.name, pixel_size=pixel_size(layer), steps=steps)
+    is_series = len(image.leading) == 1 and str(layer.axis_labels[-3]).lower() in ("t", "time")
+    return replace(image, axes="T") if is_series else image
 
 
 def what_is_odd(layer: ImageLayer) -> str:
@@ -105,6 +111,13 @@ def pixel_size(layer: Layer) -> tuple[float, float] | None:
         return None
     height, width = (abs(float(s)) * (1 * u).to("micrometer").magnitude for s, u in zip(layer.scale[-2:], layer.units[-2:], strict=True))
     return height, width
+
+
+def z_size(layer: Layer) -> float | None:
+    """Give how far the slices of a layer are apart in um; None where it has none, or their axis no unit of length."""
+    if layer.ndim < 3 or not layer.units[-3].is_compatible_with("micrometer"):
+        return None
+    return abs(float(layer.scale[-3])) * float((1 * layer.units[-3]).to("micrometer").magnitude)
 
 
 def placement(layer: Layer, ndim: int) -> dict[str, Any]:

@@ -43,11 +43,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_tally.core.cell_types import together, types_of_cells, with_types
+from napari_tally.core.cell_types import types_of_cells, with_types
 from napari_tally.core.counting import measure_cells, measuring_cells, size_remark, summarise
 from napari_tally.core.events import beside, mapped, paced, saying
 from napari_tally.core.images import Image
-from napari_tally.core.instances import label_planes
 from napari_tally.core.large import measuring_large
 from napari_tally.core.lazy import LabelsZarr
 from napari_tally.settings import CountingSettings, PredictionSettings
@@ -610,12 +609,12 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
     for old in stale:
         assert old.found.probabilities is not None
         probabilities, n = old.found.probabilities, old.found.n_types
-        finding = beside(label_planes, together(probabilities, n), counting, old.found.zoom)
+        finding = beside(old.found.labelled, counting)
         labels = yield from saying(finding, Results(tuple(counted)))
-        types = types_of_cells(probabilities, labels, n) if n > 1 else None
+        types = types_of_cells(probabilities, labels.reshape(-1, *labels.shape[-2:]), n) if n > 1 else None
         number = int(labels.max(initial=0))
-        found = replace(old.found, labels=labels.reshape(old.image.shape), types=types, cells=number)
-        measuring = measuring_cells(found.labels, old.image, shapes=number <= _MANY)
+        found = replace(old.found, labels=labels, types=types, cells=number)
+        measuring = measuring_cells(found.labels, old.image, shapes=number <= _MANY, are_bodies=found.are_bodies)
         cells = with_types((yield from saying(paced(measuring), Results(tuple(counted)))), types, n)
         counted.append(replace(old, found=found, counting=counting, cells=cells, summary=summarise(cells, old.image)))
         yield Results(tuple(counted))
@@ -628,7 +627,7 @@ def _mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
     if n > 1 and found.probabilities is not None:
         types = types_of_cells(found.probabilities, labels.reshape(-1, *labels.shape[-2:]), n)
     number = len(np.unique(labels[labels > 0]))
-    cells = with_types(measure_cells(labels, known.image, shapes=number <= _MANY), types, n)
+    cells = with_types(measure_cells(labels, known.image, shapes=number <= _MANY, are_bodies=found.are_bodies), types, n)
     summary = summarise(cells, known.image)
     summary = summary[summary["plane"].isin(known.summary["plane"])]
     return replace(known, found=replace(found, labels=labels, types=types, cells=number), cells=cells, summary=summary)
@@ -641,13 +640,14 @@ def _count(
     from napari_tally.core.range import judging
 
     if isinstance(found.labels, LabelsZarr):
-        measuring = measuring_large(found.labels, image)
+        measuring = measuring_large(found.labels, image, are_bodies=found.are_bodies)
     else:
-        measuring = measuring_cells(found.labels, image, shapes=found.cells <= _MANY)
+        measuring = measuring_cells(found.labels, image, shapes=found.cells <= _MANY, are_bodies=found.are_bodies)
     cells = with_types((yield from aside(1, "measuring cells", measuring)), found.types, found.n_types)
     summary = summarise(cells, image)
     if planes is not None:
-        summary = summary[summary["plane"].isin(planes)]
+        first = {p - p % image.slices for p in planes} if found.are_bodies else planes
+        summary = summary[summary["plane"].isin(first)]
     remark = yield from saying(judging(run.model, image, found), TileDone(1, 1, "comparing with the training images"))
     return Counted(layer, image, found, counting, run.model.diameter, cells, summary, run, remark)
 

@@ -340,6 +340,8 @@ class TrainWidget(QWidget):
         if self._run and self._run.preview_seconds:  # making a layer takes a moment: now, and not while training runs
             source = self._run.sources[0]
             shape = [max(1, round(n * plan.scales[0])) for n in label_shape(source.layer)[-2:]]
+            if plan.slices:
+                shape = [max(1, round(label_shape(source.layer)[-3] * plan.z_scale)), *shape]
             self._lay("preview", self._run, source.name, np.zeros(shape, np.int32))
 
     def _show_step(self, event: "Step") -> None:
@@ -381,24 +383,26 @@ class TrainWidget(QWidget):
     def _show_preview(self, event: "Preview") -> None:
         """Lay the labels, which are in network pixels, on the image; a layer that the user deleted stays away."""
         if self._run:
-            every = -(-max(event.labels.shape) // _PREVIEW_SIDE)
-            self._lay("preview", self._run, event.name, event.labels[every // 2 :: every, every // 2 :: every])
+            every = -(-max(event.labels.shape[-2:]) // _PREVIEW_SIDE)
+            self._lay("preview", self._run, event.name, event.labels[..., every // 2 :: every, every // 2 :: every])
             self._drawn = time.monotonic()  # the curves another time: together they take long
 
     def _lay(self, kind: str, run: Run, plane_name: str, pixels: NDArray[Any]) -> None:
-        """Show a plane in network pixels on its image, in a layer of its own or the one from before."""
-        source = next(s for s in run.sources if plane_name == s.name or plane_name.startswith(f"{s.name} plane "))
+        """Show a plane or volume in network pixels on its image, in a layer of its own or the one from before."""
+        what = " plane " if pixels.ndim == 2 else " volume "
+        source = next(s for s in run.sources if plane_name == s.name or plane_name.startswith(s.name + what))
         name, image = f"{source.name} {kind}", source.layer
         layer = next((one for one in layers_of(self._viewer, "aid", image) if one.name == name), None)
         known, self._laid = name in self._laid, self._laid | {name}
         if image not in self._viewer.layers or (known and layer is None):
             return  # the user has deleted it: it stays away
-        *leading, height, width = label_shape(image)
-        place = placement(image, len(leading) + 2)
-        plane = int(plane_name.rpartition(" plane ")[2]) if plane_name != source.name else 0
+        shape, n = label_shape(image), pixels.ndim
+        leading = shape[:-n]
+        place = placement(image, len(shape))
+        plane = int(plane_name.rpartition(what)[2]) if plane_name != source.name else 0
         index = np.unravel_index(plane, leading) if leading else ()
-        factor = np.array([1.0] * len(leading) + [height / pixels.shape[0], width / pixels.shape[1]])
-        shift = np.array([*index, *((factor[-2:] - 1) / 2)])  # from the centre of the first pixel to that of the larger one
+        factor = np.array([1.0] * len(leading) + [m / k for m, k in zip(shape[-n:], pixels.shape, strict=True)])
+        shift = np.array([*index, *((factor[-n:] - 1) / 2)])  # from the centre of the first pixel to that of the larger one
         place["translate"] = place["translate"] + shift * place["scale"]
         place["scale"] = place["scale"] * factor
         data = pixels[(None,) * len(leading)]

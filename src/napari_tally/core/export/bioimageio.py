@@ -31,13 +31,12 @@ from PIL import Image as Picture
 
 import napari_tally
 from napari_tally.core import unet, variants
-from napari_tally.core.export.onnx import OPSET, export_onnx, require_zoo
+from napari_tally.core.export.onnx import OPSET, export_onnx, require_planes, require_zoo
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
 from napari_tally.core.model_file import Model, build_network, header_of, parse_header, shorten
 from napari_tally.core.pickled import read_state_dict
-from napari_tally.core.rescale import rescale
-from napari_tally.core.samples import scaled_shape
+from napari_tally.core.rescale import rescale, scaled_shape
 from napari_tally.settings import NetworkSettings, from_dict, to_dict
 
 _FROM_MONAI = ("unet++", "swin-unetr")
@@ -87,6 +86,7 @@ def export_package(model: Model, path: str | Path, image: Image, about: Descript
     OSError
         If the file cannot be written.
     """
+    require_planes(model)
     require_zoo()
     import yaml
 

@@ -40,8 +40,14 @@ def require_zoo() -> None:
         raise ValueError('This needs the extra "zoo": pip install "napari-tally[zoo]"') from error
 
 
+def require_planes(model: Model) -> None:
+    """Raise a ``ValueError`` for a model for volumes: other programs would not know how to cut and resample them."""
+    if model.settings.dimensions == 3:
+        raise ValueError("This model is one for volumes (3-D), and only models for planes can be exported. Hand on the model file.")
+
+
 def export_onnx(model: Model, path: str | Path, softmax: bool = True) -> None:
-    """Write a model as ONNX, whole or not at all.
+    """Write a model for planes as ONNX, whole or not at all.
 
     Parameters
     ----------
@@ -54,10 +60,11 @@ def export_onnx(model: Model, path: str | Path, softmax: bool = True) -> None:
     Raises
     ------
     ValueError
-        If the extra ``[zoo]`` is not installed.
+        If the extra ``[zoo]`` is not installed, or the model is one for volumes.
     OSError
         If the file cannot be written.
     """
+    require_planes(model)
     require_zoo()
     import onnx
 

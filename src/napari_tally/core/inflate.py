@@ -1,0 +1,79 @@
+"""A model for planes becomes the beginning of one for volumes, so that a few minutes of training are enough.
+
+::
+
+    3x3 kernel  ─▶  3x3x3: zeros, the kernel, zeros       every slice is seen as before, and what lies above and below
+    2x2 up      ─▶  2x2x2: the same twice                 is learned from there on
+
+References
+----------
+J. Carreira, A. Zisserman, CVPR 2017, section 2.4 (inflating networks; they spread the kernel over all slices).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from napari_tally.core.architectures import build_network
+from napari_tally.core.model_file import Model
+from napari_tally.core.plan import SMALLEST_BODY, resolve_voxels
+from napari_tally.core.samples import TrainingPair
+from napari_tally.settings import TrainingSettings
+
+
+def inflated(model: Model, pairs: Sequence[TrainingPair], settings: TrainingSettings) -> Model:
+    """Make a model for volumes like these of one for planes.
+
+    Parameters
+    ----------
+    model : Model
+        Its network is a U-Net that keeps the size of the image; it stays as it is.
+    pairs : sequence of TrainingPair
+        Of z-stacks; they decide the size of the voxels.
+    settings : TrainingSettings
+
+    Raises
+    ------
+    ValueError
+        If the model has another network.
+    """
+    if model.settings.architecture != "unet" or model.settings.padding != "same":
+        raise ValueError("Only a U-Net with the padding 'same' can become a model for volumes. Start from nothing (random weights).")
+    voxels = resolve_voxels(pairs, settings)
+    new = replace(model.settings, dimensions=3, flat=min(model.settings.depth, voxels.flat))
+    generator_state = torch.random.get_rng_state()
+    network = build_network(new)
+    torch.random.set_rng_state(generator_state)
+    wanted = network.state_dict()
+    network.load_state_dict({name: _thicker(tensor, wanted[name]) for name, tensor in model.network.state_dict().items()})
+    smallest = min(1e6, float(round(SMALLEST_BODY / voxels.scale**2 / voxels.z_scale)))
+    counting = replace(model.counting, smoothing=round(model.counting.smoothing * model.scale / voxels.scale, 2), min_area=smallest)
+    record = {key: value for key, value in model.record.items() if key in ("seen", "licence")}
+    name = model.record.get("name") or model.record.get("trained") or "a model"
+    return Model(
+        network.eval(),
+        new,
+        model.colour,
+        voxels.scale,
+        voxels.diameter if math.isfinite(voxels.diameter) else model.diameter,
+        z_scale=voxels.z_scale,
+        slice_distance=voxels.distance,
+        normalisation=model.normalisation,
+        window=model.window,
+        counting=counting,
+        record=record | {"name": f"{name}, for volumes"},
+    )
+
+
+def _thicker(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """Give a kernel for planes the shape of one for volumes; anything else as it is."""
+    if tensor.ndim == wanted.ndim:
+        return tensor
+    if wanted.shape[2] == 3:
+        thick = torch.zeros_like(wanted)
+        thick[:, :, 1] = tensor
+        return thick
+    return tensor[:, :, None].expand_as(wanted).clone()

@@ -304,7 +304,8 @@ def estimate_diameter(
     measured = []
     for scale in _SCALES:
         probabilities = yield from predict_plane(network, rescale(picture, scaled_shape(picture.shape, scale)), settings.tile)
-        labels = find_instances(together(probabilities, model.settings.types), model.counting, model.scale)
+        # Not with the model's own thresholds: what suits cells of the right size joins those that are seen too small.
+        labels = find_instances(together(probabilities, model.settings.types), CountingSettings(), model.scale)
         areas = np.bincount(labels[labels > 0])[1:]
         measured.append(float(np.sqrt(4 / np.pi * np.median(areas)) / scale) if areas.size >= _FEW else math.nan)
     quarters = round(4 * math.log2(believed(measured, best) / best))

@@ -12,15 +12,20 @@ News = TypeVar("News")
 
 _BREATH = 0.1
 """Seconds between two moments at which a caller may walk away."""
+_SHORT = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "could not create a primitive",  # oneDNN, which computes convolutions on Intel and AMD processors, gives no reason
+    "could not create a memory",
+)
 OUT_OF_MEMORY = "The memory is not enough for this. Close other programs or images, choose a smaller tile or patch, or the device 'cpu'."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is short; torch says so with a RuntimeError."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text or "not enough memory" in text)
-    )
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in text for words in _SHORT))
 
 
 def run_to_end(generator: Generator[Event, None, Result], on_event: Callable[[Event], object] | None = None) -> Result:

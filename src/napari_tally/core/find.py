@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from napari_tally.core.cell_types import decide, shares, together
 from napari_tally.core.devices import choose_device
-from napari_tally.core.events import beside, mapped, paced, saying
+from napari_tally.core.events import beside, is_out_of_memory, mapped, paced, saying
 from napari_tally.core.images import Image, normalise
 from napari_tally.core.instances import Hills, TileHills, climb_tile, find_instances, label_planes, ring
 from napari_tally.core.model_file import Model
@@ -200,8 +200,8 @@ def find_cells(
                 n = waiting.pop(next_tile(p, [tiles[n] for n in waiting]) if next_tile else 0)
                 try:
                     piece, top, found = yield from mapped(work.run(p, tiles[n]), partial(part_done, done, total))
-                except MemoryError:  # the network halves its part by itself; this is what comes after it
-                    if max(part.stop - part.start for part in tiles[n]) < _SMALLEST:
+                except (MemoryError, RuntimeError) as error:  # the network halves its part by itself, but the rest needs memory too
+                    if not is_out_of_memory(error) or max(part.stop - part.start for part in tiles[n]) < _SMALLEST:
                         raise
                     tiles[n], other = halved(tiles[n])
                     tiles.append(other)

@@ -49,6 +49,8 @@ _BORDER = 32
 _BORDER_3D = 8
 _MEMORY = 1.5e9
 """Bytes that a tile may take, at most; more would not make the halo much cheaper."""
+_LEAST = 256
+"""Pixels along the longer side of a piece that is still halved where the memory is short: below, there is hardly anything to gain."""
 _NEWS = 0.1
 """Seconds between news, at least."""
 _VIEWS = 8
@@ -202,7 +204,8 @@ class Predictor:
         try:
             return (yield from compute(region))
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or sizes[longer] < 2 * self._network.step:
+            least = _LEAST if len(sizes) == 2 else 2 * self._network.step
+            if not is_out_of_memory(error) or sizes[longer] < least:
                 raise
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

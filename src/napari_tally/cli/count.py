@@ -3,9 +3,16 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from napari_tally.cli._parts import Commands
 from napari_tally.cli._results import add_rules, rules_from
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from napari_tally.core.images import Image
 
 
 def register(command: Commands) -> None:
@@ -13,7 +20,7 @@ def register(command: Commands) -> None:
     parser = command("count", run, "Count the cells of label images, for example corrected ones, and write the tables.")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the images")
     parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their label images, matched by stem")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets counts.csv, cells.csv and so on")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the tables and a copy of the labels")
     add_rules(parser)
 
 
@@ -38,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             labels = require_labels(read_labels(labels_path), image)
             results.add(labels, image, choice.regions(image_path), choice.group(image_path))
             found = Prediction(None, labels, 1.0, len(np.unique(labels[labels > 0])))
-            record.add(image, image_path, found, str(labels_path.resolve()))
+            record.add(image, image_path, found, _keep(labels_path, labels, image, arguments.out))
         except ValueError as error:
             if len(pairs) == 1:
                 raise
@@ -56,3 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{n} cells in {len(results)} image{'s' * (len(results) != 1)}" + (f", of {of} found" if of != n else "") + ".")
     print(f"Rule: {tables['counts']['rule'].iloc[0]}. The tables are in {arguments.out}.")
     return 2 if failed else 0
+
+
+def _keep(path: Path, labels: "NDArray[np.integer]", image: "Image", out: Path) -> str:
+    """Copy labels into the folder of results, so that it is whole, unless they lie there already; give their place in it."""
+    from napari_tally.core.images import write_labels
+
+    place = out / "labels" / path.name
+    if path.resolve() != place.resolve():
+        place = place.with_suffix(".tif")
+        place.parent.mkdir(exist_ok=True)
+        write_labels(place, labels, image.pixel_size)
+    return f"labels/{place.name}"

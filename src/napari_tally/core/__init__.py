@@ -22,7 +22,8 @@ Reading order, following an image from the microscope to the count:
 :mod:`~napari_tally.core.results`,
 :mod:`~napari_tally.core.suspects` (which cells to look at), :mod:`~napari_tally.core.edit` (mending them),
 :mod:`~napari_tally.core.review`, :mod:`~napari_tally.core.record`, :mod:`~napari_tally.core.report`, :mod:`~napari_tally.core.range`,
-:mod:`~napari_tally.core.audit` (which windows to count by hand), :mod:`~napari_tally.core.corrected_count` (what follows from them),
+:mod:`~napari_tally.core.audit` (which windows to count by hand), :mod:`~napari_tally.core.missed` (where something is seen but nothing
+predicted), :mod:`~napari_tally.core.corrected_count` (what follows from them),
 :mod:`~napari_tally.core.metrics` (cells), :mod:`~napari_tally.core.pixel_metrics` (pixels and pairs of them).
 Below all of them: :mod:`~napari_tally.core.files` (whole or not at all), :mod:`~napari_tally.core.pickled` (weights, never programs),
 :mod:`~napari_tally.core.journal` (what is drawn, on the disk at once).

@@ -62,6 +62,16 @@ def endless(closed=None):
             closed.append(threading.current_thread())
 
 
+def test_taken_out_of_its_dock_it_stops(watched, qtbot):
+    """So napari closes a dock: the widget lives on for a while, and nobody sees it."""
+    dock = QObject()
+    watched.parent.setParent(dock)
+    watched.job.start(endless)
+    qtbot.waitUntil(lambda: watched.events)
+    watched.parent.setParent(None)
+    qtbot.waitUntil(lambda: watched.job.state == "stopped")
+
+
 def test_from_start_to_done(watched, qtbot):
     def three():
         for n in range(3):

@@ -191,7 +191,7 @@ def train(
     def tell(event: Event) -> Generator[Event, None, None]:
         """Hand out an event. Whoever takes it may walk away, so the caller's model is made whole first."""
         model.network.load_state_dict(_mean([*learned, learner.average.network.state_dict()]))
-        model.record = _provenance(pairs, plan, augmentation, data, at, clock.active, last, comparison, start)
+        model.record = _provenance(pairs, plan, augmentation, data, at, clock.active, last, comparison, start, len(validation))
         if isinstance(event, Finished):
             known = start.record.get(RANGE) if start and event.start_kept else None
             if model.settings.dimensions == 2:  # what images are like is known of planes only
@@ -372,6 +372,7 @@ def _provenance(
     last: Validation | None,
     comparison: Comparison | None,
     start: Model | None,
+    given: int,
 ) -> dict[str, Any]:
     """Say how the model came about, as JSON values."""
     before = start.record if start else {}
@@ -387,7 +388,7 @@ def _provenance(
         "resumed": at.resumed,
         "seconds": round(seconds, 1),
         "training": to_dict(plan.settings),
-        "plan": [f"{topic}: {text}" for topic, text in explain(plan, before.get("name", "a trained model") if start else "")],
+        "plan": [f"{topic}: {text}" for topic, text in explain(plan, before.get("name", "a trained model") if start else "", given)],
         "augmentation": to_dict(augmentation),
         "validation": to_dict(last.score) if last else None,
         "comparison": to_dict(comparison) if comparison else None,

@@ -67,7 +67,7 @@ def test_taken_out_of_its_dock_it_stops(watched, qtbot):
     dock = QObject()
     watched.parent.setParent(dock)
     watched.job.start(endless)
-    qtbot.waitUntil(lambda: watched.events)
+    qtbot.waitUntil(lambda: bool(watched.events))
     watched.parent.setParent(None)
     qtbot.waitUntil(lambda: watched.job.state == "stopped")
 

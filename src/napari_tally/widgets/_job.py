@@ -75,7 +75,7 @@ class Job:
     def __init__(self, parent: QObject) -> None:
         self.state = "idle"
         self._task: _Task | None = None
-        self._parent, self._housed = parent, False
+        self._housed = False
         self._timer = QTimer(parent)
         self._timer.setInterval(_INTERVAL)
         self._timer.timeout.connect(self._look)
@@ -139,7 +139,7 @@ class Job:
         task = self._task
         if task is None:
             return
-        if self._parent.parent() is not None:
+        if self._timer.parent().parent() is not None:  # asked of Qt: a reference to the widget would keep it alive
             self._housed = True
         elif self._housed:  # napari takes a widget out of a dock that is closed, and keeps it for a while
             self.stop()

@@ -139,7 +139,8 @@ class Job:
         task = self._task
         if task is None:
             return
-        if self._timer.parent().parent() is not None:  # asked of Qt: a reference to the widget would keep it alive
+        widget = self._timer.parent()
+        if widget is not None and widget.parent() is not None:  # asked of Qt: a reference to the widget would keep it alive
             self._housed = True
         elif self._housed:  # napari takes a widget out of a dock that is closed, and keeps it for a while
             self.stop()

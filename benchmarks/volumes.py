@@ -25,15 +25,15 @@ from napari_tally.core.images import read_image, read_labels
 from napari_tally.core.metrics import evaluate, iou_matrix
 from napari_tally.core.model_file import find_model
 from napari_tally.core.plan import new_model, plan_training
-from napari_tally.core.samples import TrainingPair
+from napari_tally.core.samples import TrainingPair, cell_diameter
 from napari_tally.core.start import choose_start
 from napari_tally.core.train import train
-from napari_tally.settings import TrainingSettings
+from napari_tally.settings import PredictionSettings, TrainingSettings
 
 DISTANCE = 2.2
 """Slices every 0.28 um, pixels of 0.127 um."""
 ROWS = {
-    "`nuclei` as it comes, slice by slice": ("nuclei", "2-D", False),
+    "`nuclei` as it comes, told the size, slice by slice": ("nuclei", "2-D", False),
     "`nuclei`, trained slice by slice": ("nuclei", "2-D", True),
     "`nuclei` made three-dimensional, trained on the volume": ("nuclei", "3-D", True),
     "random weights, trained on the volume": ("none", "3-D", True),
@@ -87,7 +87,8 @@ def measure(start: str, dimensions: str, trains: bool, known: TrainingPair, test
         run_to_end(train(model, [known], plan))
     model = model or find_model(start)
     trained = time.perf_counter()
-    found = run_to_end(find_cells(model, test.image))
+    size = PredictionSettings(diameter=0 if trains else cell_diameter([known]))
+    found = run_to_end(find_cells(model, test.image, size))
     predicted = time.perf_counter()
     labels = found.labels if found.are_bodies else stitched(found.labels)
     result = evaluate([("test", test.labels, labels)])

@@ -1,5 +1,6 @@
 """Measuring cells that are bodies: a row a cell and volume, from sums that are taken slice by slice."""
 
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from napari_tally.core.images import Image
 
 
-def measure_bodies(labels: Any, image: Image) -> pd.DataFrame:
+def measuring_bodies(labels: Any, image: Image) -> Generator[float, None, pd.DataFrame]:
     """Measure every cell of the volumes of an image.
 
     Parameters
@@ -18,6 +19,11 @@ def measure_bodies(labels: Any, image: Image) -> pd.DataFrame:
         0 or less = no cell. Ids count within a volume. Read slice by slice.
     image : Image
         Of z-stacks.
+
+    Yields
+    ------
+    float
+        The fraction that is done.
 
     Returns
     -------
@@ -28,7 +34,11 @@ def measure_bodies(labels: Any, image: Image) -> pd.DataFrame:
         first and last slice too). What is in um is NaN where the size of voxels is unknown.
     """
     n = max(1, image.slices)
-    parts = pd.concat([_measure_slice(labels, image, p, n) for p in range(len(image.planes))])
+    found = []
+    for p in range(len(image.planes)):
+        found.append(_measure_slice(labels, image, p, n))
+        yield (p + 1) / len(image.planes)
+    parts = pd.concat(found)
     how = {"slices": "sum", "voxels": "sum", "z": "sum", "y": "sum", "x": "sum", "area": "max", "first": "any", "border": "any"}
     for c in range(image.channels):
         how |= {f"sum_{c}": "sum", f"min_{c}": "min", f"max_{c}": "max"}

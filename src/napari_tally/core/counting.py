@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from skimage.measure import regionprops
 
 from napari_tally.core.annotations import cells_go_through
-from napari_tally.core.body_table import measure_bodies
+from napari_tally.core.body_table import measuring_bodies
 from napari_tally.core.events import mapped, part_of, run_to_end
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
@@ -70,7 +70,7 @@ def measure_cells(
     Returns
     -------
     pandas.DataFrame
-        Of volumes: see :func:`napari_tally.core.body_table.measure_bodies`.
+        Of volumes: see :func:`napari_tally.core.body_table.measuring_bodies`.
         Else one row a cell and plane: image, plane, label, y and x (centroid in pixels; whole numbers are centres of pixels), y_um and x_um
         (from the corner of the image), area_px, area_um2, perimeter_px, perimeter_um (only of square pixels), eccentricity, solidity,
         mean_intensity, min_intensity, max_intensity (with a number for the channel if there are several), touches_top_left and
@@ -97,7 +97,8 @@ def measuring_cells(
         raise ValueError(f"{image.name}: labels of shape {labels.shape} on an image of shape {image.shape}.")
     stack = np.maximum(labels, 0).reshape(-1, *labels.shape[-2:])
     if are_bodies or cells_go_through(stack, image.slices):
-        return apply_rules(measure_bodies(stack, image), image, rules, regions)
+        bodies = yield from measuring_bodies(stack, image)
+        return apply_rules(bodies, image, rules, regions)
     planes = []
     for p, plane in enumerate(stack):
         planes.append((yield from mapped(_measure_plane(plane, image, p, shapes), part_of(len(stack), p))))

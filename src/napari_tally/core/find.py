@@ -160,14 +160,14 @@ def find_cells(
     """
     settings, counting = settings or PredictionSettings(), counting or model.counting
     require_channels(model, image)
+    window = yield from looking(model, image)
     if model.settings.dimensions == 3:
         if runner:
             raise ValueError("A model for volumes is computed in one piece, on this machine. Leave out the workers and the scheduler.")
         keep = not image.is_lazy and out is None if keep is None else keep
-        seen = yield from find_in_volumes(model, image, settings, counting, out, keep, planes)
+        seen = yield from find_in_volumes(model, image, settings, counting, out, keep, planes, window)
         bodies = seen.labels.reshape(image.shape) if out is None else out
         return Prediction(seen.probabilities, bodies, seen.zoom, seen.cells, volumes=seen.volumes if keep else None, are_bodies=True)
-    window = yield from looking(model, image)
     if model.any_size and not settings.diameter:
         diameter = yield from estimate_diameter(model, image, settings, window)
         settings = replace(settings, diameter=diameter)

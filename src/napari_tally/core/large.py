@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from napari_tally.core.annotations import cells_go_through
-from napari_tally.core.body_table import measure_bodies
+from napari_tally.core.body_table import measuring_bodies
 from napari_tally.core.counting import apply_rules
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import Image
@@ -56,7 +56,8 @@ def measuring_large(
 ) -> Generator[float, None, pd.DataFrame]:
     """Compute :func:`measure_large`; yield the fraction that is done."""
     if are_bodies or cells_go_through(labels, image.slices):
-        return apply_rules(measure_bodies(labels, image), image, rules, regions)
+        bodies = yield from measuring_bodies(labels, image)
+        return apply_rules(bodies, image, rules, regions)
     sums, all_pieces = [], list(pieces(labels.shape, side))
     for n, piece in enumerate(all_pieces, start=1):
         sums.append(_measure_piece(labels, image, *piece))

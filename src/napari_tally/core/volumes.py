@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from skimage.segmentation import expand_labels
 
 from napari_tally.core.bodies import find_bodies
-from napari_tally.core.events import mapped
+from napari_tally.core.events import beside, mapped, saying
 from napari_tally.core.images import Image
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import Predictor, TileDone, part_done
@@ -108,6 +108,7 @@ def find_in_volumes(
     out: Any = None,
     keep: bool = True,
     planes: Sequence[int] | None = None,
+    window: NDArray[np.float32] | None = None,
 ) -> Generator[TileDone, None, "Found"]:
     """Find the cells of the volumes of an image, one volume after the other.
 
@@ -115,13 +116,15 @@ def find_in_volumes(
     ----------
     model, image, settings, counting, out, keep, planes
         As for :func:`napari_tally.core.find.find_cells`, which comes here with a model for volumes.
+    window : (C, 2) float32, optional
+        Intensities that become 0 and 1; left out: measured, or those of the model.
 
     Raises
     ------
     ValueError
         If the image is no z-stack, or has other channels than the model knows.
     """
-    predictor = Predictor(model, image, settings)
+    predictor = Predictor(model, image, settings, window)
     chosen, n = which_volumes(image, planes), image.slices
     plane_shape = image.shape[-2:]
     labels = np.zeros((len(image.planes), *plane_shape), np.int32) if out is None else out
@@ -132,7 +135,7 @@ def find_in_volumes(
     maps, cells = {}, 0
     for number, v in enumerate(chosen):
         found = yield from mapped(map_volume(predictor, model, v), partial(_of_all, number, len(chosen)))
-        of_volume = found.labels(counting)
+        of_volume = yield from saying(beside(found.labels, counting), TileDone(number + 1, len(chosen), "telling cells apart"))
         for z, plane in enumerate(of_volume):
             labels[v * n + z, slice(None), slice(None)] = np.where(plane > 0, plane + cells, 0)
             if probabilities is not None:

@@ -17,6 +17,7 @@ from napari_tally.core import augment
 from napari_tally.core.annotations import cells_go_through
 from napari_tally.core.architectures import build_network
 from napari_tally.core.bodies import find_bodies
+from napari_tally.core.checkpoint import Checkpoint, load_checkpoint, load_pairs, save_checkpoint, save_pairs
 from napari_tally.core.counting import measure_cells, summarise
 from napari_tally.core.events import run_to_end
 from napari_tally.core.explain import explain
@@ -445,6 +446,24 @@ def test_a_model_for_volumes_learns_and_comes_back(tmp_path):
     assert (on.network, on.z_scale) == (again.settings, again.z_scale)
     with pytest.raises(ValueError, match=r"The start model is one for volumes \(3-D\), and 2-D is asked for"):
         plan_training([pair], TrainingSettings(dimensions="2-D"), again)
+
+
+def test_a_training_on_volumes_goes_on_to_the_same_model(tmp_path):
+    places = [(z, y, x, 4) for z in (3, 9) for y in (6, 18, 30) for x in range(6, 50, 10)]
+    pair = stack(balls((12, 36, 52), *places), pixel_size=(0.5, 0.5), z_size=1.0)
+    plan = plan_training([pair], TrainingSettings(steps=6, depth=1, base_width=2, patch=16))
+    whole, broken = new_model(plan), new_model(plan)
+    run_to_end(train(whole, [pair], plan))
+    news = train(broken, [pair], plan, checkpoint_seconds=1e-9)
+    kept = next(event for event in news if isinstance(event, Checkpoint) and event.step == 3)
+    save_checkpoint(kept, tmp_path / "state.safetensors")
+    save_pairs([pair], tmp_path / "data.safetensors")
+    again, pairs = load_checkpoint(tmp_path / "state.safetensors"), load_pairs(tmp_path / "data.safetensors")
+    model = again.model()
+    run_to_end(train(model, pairs, again.plan_here(), again.augmentation, resume=again))
+    assert (model.slice_distance, model.z_scale) == (whole.slice_distance, whole.z_scale) == (2, 1)
+    for ours, theirs in zip(whole.network.state_dict().values(), model.network.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 def test_voxels_keep_their_shape():

@@ -5,6 +5,7 @@ OME-Zarr is read in versions 0.4 and 0.5 and written in 0.5 (https://ngff.openmi
 
 import math
 import shutil
+import time
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -233,7 +234,11 @@ class LabelsZarr:
 
     def discard(self) -> None:
         """Remove what is written, where it is not finished."""
-        shutil.rmtree(self.partial, ignore_errors=True)
+        for _ in range(20):  # where a chunk could not be written, zarr's threads still write its neighbours for a moment
+            if not self.partial.exists():
+                return
+            shutil.rmtree(self.partial, ignore_errors=True)
+            time.sleep(0.05)
 
 
 def pieces(shape: Sequence[int], side: int) -> Iterator[tuple[int, slice, slice]]:

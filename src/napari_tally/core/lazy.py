@@ -5,8 +5,8 @@ OME-Zarr is read in versions 0.4 and 0.5 and written in 0.5 (https://ngff.openmi
 
 import math
 import shutil
-import time
 import threading
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -275,7 +275,8 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
 def writing_table(path: str | Path, table: pd.DataFrame) -> Generator[float, None, None]:
     """Do :func:`write_table`; yield the fraction that is done."""
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    # A name that is no text, of a file on Linux, is written with escapes.
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         for first in range(0, max(1, len(table)), _ROWS):
             table.iloc[first : first + _ROWS].to_csv(file, index=False, header=first == 0, float_format="%.6g")
             yield min(1.0, (first + _ROWS) / max(1, len(table)))

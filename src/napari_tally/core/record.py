@@ -139,7 +139,8 @@ class RunRecord:
         """Write record.json into a folder, whole or not at all."""
         path = Path(folder) / NAME
         with whole_file(path) as partial:
-            partial.write_text(json.dumps(self.content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(self.content, indent=1, ensure_ascii=False) + "\n"
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of a name that is no text: as JSON escapes it
         return path
 
 

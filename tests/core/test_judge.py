@@ -8,7 +8,7 @@ import torch
 from pictures import picture, plane
 
 from napari_tally.core.events import run_to_end
-from napari_tally.core.judge import Comparison, Score, fit_counting, judge, labels_of, score
+from napari_tally.core.judge import Comparison, Score, choose_counting, fit_counting, judge, labels_of, score
 from napari_tally.core.unet import UNet
 from napari_tally.settings import CountingSettings
 
@@ -104,6 +104,10 @@ def test_each_fold_gets_the_thresholds_that_fit_the_other(mirror):
     large = judge(mirror, [plane(np.kron(grid(2), np.ones((3, 3), np.int32)))])  # cells of 81 px
     both, for_specks, for_large = run_to_end(fit_counting([fold(speck=True), large], ANY_SIZE))
     assert (both.min_area, for_specks.min_area, for_large.min_area) == (4, 40, 4)
+    # Those that fit the large cells lose the small ones, so what was given stays; specks in both folds are dropped in both.
+    assert run_to_end(choose_counting([fold(speck=True), large], ANY_SIZE))[0] == ANY_SIZE
+    chosen, score = run_to_end(choose_counting([fold(speck=True), fold(speck=True)], ANY_SIZE))
+    assert (chosen.min_area, score.f1) == (4, 1)
 
 
 def a_score(ap, count=10):

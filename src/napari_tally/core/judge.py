@@ -278,6 +278,27 @@ def fit_counting(
     return result
 
 
+def choose_counting(
+    judged: Sequence[Judged], counting: CountingSettings, any_size: bool = False
+) -> Generator[Fitting, None, tuple[CountingSettings, Score]]:
+    """Fit the thresholds, but keep those given where fitted ones do worse on the cells that they were not fitted to.
+
+    Parameters
+    ----------
+    judged, counting, any_size
+        As for :func:`fit_counting`.
+
+    Returns
+    -------
+    CountingSettings
+    Score
+        Of thresholds that had not seen the cells that they are judged by.
+    """
+    fitted, *others = yield from fit_counting(judged, counting, any_size)
+    honest, plain = score(judged, others), score(judged, [counting] * len(judged))
+    return (counting, plain) if plain.quality > honest.quality else (fitted, honest)
+
+
 def _areas(judged: Judged) -> NDArray[np.float64]:
     """Give the areas of the drawn cells in image pixels."""
     areas = np.concatenate([np.bincount(plane.labels[plane.labels > 0])[1:] for plane in judged.planes]) / judged.density

@@ -30,7 +30,7 @@ from torch import Tensor
 import napari_tally
 from napari_tally.core.checkpoint import Checkpoint, Place, to_comparison, to_score
 from napari_tally.core.explain import explain
-from napari_tally.core.judge import Comparison, Fitting, Judged, Score, fit_counting, judge, labels_of, score
+from napari_tally.core.judge import Comparison, Fitting, Judged, Score, choose_counting, fit_counting, judge, labels_of, score
 from napari_tally.core.learner import Learner, copied
 from napari_tally.core.model_file import Model
 from napari_tally.core.plan import TrainingPlan, build_meta_network, own_scale
@@ -275,12 +275,12 @@ def train(
         learned.append(copied(learner.average.network.state_dict()))
         if len(learned) < len(phases) - 1:
             continue  # to the other fold
-        fitting, *fitted = yield from clock.following(fit_counting(after, model.counting, plan.any_size))
-        comparison = Comparison(at.step, score(before, [given] * len(before)), score(after, fitted))
+        fitting, tuned = yield from clock.following(choose_counting(after, model.counting, plan.any_size))
+        comparison = Comparison(at.step, score(before, [given] * len(before)), tuned)
         last = Validation(at.step, comparison.after)
         start_kept = not comparison.helped and not s.insist
         if start_kept:  # its thresholds may still be fitted to the drawn cells
-            fitting = (yield from clock.following(fit_counting(before, given, plan.any_size)))[0]
+            fitting, _ = yield from clock.following(choose_counting(before, given, plan.any_size))
         learner.begin(start.network.state_dict() if start_kept else _mean(learned))
         learned, model.counting = [], fitting
         yield from tell(comparison)

@@ -237,3 +237,9 @@ def test_where_something_is_seen_that_is_not_predicted_windows_are_drawn_more_of
     assert share[True][0] > 1.5 * share[False][0]
     assert share[True][0] > 2 * share[True][1] > 0  # what looks empty is drawn too
     assert audit.windows.columns.tolist() == draw_audit(images, settings).windows.columns.tolist()
+
+
+def test_a_volume_is_not_checked_in_planes():
+    bodies = np.broadcast_to(discs((60, 60), (20, 20, 5), (40, 40, 5)), (6, 60, 60))
+    with pytest.raises(ValueError, match="its cells go through the slices of a volume"):
+        draw_audit([StudyImage("a", np.array(bodies))], AuditSettings())

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from models import bright_is_cell
 from safetensors.torch import load_file, save_file
 
 from napari_tally.core import model_file
@@ -258,3 +259,8 @@ def test_a_model_that_could_not_be_read_again_is_not_written(tmp_path, model):
     with pytest.raises(ValueError, match="for steps"):
         save_model(replace(model, record={"steps": "many"}), tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_fingerprint_stays_what_records_know():
+    """A setting that is new must not change the fingerprints of models without it."""
+    assert bright_is_cell().fingerprint == "04aff42e883aaab8"

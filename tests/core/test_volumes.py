@@ -29,6 +29,7 @@ from napari_tally.core.metrics import evaluate, iou_matrix
 from napari_tally.core.model_file import load_model, save_model
 from napari_tally.core.plan import dimensions_for, new_model, plan_training
 from napari_tally.core.predict import predict, predict_plane, z_scale_for
+from napari_tally.core.regions import OUTSIDE, Region
 from napari_tally.core.samples import Plane, TrainingPair, class_map, prepare_volumes
 from napari_tally.core.start import choose_start
 from napari_tally.core.strips import classify, folded
@@ -492,3 +493,15 @@ def test_an_inflated_model_sees_what_the_plane_model_saw():
     torch.testing.assert_close(volume, plane[:, :, None].expand_as(volume), atol=1e-5, rtol=1e-4)
     assert choose_start(flat, [pair], TrainingSettings()) is flat  # it is asked for: so slice by slice
     assert choose_start("none", [pair], TrainingSettings()) is None
+
+
+def test_regions_of_a_volume_are_seen_from_above():
+    """Whichever slice they are drawn on."""
+    pair = stack(balls((6, 30, 40), (3, 15, 10, 3), (3, 15, 30, 3)))
+    for z in range(6):
+        left = Region("left", (np.array([[-1, -1], [-1, 20], [31, 20], [31, -1]], float),), plane=z)
+        table = measure_cells(pair.labels, pair.image, regions=[left], are_bodies=True)
+        assert table["region"].tolist() == ["left", OUTSIDE]
+        counts = summarise(table, pair.image, regions=[left]).set_index("region")
+        assert counts["count"].to_dict() == {"left": 1, OUTSIDE: 1}
+        assert counts.loc["left", "area_px"] > 0

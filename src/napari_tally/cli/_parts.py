@@ -70,6 +70,10 @@ def read_data(arguments: argparse.Namespace) -> "tuple[list[TrainingPair], list[
     if not 0 <= arguments.radius < 1000:
         raise ValueError(f"--radius is {arguments.radius:g}; a number of pixels below 1000 is wanted.")
     volumes = arguments.dimensions == "3-D"
+    if arguments.split and arguments.dimensions == "auto" and arguments.start not in ("auto", "none"):
+        from napari_tally.core.model_file import find_model
+
+        volumes = find_model(arguments.start).settings.dimensions == 3
     pairs = read_pairs(arguments.images, arguments.labels, arguments.split, arguments.radius, volumes)
     if not arguments.val_images:
         return pairs, []

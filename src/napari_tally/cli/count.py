@@ -26,8 +26,6 @@ def register(command: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    import numpy as np
-
     from napari_tally.core.annotations import require_labels
     from napari_tally.core.find import Prediction
     from napari_tally.core.images import list_images, match_by_stem, read_image, read_labels
@@ -43,16 +41,18 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             image = read_image(image_path)
             labels = require_labels(read_labels(labels_path), image)
-            results.add(labels, image, choice.regions(image_path), choice.group(image_path))
-            found = Prediction(None, labels, 1.0, len(np.unique(labels[labels > 0])))
+            counts = results.add(labels, image, choice.regions(image_path), choice.group(image_path))
+            found = Prediction(None, labels, 1.0, int(counts["found"].sum()))
             record.add(image, image_path, found, _keep(labels_path, labels, image, arguments.out))
         except ValueError as error:
             if len(pairs) == 1:
                 raise
             print(f"napari-tally: passed over: {error}", file=sys.stderr)
+            results.pass_over(image_path, str(error))
+            record.pass_over(image_path, str(error))
             failed += 1
     tables = results.tables()
-    if not tables:
+    if not len(results):
         raise ValueError("None of the images could be counted.")
     results.write(arguments.out)
     record.write(arguments.out)

@@ -33,6 +33,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 import napari_tally
+from napari_tally.core.annotations import cells_go_through
 from napari_tally.core.corrected_count import Corrected, Sample
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image, fingerprint_labels
@@ -262,6 +263,12 @@ def draw_audit(images: Iterable[StudyImage], settings: AuditSettings | None = No
             raise ValueError(f"{image.name}: labels are whole numbers with a height and a width; here are {_describe(image.labels)}.")
         if image.annotated is not None and image.annotated.shape != image.labels.shape:
             raise ValueError(f"{image.name}: annotations of shape {image.annotated.shape} on labels of shape {image.labels.shape}.")
+        slices = image.image.slices if image.image else image.labels.shape[-3] if image.labels.ndim > 2 else 1
+        if cells_go_through(image.labels, slices):
+            raise ValueError(
+                f"{image.name}: its cells go through the slices of a volume, and the windows lie in planes, so this count cannot be "
+                "checked with them. Leave the image out."
+            )
         planes = np.asarray(image.labels).reshape(-1, *image.labels.shape[-2:])
         places, sizes = zip(*map(_centres, planes), strict=True)
         digest = fingerprint_labels(planes, image.labels.shape)

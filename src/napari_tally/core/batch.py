@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from napari_tally.core.counting import size_remark, writing_table
-from napari_tally.core.events import beside, mapped, saying
+from napari_tally.core.events import OUT_OF_MEMORY, beside, is_out_of_memory, mapped, saying
 from napari_tally.core.files import file_state, remove_all_leftovers, whole_file
 from napari_tally.core.find import find_cells
 from napari_tally.core.images import Image, fingerprinting, fingerprinting_labels, read_image, writing_labels
@@ -154,11 +154,14 @@ class Batch:
                         (cells, counts, parts), remark, note = yield from mapped(self._count(path), working)
                     else:
                         (cells, counts, parts), remark, note = known
-                except ValueError as error:
-                    results.pass_over(path, str(error))
-                    record.pass_over(path, str(error))
+                except (ValueError, MemoryError, RuntimeError) as error:
+                    if not isinstance(error, ValueError) and not is_out_of_memory(error):
+                        raise
+                    reason = OUT_OF_MEMORY if is_out_of_memory(error) else str(error)
+                    results.pass_over(path, reason)
+                    record.pass_over(path, reason)
                     is_written = False
-                    yield PassedOver(number, len(paths), path, str(error))
+                    yield PassedOver(number, len(paths), path, reason)
                     continue
                 record.content["images"].append(note)
                 results.take(cells, counts, parts)
@@ -196,7 +199,7 @@ class Batch:
         runner = self.runner and replace(self.runner, path=path, state=tuple(state), out=target.parent)
         keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
         found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=keep, runner=runner)
-        measuring = Results(self.rules).measuring(found.labels, image, regions, group, found.types, found.n_types, found.are_bodies)
+        measuring = Results(self.rules).measuring(found.labels, image, regions, group, *found.kinds)
         cells, counts, parts = yield from aside(1, "measuring cells", measuring)
         remarks = (
             image.note,

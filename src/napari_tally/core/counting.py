@@ -17,6 +17,7 @@ H. J. G. Gundersen: Notes on the estimation of the numerical density of arbitrar
 """
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,11 +126,18 @@ def apply_rules(
     cells = cells.drop(columns="region", errors="ignore").assign(counted=_counted(cells, rules or RuleSettings(), image))
     if regions:
         names = np.full(len(cells), "", object)
-        for p in range(len(image.planes)):
-            here = (cells["plane"] == p).to_numpy()
+        slices, planes = (image.slices, cells["volume"] * image.slices) if "volume_vx" in cells else (1, cells["plane"])
+        regions = _from_above(regions, slices)
+        for p in range(0, len(image.planes), slices):
+            here = (planes == p).to_numpy()
             names[here] = locate(regions, cells.loc[here, ["y", "x"]].to_numpy(float), p)
         cells["region"] = names
     return cells
+
+
+def _from_above(regions: Sequence[Region], slices: int) -> list[Region]:
+    """Give regions of volumes as those of the first slice, which stands for all."""
+    return [region if region.plane is None else replace(region, plane=region.plane - region.plane % slices) for region in regions]
 
 
 def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, shapes: bool) -> Generator[float, None, pd.DataFrame]:
@@ -218,7 +226,7 @@ def summarise(
     rules, rows = rules or RuleSettings(), []
     for p in range(0, len(image.planes), slices):
         plane = cells[cells["volume"] == p // slices] if bodies else cells[cells["plane"] == p]
-        parts = _areas(regions, shape, p, rules)
+        parts = _areas(_from_above(regions or (), slices), shape, p, rules)
         for name, area in parts.items():
             found = plane[plane["region"] == name] if regions else plane
             inside = found["volume_vx"].sum() / slices if bodies else found["area_px"].sum()

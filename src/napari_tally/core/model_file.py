@@ -93,7 +93,10 @@ class Model:
     @property
     def fingerprint(self) -> str:
         """Tells models apart by what decides the labels they give: 16 hexadecimal digits."""
-        settings = [to_dict(part) for part in (self.settings, self.normalisation, self.counting)]
+        network, *others = (to_dict(part) for part in (self.settings, self.normalisation, self.counting))
+        if self.settings.dimensions == 2:  # as it was before there were volumes: old records know their model
+            del network["dimensions"], network["flat"]
+        settings = [network, *others]
         window = None if self.window is None else self.window.tolist()
         numbers = [self.scale, self.diameter, self.any_size, self.pixel_size, window]
         if self.settings.dimensions == 3:

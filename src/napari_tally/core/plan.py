@@ -385,7 +385,8 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
     if plan.network.dimensions == 3:
         counting = replace(counting, min_area=min(1e6, round(SMALLEST_BODY / plan.scale**2 / plan.z_scale)))
     shape = plan.network, plan.colour, plan.scale, plan.diameter
-    return Model(network.eval(), *shape, normalisation=plan.normalisation, window=plan.window, counting=counting)
+    model = Model(network.eval(), *shape, normalisation=plan.normalisation, window=plan.window, counting=counting)
+    return replace(model, z_scale=plan.z_scale, slice_distance=plan.slice_distance)
 
 
 def _adapted(start: Model, settings: NetworkSettings) -> UNet:

@@ -54,6 +54,8 @@ class Suggestion:
 
 def look_at(model: Model, image: Image) -> Generator[TileDone, None, NDArray[np.float64]]:
     """Predict the middle of an image and give its numbers (8,), see :mod:`napari_tally.core.range`."""
+    if model.settings.dimensions == 3:
+        raise ValueError("Images are put in order by models for planes only, and this one is for volumes.")
     middle = middle_of(image, _SIDE)
     found = yield from find_cells(model, middle, keep=True)
     return measure(model, middle, found)

@@ -337,6 +337,9 @@ def send_cells(viewer: ViewerModel, image: ImageLayer, labels: Labels, window: t
     annotation = start_annotation(viewer, image, old)
     if annotation.data.shape != labels.data.shape:
         raise ValueError(f"{labels.name} has the shape {labels.data.shape} and {annotation.name} has {annotation.data.shape}.")
+    found = (labels.metadata.get(KEY, {}).get("found") or (None,))[0]
+    if found is not None and found.are_bodies:
+        raise ValueError(f"The cells of {labels.name} go through slices; copy them all at once with 'Copy to annotation'.")
     plane = shown_plane(viewer, labels)
     wanted = annotation.data.copy()
     wanted[plane], ids = take_over(annotation.data[plane], labels.data[plane], window)

@@ -232,7 +232,7 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
     results = Results(rules)
     record = RunRecord.begin(first.run.model, first.run.name, first.run.settings, first.counting, rules)
     for found, regions in items:
-        results.take(*(yield from saying(results.measuring(found.found.labels, found.image, regions), None)))
+        results.take(*(yield from saying(results.measuring(found.found.labels, found.image, regions, "", *found.found.kinds), None)))
         name, labels = _file_name(found.image.name), found.found.labels
         if isinstance(labels, np.ndarray):
             yield from writing_labels(folder / "labels" / f"{name}.tif", labels, found.image.pixel_size)

@@ -47,7 +47,7 @@ Result = TypeVar("Result")
 _BORDER = 32
 """Mirrored pixels around the image. More cost time and bring nothing: training patches have borders too."""
 _BORDER_3D = 8
-_MEMORY = 1.5e9
+_MEMORY = 1.2e9
 """Bytes that a tile may take, at most; more would not make the halo much cheaper."""
 _LEAST = 256
 """Pixels along the longer side of a piece that is still halved where the memory is short: below, there is hardly anything to gain."""

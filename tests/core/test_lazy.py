@@ -9,11 +9,11 @@ import zarr
 from models import bright_is_cell, nine_discs
 
 from napari_tally.core import images
-from napari_tally.core.counting import measure_cells
+from napari_tally.core.counting import apply_rules, measure_cells
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import Piece, find_cells
 from napari_tally.core.images import as_image, intensity_window, read_image, read_labels
-from napari_tally.core.large import measure_large
+from napari_tally.core.large import measuring_pieces
 from napari_tally.core.lazy import LabelsZarr, write_tiff_in_pieces
 from napari_tally.core.model_file import find_model
 from napari_tally.core.regions import Region
@@ -210,7 +210,7 @@ def test_cells_measured_in_pieces_are_those_of_the_whole(rng):
     image = as_image(rng.integers(0, 999, (2, *labels.shape)), axes="CYX", pixel_size=(0.5, 0.5))
     regions = [Region("left", (np.array([(-1.0, -1), (-1, 30), (60, 30), (60, -1)]),))]
     rules = RuleSettings(border="frame")
-    pieces = measure_large(labels[None], image, rules, regions, side=8)
+    pieces = apply_rules(run_to_end(measuring_pieces(labels[None], image, side=8)), image, rules, regions)
     whole = measure_cells(labels, image, rules, regions, shapes=False)
     pd.testing.assert_frame_equal(pieces, whole[pieces.columns], check_dtype=False)
 

@@ -23,7 +23,6 @@ from napari_tally.core.events import run_to_end
 from napari_tally.core.explain import explain
 from napari_tally.core.find import find_cells
 from napari_tally.core.images import Image
-from napari_tally.core.large import measure_large
 from napari_tally.core.lazy import LabelsZarr
 from napari_tally.core.metrics import evaluate, iou_matrix
 from napari_tally.core.model_file import load_model, save_model
@@ -416,7 +415,7 @@ def test_a_table_of_bodies_from_a_file_is_the_same(tmp_path):
     streamed = LabelsZarr(tmp_path / "labels.zarr", (6, 30, 30))
     for z, plane in enumerate(labels):
         streamed[z, slice(0, 30), slice(0, 30)] = plane
-    pd.testing.assert_frame_equal(measure_large(streamed, pair.image), measure_cells(labels, pair.image))
+    pd.testing.assert_frame_equal(measure_cells(streamed, pair.image), measure_cells(labels, pair.image))
 
 
 def test_bodies_are_matched_as_bodies():

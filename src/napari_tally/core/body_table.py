@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from napari_tally.core.images import Image
+from napari_tally.core.large import how_to_add, sums_of, with_sums
 
 
 def measuring_bodies(labels: Any, image: Image) -> Generator[float, None, pd.DataFrame]:
@@ -38,11 +38,8 @@ def measuring_bodies(labels: Any, image: Image) -> Generator[float, None, pd.Dat
     for p in range(len(image.planes)):
         found.append(_measure_slice(labels, image, p, n))
         yield (p + 1) / len(image.planes)
-    parts = pd.concat(found)
-    how = {"slices": "sum", "voxels": "sum", "z": "sum", "y": "sum", "x": "sum", "area": "max", "first": "any", "border": "any"}
-    for c in range(image.channels):
-        how |= {f"sum_{c}": "sum", f"min_{c}": "min", f"max_{c}": "max"}
-    sums = parts.groupby(["volume", "label"]).agg(how).reset_index()
+    how = {"slices": "sum", "voxels": "sum", "z": "sum", "y": "sum", "x": "sum", "area": "max"} | how_to_add(image)
+    sums = pd.concat(found).groupby(["volume", "label"]).agg(how).reset_index()
     voxels = sums["voxels"].to_numpy(np.int64)
     height, width = image.pixel_size or (float("nan"), float("nan"))
     depth = image.z_size or float("nan")
@@ -56,36 +53,13 @@ def measuring_bodies(labels: Any, image: Image) -> Generator[float, None, pd.Dat
     cells["volume_vx"], cells["volume_um3"] = voxels, voxels * depth * height * width
     cells["area_px"] = sums["area"].to_numpy(np.int64)
     cells["area_um2"] = cells["area_px"] * height * width
-    for c in range(image.channels):
-        end = f"_{c}" if image.channels > 1 else ""
-        cells["mean_intensity" + end] = sums[f"sum_{c}"].to_numpy() / voxels
-        cells["min_intensity" + end], cells["max_intensity" + end] = sums[f"min_{c}"].to_numpy(), sums[f"max_{c}"].to_numpy()
-    cells["touches_top_left"], cells["touches_border"] = sums["first"].to_numpy(bool), sums["border"].to_numpy(bool)
-    return cells
+    return with_sums(cells, sums, voxels, image)
 
 
 def _measure_slice(labels: Any, image: Image, p: int, slices: int) -> pd.DataFrame:
     """Add up what lies in a slice: a row a cell."""
-    rows, columns = slice(0, image.shape[-2]), slice(0, image.shape[-1])
-    drawn = np.maximum(np.asarray(labels[p, rows, columns]), 0)
-    y, x = np.nonzero(drawn)
-    ids, place = np.unique(drawn[y, x], return_inverse=True)
     v, z = divmod(p, slices)
-    first = (y == 0) | (x == 0) | (z == 0)
-    last = (y == drawn.shape[0] - 1) | (x == drawn.shape[1] - 1) | (z == slices - 1)
-
-    def add(values: NDArray[Any] | None = None) -> NDArray[Any]:
-        return np.bincount(place, weights=values, minlength=len(ids))
-
-    area = add().astype(np.int64)
-    table: dict[str, Any] = {"volume": np.full(len(ids), v), "label": ids.astype(np.int64), "slices": np.ones(len(ids), int)}
-    table |= {"voxels": area, "area": area, "z": area * float(z), "y": add(y), "x": add(x)}
-    table |= {"first": add(first) > 0, "border": add(first | last) > 0}
-    pixels = image.read(p, (rows, columns)) if len(ids) else None
-    for c in range(image.channels):
-        values = np.zeros(0) if pixels is None else pixels[c, y, x].astype(np.float64)
-        low, high = np.full(len(ids), np.inf), np.full(len(ids), -np.inf)
-        np.minimum.at(low, place, values)
-        np.maximum.at(high, place, values)
-        table |= {f"sum_{c}": add(values), f"min_{c}": low, f"max_{c}": high}
-    return pd.DataFrame(table)
+    table = sums_of(labels, image, p, slice(0, image.shape[-2]), slice(0, image.shape[-1]))
+    table["first"] |= z == 0
+    table["border"] |= z in (0, slices - 1)
+    return table.assign(volume=v, slices=1, voxels=table["area"], z=table["area"] * float(z))

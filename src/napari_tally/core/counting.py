@@ -19,6 +19,7 @@ H. J. G. Gundersen: Notes on the estimation of the numerical density of arbitrar
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from napari_tally.core.body_table import measuring_bodies
 from napari_tally.core.events import mapped, part_of, run_to_end
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
+from napari_tally.core.large import measuring_pieces
 from napari_tally.core.regions import OUTSIDE, Region, locate
 from napari_tally.settings import RuleSettings
 
@@ -44,19 +46,19 @@ _SQUARE = 0.01
 
 
 def measure_cells(
-    labels: NDArray[np.integer],
+    labels: Any,
     image: Image,
     rules: RuleSettings | None = None,
     regions: Sequence[Region] | None = None,
     shapes: bool = True,
-    are_bodies: bool = False,
+    are_bodies: bool | None = None,
 ) -> pd.DataFrame:
     """Measure every cell.
 
     Parameters
     ----------
-    labels : int array of shape `image.shape`
-        0 or less = no cell. Ids count within a plane.
+    labels : int array of shape `image.shape`, or (P, Y, X) that is read in pieces
+        0 or less = no cell. Ids count within a plane; where labels are read in pieces, no id comes in two planes.
     image : Image
         For intensities, name and pixel size.
     rules : RuleSettings, optional
@@ -64,9 +66,9 @@ def measure_cells(
     regions : sequence of Region, optional
         Named parts of the image.
     shapes : bool
-        Measure perimeter, eccentricity and solidity too, about a millisecond a cell.
-    are_bodies : bool
-        The cells go through the slices of a z-stack. Else it is seen from the labels: whether cells keep their ids from slice to slice.
+        Measure perimeter, eccentricity and solidity too, about a millisecond a cell; not of labels that are read in pieces.
+    are_bodies : bool, optional
+        The cells go through the slices of a z-stack. Left out: seen from the labels, whether cells keep their ids from slice to slice.
 
     Returns
     -------
@@ -86,24 +88,28 @@ def measure_cells(
 
 
 def measuring_cells(
-    labels: NDArray[np.integer],
+    labels: Any,
     image: Image,
     rules: RuleSettings | None = None,
     regions: Sequence[Region] | None = None,
     shapes: bool = True,
-    are_bodies: bool = False,
+    are_bodies: bool | None = None,
 ) -> Generator[float, None, pd.DataFrame]:
     """Compute :func:`measure_cells`; yield the fraction that is done."""
-    if labels.shape != image.shape:
+    is_whole = isinstance(labels, np.ndarray)
+    if is_whole and labels.shape != image.shape:
         raise ValueError(f"{image.name}: labels of shape {labels.shape} on an image of shape {image.shape}.")
-    stack = np.maximum(labels, 0).reshape(-1, *labels.shape[-2:])
-    if are_bodies or cells_go_through(stack, image.slices):
-        bodies = yield from measuring_bodies(stack, image)
-        return apply_rules(bodies, image, rules, regions)
-    planes = []
-    for p, plane in enumerate(stack):
-        planes.append((yield from mapped(_measure_plane(plane, image, p, shapes), part_of(len(stack), p))))
-    return apply_rules(pd.concat(planes, ignore_index=True), image, rules, regions)
+    stack = np.maximum(labels, 0).reshape(-1, *labels.shape[-2:]) if is_whole else labels
+    if cells_go_through(stack, image.slices) if are_bodies is None else are_bodies:
+        cells = yield from measuring_bodies(stack, image)
+    elif is_whole:
+        planes = []
+        for p, plane in enumerate(stack):
+            planes.append((yield from mapped(_measure_plane(plane, image, p, shapes), part_of(len(stack), p))))
+        cells = pd.concat(planes, ignore_index=True)
+    else:
+        cells = yield from measuring_pieces(stack, image)
+    return apply_rules(cells, image, rules, regions)
 
 
 def apply_rules(

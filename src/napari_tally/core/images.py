@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_tally.core.events import beside, run_to_end
 from napari_tally.core.files import whole_file
-from napari_tally.core.lazy import CHUNK, Opened, open_ome_zarr, open_tiff
+from napari_tally.core.lazy import CHUNK, Opened, open_ome_zarr, open_tiff, tiff_options
 from napari_tally.settings import NormalisationSettings
 
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -549,9 +549,7 @@ def writing_labels(
     path: str | Path, labels: NDArray[np.integer], pixel_size: tuple[float, float] | None = None
 ) -> Generator[None, None, None]:
     """Do :func:`write_labels`; who walks away after a yield leaves nothing behind."""
-    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib"}
-    if pixel_size:
-        options |= {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
+    options = tiff_options(pixel_size)
     dtype = np.dtype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)
     rows, stop = max(1, _STRIP // (labels.shape[-1] * dtype.itemsize)), threading.Event()
 

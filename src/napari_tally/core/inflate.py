@@ -17,9 +17,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from napari_tally.core.architectures import build_network
 from napari_tally.core.model_file import Model
-from napari_tally.core.plan import SMALLEST_BODY, resolve_voxels
+from napari_tally.core.plan import build_unseen, resolve_voxels, smallest_body
 from napari_tally.core.samples import TrainingPair
 from napari_tally.settings import TrainingSettings
 
@@ -44,12 +43,10 @@ def inflated(model: Model, pairs: Sequence[TrainingPair], settings: TrainingSett
         raise ValueError("Only a U-Net with the padding 'same' can become a model for volumes. Start from nothing (random weights).")
     voxels = resolve_voxels(pairs, settings)
     new = replace(model.settings, dimensions=3, flat=min(model.settings.depth, voxels.flat))
-    generator_state = torch.random.get_rng_state()
-    network = build_network(new)
-    torch.random.set_rng_state(generator_state)
+    network = build_unseen(new)
     wanted = network.state_dict()
     network.load_state_dict({name: _thicker(tensor, wanted[name]) for name, tensor in model.network.state_dict().items()})
-    smallest = min(1e6, float(round(SMALLEST_BODY / voxels.scale**2 / voxels.z_scale)))
+    smallest = smallest_body(voxels.scale, voxels.z_scale)
     counting = replace(model.counting, smoothing=round(model.counting.smoothing * model.scale / voxels.scale, 2), min_area=smallest)
     record = {key: value for key, value in model.record.items() if key in ("seen", "licence")}
     name = model.record.get("name") or model.record.get("trained") or "a model"

@@ -1,31 +1,19 @@
 """Measuring the cells of labels that do not fit into memory: sums over pieces, the same numbers as of the whole."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from napari_tally.core.annotations import cells_go_through
-from napari_tally.core.body_table import measuring_bodies
-from napari_tally.core.counting import apply_rules
-from napari_tally.core.events import run_to_end
 from napari_tally.core.images import Image
 from napari_tally.core.lazy import pieces
-from napari_tally.core.regions import Region
-from napari_tally.settings import RuleSettings
 
 _SIDE = 1024
+"""Of a piece, in pixels."""
 
 
-def measure_large(
-    labels: Any,
-    image: Image,
-    rules: RuleSettings | None = None,
-    regions: Sequence[Region] | None = None,
-    side: int = _SIDE,
-    are_bodies: bool = False,
-) -> pd.DataFrame:
+def measuring_pieces(labels: Any, image: Image, side: int = _SIDE) -> Generator[float, None, pd.DataFrame]:
     """Measure every cell, piece by piece.
 
     Parameters
@@ -33,61 +21,60 @@ def measure_large(
     labels : (P, Y, X) array of int
         Read in pieces; no id comes in two planes.
     image : Image
-    rules, regions, are_bodies
-        As for :func:`napari_tally.core.counting.measure_cells`.
     side : int
         Of a piece, in pixels.
+
+    Yields
+    ------
+    float
+        The fraction that is done.
 
     Returns
     -------
     pandas.DataFrame
-        As :func:`napari_tally.core.counting.measure_cells` without shapes; cells that are bodies may come in several planes.
+        As :func:`napari_tally.core.counting.measure_cells` without shapes, before any rule.
     """
-    return run_to_end(measuring_large(labels, image, rules, regions, side, are_bodies))
-
-
-def measuring_large(
-    labels: Any,
-    image: Image,
-    rules: RuleSettings | None = None,
-    regions: Sequence[Region] | None = None,
-    side: int = _SIDE,
-    are_bodies: bool = False,
-) -> Generator[float, None, pd.DataFrame]:
-    """Compute :func:`measure_large`; yield the fraction that is done."""
-    if are_bodies or cells_go_through(labels, image.slices):
-        bodies = yield from measuring_bodies(labels, image)
-        return apply_rules(bodies, image, rules, regions)
     sums, all_pieces = [], list(pieces(labels.shape, side))
     for n, piece in enumerate(all_pieces, start=1):
-        sums.append(_measure_piece(labels, image, *piece))
+        sums.append(sums_of(labels, image, *piece))
         yield n / len(all_pieces)
-    how = {"plane": "max", "border": "any", "first": "any"} | dict.fromkeys(("area", "y", "x"), "sum")
-    for c in range(image.channels):
-        how |= {f"sum_{c}": "sum", f"min_{c}": "min", f"max_{c}": "max"}
-    parts = pd.concat(sums).groupby("label").agg(how)  # a row a cell, in the order of the labels
+    how = {"plane": "max"} | dict.fromkeys(("area", "y", "x"), "sum")
+    parts = pd.concat(sums).groupby("label").agg(how | how_to_add(image))  # a row a cell, in the order of the labels
     height, width = image.pixel_size or (float("nan"), float("nan"))
     cells = pd.DataFrame({"image": image.name, "plane": parts["plane"].to_numpy(int), "label": parts.index.to_numpy(int)})
     area = parts["area"].to_numpy(np.int64)
     cells["y"], cells["x"] = parts["y"].to_numpy() / area, parts["x"].to_numpy() / area
     cells["y_um"], cells["x_um"] = (cells["y"] + 0.5) * height, (cells["x"] + 0.5) * width
     cells["area_px"], cells["area_um2"] = area, area * height * width
+    return with_sums(cells, parts, area, image)
+
+
+def how_to_add(image: Image) -> dict[str, str]:
+    """Say how what :func:`sums_of` gives of each piece is put together, but for places and areas."""
+    how = {"border": "any", "first": "any"}
+    for c in range(image.channels):
+        how |= {f"sum_{c}": "sum", f"min_{c}": "min", f"max_{c}": "max"}
+    return how
+
+
+def with_sums(cells: pd.DataFrame, parts: pd.DataFrame, sizes: Any, image: Image) -> pd.DataFrame:
+    """Add the columns of intensity and border to a table, from sums over cells of so many pixels or voxels."""
     for c in range(image.channels):
         end = f"_{c}" if image.channels > 1 else ""
-        cells["mean_intensity" + end] = parts[f"sum_{c}"].to_numpy() / area
+        cells["mean_intensity" + end] = parts[f"sum_{c}"].to_numpy() / sizes
         cells["min_intensity" + end], cells["max_intensity" + end] = parts[f"min_{c}"].to_numpy(), parts[f"max_{c}"].to_numpy()
     cells["touches_top_left"], cells["touches_border"] = parts["first"].to_numpy(bool), parts["border"].to_numpy(bool)
-    return apply_rules(cells, image, rules, regions)
+    return cells
 
 
-def _measure_piece(labels: Any, image: Image, p: int, rows: slice, columns: slice) -> pd.DataFrame:
-    """Add up what lies in a piece: a row a cell."""
-    piece = np.asarray(labels[p, rows, columns])
+def sums_of(labels: Any, image: Image, p: int, rows: slice, columns: slice) -> pd.DataFrame:
+    """Add up what lies in a piece of a plane: a row a cell. Whether it touches a border is that of the plane."""
+    piece = np.maximum(np.asarray(labels[p, rows, columns]), 0)
     down, right = np.nonzero(piece)
     ids, place = np.unique(piece[down, right], return_inverse=True)
     y, x = down + rows.start, right + columns.start
     first = (y == 0) | (x == 0)
-    last = (y == labels.shape[1] - 1) | (x == labels.shape[2] - 1)
+    last = (y == image.shape[-2] - 1) | (x == image.shape[-1] - 1)
     n = len(ids)
     table = {
         "label": ids.astype(np.int64),

@@ -249,6 +249,14 @@ def pieces(shape: Sequence[int], side: int) -> Iterator[tuple[int, slice, slice]
                 yield p, slice(y, min(y + side, shape[1])), slice(x, min(x + side, shape[2]))
 
 
+def tiff_options(pixel_size: tuple[float, float] | None) -> dict[str, Any]:
+    """Give how label images are written as TIFF; pixel size in um."""
+    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib"}
+    if pixel_size:
+        options |= {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
+    return options
+
+
 def write_tiff_in_pieces(
     path: Path, labels: Any, shape: Sequence[int], dtype: Any, pixel_size: tuple[float, float] | None = None
 ) -> Generator[float, None, None]:
@@ -259,14 +267,9 @@ def write_tiff_in_pieces(
     float
         The fraction that is done. Who walks away leaves nothing behind.
     """
-    stop, done, all_of_them = (
-        threading.Event(),
-        0,
-        math.prod(-(-n // side) for n, side in zip(labels.shape, (1, CHUNK, CHUNK), strict=True)),
-    )
-    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "bigtiff": True}
-    if pixel_size:
-        options |= {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
+    stop, done = threading.Event(), 0
+    all_of_them = math.prod(-(-n // side) for n, side in zip(labels.shape, (1, CHUNK, CHUNK), strict=True))
+    options = tiff_options(pixel_size) | {"bigtiff": True}
 
     def tiles() -> Iterator[Any]:
         nonlocal done

@@ -23,7 +23,7 @@ _PATCH_3D = 48
 """Side of a training patch of volumes in network pixels: three cells."""
 _FINE = 0.7
 """Slices nearer to each other than so many network pixels are resampled."""
-SMALLEST_BODY = 64
+_SMALLEST_BODY = 64
 """Voxels of the network that a cell has at least, before there is anything to measure."""
 _MUCH_LARGER = 1.8
 """Ratio of the median diameters of two images from which on each is scaled by itself."""
@@ -363,6 +363,17 @@ def build_meta_network(settings: NetworkSettings) -> UNet:
         return build_network(settings)
 
 
+def build_unseen(settings: NetworkSettings) -> UNet:
+    """Build a network whose random weights will be replaced; no other chance is disturbed."""
+    with torch.random.fork_rng(devices=()):
+        return build_network(settings)
+
+
+def smallest_body(scale: float, z_scale: float) -> float:
+    """Give the voxels of an image that the smallest cell of a volume has, at first."""
+    return min(1e6, float(round(_SMALLEST_BODY / scale**2 / z_scale)))
+
+
 def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
     """Build the model to train: a copy of `start`, its first layer adapted to the channels, or random weights.
 
@@ -377,13 +388,12 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
         size = larger**2 * start.z_scale / plan.z_scale
         counting = replace(start.counting, smoothing=start.counting.smoothing * larger, min_area=start.counting.min_area * size)
         return replace(model, any_size=plan.any_size, normalisation=plan.normalisation, window=plan.window, counting=counting)
-    generator_state = torch.random.get_rng_state()
-    torch.manual_seed(plan.settings.seed)
-    network = build_network(plan.network)
-    torch.random.set_rng_state(generator_state)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(plan.settings.seed)
+        network = build_network(plan.network)
     counting = replace(CountingSettings(), smoothing=CountingSettings().smoothing / plan.scale)
     if plan.network.dimensions == 3:
-        counting = replace(counting, min_area=min(1e6, round(SMALLEST_BODY / plan.scale**2 / plan.z_scale)))
+        counting = replace(counting, min_area=smallest_body(plan.scale, plan.z_scale))
     shape = plan.network, plan.colour, plan.scale, plan.diameter
     model = Model(network.eval(), *shape, normalisation=plan.normalisation, window=plan.window, counting=counting)
     return replace(model, z_scale=plan.z_scale, slice_distance=plan.slice_distance)
@@ -395,9 +405,7 @@ def _adapted(start: Model, settings: NetworkSettings) -> UNet:
     Each channel gets the mean of the old ones, so that grey gives the same. Each type gets the old class "inside" and an equal share of
     its probability.
     """
-    generator_state = torch.random.get_rng_state()
-    network = build_network(settings)
-    torch.random.set_rng_state(generator_state)
+    network = build_unseen(settings)
     weights, wanted = start.network.state_dict(), network.state_dict()
     old, types = start.settings, settings.types
     for name, tensor in weights.items():

@@ -15,11 +15,10 @@ Window, command line, Python API, training preview and benchmarks all come here.
 A network for volumes does the same with one axis more: what is called a plane here is a volume then, and a pixel a voxel.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -35,7 +34,7 @@ from napari_tally.core.images import Image, describe_channels, measuring_window
 from napari_tally.core.model_file import Model
 from napari_tally.core.rescale import needed, read_scaled, rescale_piece, scaled_shape
 from napari_tally.core.strips import bytes_per_pixel, classify, folded
-from napari_tally.core.tiles import Region, best_stride, mirror, plan_tiles, reading
+from napari_tally.core.tiles import Region, best_stride, halved, longest, mirror, plan_tiles, reading
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PredictionSettings
 
@@ -51,8 +50,6 @@ _MEMORY = 1.2e9
 """Bytes that a tile may take, at most; more would not make the halo much cheaper."""
 _LEAST = 256
 """Pixels along the longer side of a piece that is still halved where the memory is short: below, there is hardly anything to gain."""
-_NEWS = 0.1
-"""Seconds between news, at least."""
 _VIEWS = 8
 
 
@@ -199,22 +196,19 @@ class Predictor:
         self, compute: Callable[[Region], Generator[float, None, NDArray[np.float32]]], region: Region
     ) -> Generator[float, None, NDArray[np.float32]]:
         """Compute a region; where the memory does not suffice its halves, which are what the tile would have been."""
-        sizes = [part.stop - part.start for part in region]
-        longer = int(np.argmax(sizes))
+        axis = longest(region)
         try:
             return (yield from compute(region))
         except (MemoryError, RuntimeError) as error:
-            least = _LEAST if len(sizes) == 2 else 2 * self._network.step
-            if not is_out_of_memory(error) or sizes[longer] < least:
+            least = _LEAST if len(region) == 2 else 2 * self._network.step
+            if not is_out_of_memory(error) or region[axis].stop - region[axis].start < least:
                 raise
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        middle = (region[longer].start + region[longer].stop) // 2
         halves = []
-        for n, part in enumerate((slice(region[longer].start, middle), slice(middle, region[longer].stop))):
-            half = (*region[:longer], part, *region[longer + 1 :])
+        for n, half in enumerate(halved(region)):
             halves.append((yield from mapped(self._in_halves(compute, half), part_of(2, n))))
-        return np.concatenate(halves, axis=1 + longer)
+        return np.concatenate(halves, axis=1 + axis)
 
     def _whole(self, plane: int, region: Region) -> Generator[float, None, NDArray[np.float32]]:
         probabilities = yield from self._seen(plane, needed(self.grid, self.shape, region))
@@ -285,23 +279,16 @@ def _classify_at_once(
     inside: Any = np.ix_(*(span - part.start for span, part in zip(spans, piece, strict=True)))
     picture = read(piece)[(slice(None), *inside)]
     seen = torch.from_numpy(picture)[None].to(next(network.parameters()).device)  # (1, C, as the spans say)
-    total: Tensor | None = None
-    views = _VIEWS if average else 1
-    last_news = monotonic()
+    return (yield from paced(_averaged(network, seen, inner, _VIEWS if average else 1))).cpu().numpy()
+
+
+def _averaged(network: UNet, seen: Tensor, inner: Sequence[slice], views: int) -> Generator[float, None, Tensor]:
+    """Average the probabilities of the inner part over so many views of it: (classes, *size of the part)."""
+    total: Any = 0.0
     for view in range(views):
-        work = classify(network, _turned(seen, view) if view else seen)
-        while True:
-            try:
-                done = next(work)
-            except StopIteration as end:
-                found = _turned_back(end.value, view)[:, *inner]  # (classes, *size of region)
-                break
-            if monotonic() - last_news > _NEWS:
-                last_news = monotonic()
-                yield (view + done) / views
-        total = found if total is None else total + found
-    assert total is not None
-    return (total / views).cpu().numpy()
+        found = yield from mapped(classify(network, _turned(seen, view) if view else seen), part_of(views, view))
+        total = total + _turned_back(found, view)[:, *inner]
+    return total / views
 
 
 def _turned(picture: Tensor, view: int) -> Tensor:
@@ -320,8 +307,8 @@ def _affordable(device: torch.device) -> float:
     return min(_MEMORY, free / 4)
 
 
-def part_done(tiles: int, total: int, fraction: float) -> TileDone:
-    """Turn news of a tile, or of one plane's tiles, into news of all."""
+def part_done(tiles: int, total: int, fraction: float | TileDone) -> TileDone:
+    """Turn news of a tile, or of the tiles of one plane or volume, into news of all."""
     return TileDone(tiles + (fraction.done / fraction.total if isinstance(fraction, TileDone) else fraction), total)
 
 

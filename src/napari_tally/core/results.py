@@ -29,7 +29,6 @@ from napari_tally.core.counting import describe_rule, measuring_cells, summarise
 from napari_tally.core.events import run_to_end
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
-from napari_tally.core.large import measuring_large
 from napari_tally.core.regions import Region
 from napari_tally.settings import RuleSettings
 
@@ -55,18 +54,9 @@ class Results:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def add(
-        self,
-        labels: Any,
-        image: Image,
-        regions: Sequence[Region] | None = None,
-        group: str = "",
-        types: NDArray[np.integer] | None = None,
-        n_types: int = 1,
-        are_bodies: bool = False,
-    ) -> pd.DataFrame:
+    def add(self, labels: Any, image: Image, regions: Sequence[Region] | None = None, group: str = "") -> pd.DataFrame:
         """Count the cells of an image, and take its tables; give its rows of the table of images. See :meth:`measuring`."""
-        tables = run_to_end(self.measuring(labels, image, regions, group, types, n_types, are_bodies))
+        tables = run_to_end(self.measuring(labels, image, regions, group))
         self.take(*tables)
         return tables[1]
 
@@ -78,7 +68,7 @@ class Results:
         group: str = "",
         types: NDArray[np.integer] | None = None,
         n_types: int = 1,
-        are_bodies: bool = False,
+        are_bodies: bool | None = None,
     ) -> Generator[float, None, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]]:
         """Count the cells of an image; give the tables of cells, of the image and of its regions, for :meth:`take`.
 
@@ -91,7 +81,7 @@ class Results:
             The group that the image belongs to; "" = none.
         types, n_types
             The type of each cell, and how many there are: see :class:`napari_tally.core.find.Prediction`.
-        are_bodies : bool
+        are_bodies : bool, optional
             As for :func:`measure_cells`.
 
         Yields
@@ -104,10 +94,7 @@ class Results:
         ValueError
             As :func:`measure_cells`.
         """
-        if isinstance(labels, np.ndarray):
-            cells = yield from measuring_cells(labels, image, self.rules, regions, are_bodies=are_bodies)
-        else:
-            cells = yield from measuring_large(labels, image, self.rules, regions, are_bodies=are_bodies)
+        cells = yield from measuring_cells(labels, image, self.rules, regions, are_bodies=are_bodies)
         cells = with_types(cells, types, n_types)
         counts = summarise(cells, image, self.rules)
         parts = summarise(cells, image, self.rules, regions) if regions else None

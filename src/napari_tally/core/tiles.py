@@ -85,13 +85,17 @@ def mirror(index: NDArray[np.integer], n: int) -> NDArray[np.integer]:
 
 
 def halved(region: Region) -> tuple[Region, Region]:
-    """Cut a region across its longer side."""
-    rows, columns = region
-    if columns.stop - columns.start > rows.stop - rows.start:
-        middle = (columns.start + columns.stop) // 2
-        return (rows, slice(columns.start, middle)), (rows, slice(middle, columns.stop))
-    middle = (rows.start + rows.stop) // 2
-    return (slice(rows.start, middle), columns), (slice(middle, rows.stop), columns)
+    """Cut a region across its :func:`longest` side."""
+    axis = longest(region)
+    part = region[axis]
+    middle = (part.start + part.stop) // 2
+    first, second = ((*region[:axis], half, *region[axis + 1 :]) for half in (slice(part.start, middle), slice(middle, part.stop)))
+    return first, second
+
+
+def longest(region: Region) -> int:
+    """Give the axis along which a region is longest; of equals the first."""
+    return int(np.argmax([part.stop - part.start for part in region]))
 
 
 def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:

@@ -96,10 +96,6 @@ def map_volume(predictor: Predictor, model: Model, v: int) -> Generator[TileDone
     return VolumeMaps(probabilities, tuple(predictor.shape), zoom, model.z_scale, model.aspect)
 
 
-def _of_all(number: int, total: int, news: TileDone) -> TileDone:
-    return TileDone(number * news.total + news.done, total * news.total)
-
-
 def find_in_volumes(
     model: Model,
     image: Image,
@@ -134,7 +130,7 @@ def find_in_volumes(
         probabilities[:, 0] = 1
     maps, cells = {}, 0
     for number, v in enumerate(chosen):
-        found = yield from mapped(map_volume(predictor, model, v), partial(_of_all, number, len(chosen)))
+        found = yield from mapped(map_volume(predictor, model, v), partial(part_done, number, len(chosen)))
         of_volume = yield from saying(beside(found.labels, counting), TileDone(number + 1, len(chosen), "telling cells apart"))
         for z, plane in enumerate(of_volume):
             labels[v * n + z, slice(None), slice(None)] = np.where(plane > 0, plane + cells, 0)

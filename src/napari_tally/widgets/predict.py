@@ -47,7 +47,6 @@ from napari_tally.core.cell_types import types_of_cells, with_types
 from napari_tally.core.counting import measure_cells, measuring_cells, size_remark, summarise
 from napari_tally.core.events import beside, mapped, paced, saying
 from napari_tally.core.images import Image
-from napari_tally.core.large import measuring_large
 from napari_tally.core.lazy import LabelsZarr
 from napari_tally.settings import CountingSettings, PredictionSettings
 from napari_tally.widgets._form import SettingsForm
@@ -639,10 +638,7 @@ def _count(
     from napari_tally.core.predict import TileDone, aside
     from napari_tally.core.range import judging
 
-    if isinstance(found.labels, LabelsZarr):
-        measuring = measuring_large(found.labels, image, are_bodies=found.are_bodies)
-    else:
-        measuring = measuring_cells(found.labels, image, shapes=found.cells <= _MANY, are_bodies=found.are_bodies)
+    measuring = measuring_cells(found.labels, image, shapes=found.cells <= _MANY, are_bodies=found.are_bodies)
     cells = with_types((yield from aside(1, "measuring cells", measuring)), found.types, found.n_types)
     summary = summarise(cells, image)
     if planes is not None:

@@ -61,6 +61,7 @@ def rules_from(arguments: argparse.Namespace) -> Choice:
 
 def say_others(names: "list[str]") -> None:
     """Say which label images of a folder are left out, for they are of another run."""
+    from napari_tally.core.results import few
+
     if names:
-        shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-        print(f"Note: left out, for they are of another run than the tables and the record: {len(names)} label images ({shown}).")
+        print(f"Note: left out, for they are of another run than the tables and the record: {len(names)} label images ({few(names, 3)}).")

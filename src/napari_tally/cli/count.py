@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_tally.core.find import Prediction
     from napari_tally.core.images import list_images, match_by_stem, read_image, read_labels
     from napari_tally.core.record import RunRecord
-    from napari_tally.core.results import Results
+    from napari_tally.core.results import Results, few
 
     choice = rules_from(arguments)
     pairs = match_by_stem(arguments.labels, arguments.images)
@@ -57,8 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     results.write(arguments.out)
     record.write(arguments.out)
     if without:
-        shown = ", ".join(without[:5]) + (" …" if len(without) > 5 else "")
-        print(f"Note: {len(without)} of {len(without) + len(pairs)} images have no labels and are not counted: {shown}.")
+        print(f"Note: {len(without)} of {len(without) + len(pairs)} images have no labels and are not counted: {few(without)}.")
     n, of = int(tables["counts"]["count"].sum()), len(tables["cells"])
     print(f"{n} cells in {len(results)} image{'s' * (len(results) != 1)}" + (f", of {of} found" if of != n else "") + ".")
     print(f"Rule: {tables['counts']['rule'].iloc[0]}. The tables are in {arguments.out}.")

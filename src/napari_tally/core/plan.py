@@ -15,7 +15,8 @@ from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.estimate import training_memory
 from napari_tally.core.images import Image, experiment_window, require_same_channels
 from napari_tally.core.model_file import Model
-from napari_tally.core.samples import TrainingPair, body_diameter, cell_diameter, volumes_of
+from napari_tally.core.predict import z_scale_for
+from napari_tally.core.samples import Plane, TrainingPair, body_diameter, cell_diameter, prepare_planes, prepare_volumes, volumes_of
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
 
@@ -355,6 +356,29 @@ def _shared_pixel_size(images: Sequence[Image]) -> float | None:
     sizes = [float(np.sqrt(np.prod(image.pixel_size))) for image in images if image.pixel_size]
     same = len(sizes) == len(images) and np.ptp(sizes) <= 0.05 * np.median(sizes)
     return float(np.median(sizes)) if same else None
+
+
+def prepare(plan: TrainingPlan, pairs: Sequence[TrainingPair], scales: Sequence[float] = ()) -> list[Plane]:
+    """Bring images to what the network learns from: planes, or volumes where it is one for volumes.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+    pairs : sequence of TrainingPair
+    scales : sequence of float, optional
+        Network pixels per image pixel, for each pair. Left out: those of the plan, whose pairs these are then.
+
+    Returns
+    -------
+    list of Plane
+        Those where anything is annotated.
+    """
+    s, scales = plan.settings, scales or plan.scales
+    how = plan.normalisation, s.border_weight, s.border_width, plan.window
+    if plan.network.dimensions == 3:
+        both = [(z_scale_for(plan, pair.image, scale, s.slice_distance), scale) for pair, scale in zip(pairs, scales, strict=True)]
+        return prepare_volumes(pairs, plan.network.channels, both, plan.aspect, *how)
+    return prepare_planes(pairs, plan.network.channels, scales, *how, s.ids_per_type if plan.network.types > 1 else 0)
 
 
 def build_meta_network(settings: NetworkSettings) -> UNet:

@@ -22,6 +22,7 @@ from napari_tally.core.files import whole_file
 from napari_tally.core.images import read_image, read_labels
 from napari_tally.core.overlay import overlay
 from napari_tally.core.record import changed_labels, read_record
+from napari_tally.core.results import few
 
 NAME = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -126,8 +127,7 @@ def write_report(folder: str | Path, title: str = "", checked: Corrected | None 
 
 def say_changed(names: Sequence[str]) -> str:
     """Say that labels are others than those that were counted; "" where none are."""
-    shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-    text = f"The labels of {shown} were changed after they were counted, so the numbers are those of the labels as they were before."
+    text = f"The labels of {few(names)} were changed after they were counted, so the numbers are those of the labels as they were before."
     return f"{text} Count them anew with 'napari-tally count'." if names else ""
 
 

@@ -35,6 +35,11 @@ from napari_tally.settings import RuleSettings
 TABLES = ("cells", "counts", "regions", "groups", "failed")
 
 
+def few(names: Sequence[str], most: int = 5) -> str:
+    """Name the first of many things, for a sentence: "a, b, c …"."""
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "")
+
+
 @dataclass
 class Results:
     """Gathers what is counted, image by image.

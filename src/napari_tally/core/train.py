@@ -33,11 +33,11 @@ from napari_tally.core.explain import explain
 from napari_tally.core.judge import Comparison, Fitting, Judged, Score, choose_counting, fit_counting, judge, labels_of, score
 from napari_tally.core.learner import Learner, copied
 from napari_tally.core.model_file import Model
-from napari_tally.core.plan import TrainingPlan, build_meta_network, own_scale
-from napari_tally.core.predict import require_channels, require_volumes, z_scale_for
+from napari_tally.core.plan import TrainingPlan, build_meta_network, own_scale, prepare
+from napari_tally.core.predict import require_channels, require_volumes
 from napari_tally.core.range import KEY as RANGE
 from napari_tally.core.range import fingerprint_images
-from napari_tally.core.samples import PatchSampler, Plane, TrainingPair, data_fingerprint, prepare_planes, prepare_volumes
+from napari_tally.core.samples import PatchSampler, TrainingPair, data_fingerprint
 from napari_tally.core.validation import Phase, plan_phases, to_judge_by
 from napari_tally.settings import AugmentationSettings, TrainingSettings, to_dict
 
@@ -163,18 +163,10 @@ def train(
         if model.settings.dimensions == 3:
             require_volumes(pair.image)
 
-    def prepare(some: Sequence[TrainingPair], scales: Sequence[float]) -> list[Plane]:
-        ids = s.ids_per_type if model.settings.types > 1 else 0
-        borders = s.border_weight, s.border_width
-        if model.settings.dimensions == 3:
-            both = [(z_scale_for(model, pair.image, scale, s.slice_distance), scale) for pair, scale in zip(some, scales, strict=True)]
-            return prepare_volumes(some, model.settings.channels, both, model.aspect, model.normalisation, *borders, model.window)
-        return prepare_planes(some, model.settings.channels, scales, model.normalisation, *borders, model.window, ids)
-
-    planes = prepare(pairs, plan.scales)
+    planes = prepare(plan, pairs)
     if validation:
         scales = [own_scale(model, pair) if plan.any_size else plan.scale for pair in validation]
-        phases = [Phase(planes, prepare(validation, scales), 1.0)]
+        phases = [Phase(planes, prepare(plan, validation, scales), 1.0)]
     else:
         phases = plan_phases(planes, build_meta_network(model.settings).margin, start is not None, plan.seen)
     torch.manual_seed(s.seed)  # dropout

@@ -107,17 +107,18 @@ def label_shape(layer: ImageLayer) -> tuple[int, ...]:
 
 def pixel_size(layer: Layer) -> tuple[float, float] | None:
     """Give height and width of a pixel in um; None where the layer has no units of length (a scale alone says nothing)."""
-    if not all(unit.is_compatible_with("micrometer") for unit in layer.units[-2:]):
-        return None
-    height, width = (abs(float(s)) * (1 * u).to("micrometer").magnitude for s, u in zip(layer.scale[-2:], layer.units[-2:], strict=True))
-    return height, width
+    height, width = (_micrometres(layer, axis) for axis in (-2, -1))
+    return None if height is None or width is None else (height, width)
 
 
 def z_size(layer: Layer) -> float | None:
     """Give how far the slices of a layer are apart in um; None where it has none, or their axis no unit of length."""
-    if layer.ndim < 3 or not layer.units[-3].is_compatible_with("micrometer"):
-        return None
-    return abs(float(layer.scale[-3])) * float((1 * layer.units[-3]).to("micrometer").magnitude)
+    return _micrometres(layer, -3) if layer.ndim > 2 else None
+
+
+def _micrometres(layer: Layer, axis: int) -> float | None:
+    unit = layer.units[axis]
+    return abs(float(layer.scale[axis])) * float((1 * unit).to("micrometer").magnitude) if unit.is_compatible_with("micrometer") else None
 
 
 def placement(layer: Layer, ndim: int) -> dict[str, Any]:

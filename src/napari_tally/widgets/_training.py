@@ -150,9 +150,7 @@ class Run:
 
     def weight_maps(self) -> "Generator[None, None, list[tuple[str, NDArray[np.float32]]]]":
         """Compute the border weights that training would use; give (name, map in network pixels) of each plane."""
-        from napari_tally.core.plan import plan_training
-        from napari_tally.core.predict import z_scale_for
-        from napari_tally.core.samples import prepare_planes, prepare_volumes
+        from napari_tally.core.plan import plan_training, prepare
         from napari_tally.core.start import choose_start
 
         pairs, problems = yield from self._pairs()
@@ -160,14 +158,7 @@ class Run:
             if problem.stops:
                 raise ValueError(problem.message)
         plan = plan_training(pairs, self.settings, choose_start(self.start, pairs, self.settings), self.normalisation)
-        s = plan.settings
-        how = plan.normalisation, s.border_weight, s.border_width, plan.window
-        if plan.network.dimensions == 3:
-            both = [(z_scale_for(plan, pair.image, plan.scale, s.slice_distance), plan.scale) for pair in pairs]
-            planes = prepare_volumes(pairs, plan.network.channels, both, plan.aspect, *how)
-        else:
-            planes = prepare_planes(pairs, plan.network.channels, plan.scales, *how)
-        return [(plane.name, plane.border) for plane in planes]
+        return [(plane.name, plane.border) for plane in prepare(plan, pairs)]
 
     def _pairs(self) -> "Generator[None, None, tuple[list[TrainingPair], list[tuple[Source, Problem]]]]":
         """Read the layers and check the labels."""

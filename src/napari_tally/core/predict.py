@@ -15,6 +15,7 @@ Window, command line, Python API, training preview and benchmarks all come here.
 A network for volumes does the same with one axis more: what is called a plane here is a volume then, and a pixel a voxel.
 """
 
+import gc
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -203,6 +204,7 @@ class Predictor:
             least = _LEAST if len(region) == 2 else 2 * self._network.step
             if not is_out_of_memory(error) or region[axis].stop - region[axis].start < least:
                 raise
+        gc.collect()  # the pieces of the attempt hang on its traceback, in cycles
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         halves = []

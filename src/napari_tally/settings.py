@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Preset = Literal["quick", "paper"]
-Architecture = Literal["unet", "res-unet", "attention-unet", "unet++", "swin-unetr", "unet-bilinear"]
+Architecture = Literal["unet", "res-unet", "attention-unet", "nnu-net", "unet++", "swin-unetr", "unet-bilinear"]
 Dimensions = Literal["auto", "2-D", "3-D"]
 Loss = Literal["cross-entropy", "binary-cross-entropy", "dice", "bce-dice", "focal", "tversky"]
 
@@ -189,11 +189,11 @@ class TrainingSettings:
         },
     ] = False
     architecture: Annotated[
-        Literal["auto", "unet", "res-unet", "attention-unet", "unet++", "swin-unetr"],
+        Literal["auto", "unet", "res-unet", "attention-unet", "nnu-net", "unet++", "swin-unetr"],
         {
             "label": "Architecture",
             "tooltip": "The network to train from random weights. 'auto' = that of the model to start from, else the U-Net. "
-            "'unet++' and 'swin-unetr' need MONAI: pip install 'napari-tally[models]'.",
+            "'nnu-net', 'unet++' and 'swin-unetr' need MONAI: pip install 'napari-tally[models]'.",
         },
     ] = "auto"
     depth: Annotated[

@@ -26,7 +26,7 @@ from napari_tally.core.train import Finished, train
 from napari_tally.settings import NetworkSettings, TrainingSettings
 
 OURS = ["unet", "res-unet", "attention-unet", "unet-bilinear"]
-OF_MONAI = ["unet++", "swin-unetr"]
+OF_MONAI = ["nnu-net", "unet++", "swin-unetr"]
 needs_monai = pytest.mark.skipif(find_spec("monai") is None, reason="MONAI is not installed")
 EVERY = pytest.mark.parametrize("name", [*OURS, *(pytest.param(name, marks=needs_monai) for name in OF_MONAI)])
 EXACT = pytest.mark.parametrize("name", ["unet", "res-unet", "attention-unet", pytest.param("unet++", marks=needs_monai)])

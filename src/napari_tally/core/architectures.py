@@ -35,6 +35,7 @@ ARCHITECTURES = {
     "unet": Architecture("U-Net", "Ronneberger et al. 2015", UNet),
     "res-unet": Architecture("ResU-Net", "Zhang et al. 2018", variants.ResUNet),
     "attention-unet": Architecture("Attention U-Net", "Oktay et al. 2018", variants.AttentionUNet),
+    "nnu-net": Architecture("nnU-Net's U-Net", "Isensee et al. 2021", variants.NNUNet, exact=False),
     "unet++": Architecture("U-Net++", "Zhou et al. 2018", variants.UNetPlusPlus),
     "swin-unetr": Architecture("Swin U-Net (Swin UNETR)", "Hatamizadeh et al. 2021", variants.SwinUNETR, exact=False),
     "unet-bilinear": Architecture("U-Net, bilinear port", "github.com/milesial/Pytorch-UNet", variants.BilinearUNet, exact=False),

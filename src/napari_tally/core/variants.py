@@ -10,7 +10,7 @@
                    below ─ 1x1 ┘
 
     BilinearUNet   as the widespread PyTorch port builds it without up-convolutions; made to take over its weights
-    UNetPlusPlus, SwinUNETR   from MONAI, imported when one is built
+    NNUNet, UNetPlusPlus, SwinUNETR   from MONAI, imported when one is built
 
 What prediction and training ask of a network beside its output is :class:`SameSize`; :class:`~napari_tally.core.unet.UNet` has it too.
 """
@@ -239,6 +239,52 @@ def _narrowing(inputs: int, outputs: int, batch_norm: bool) -> nn.Sequential:
     first, second = _two_convolutions(inputs, inputs // 2, "same", batch_norm), _two_convolutions(inputs // 2, outputs, "same", batch_norm)
     half = len(first) // 2
     return nn.Sequential(*list(first)[:half], *list(second)[:half])
+
+
+class NNUNet(SameSize):
+    """The plain U-Net as nnU-Net configures it, MONAI's DynUNet: instance normalisation, leaky ReLU, strided convolutions.
+
+    Instance normalisation looks at all of a tile: no tile is exact. With the loss 'bce-dice' it learns what nnU-Net learns.
+
+    References
+    ----------
+    F. Isensee et al.: nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation. Nature Methods 2021,
+    supplementary note 2: two convolutions a level, at most 512 maps.
+    """
+
+    exact = False
+    strided = True
+
+    def __init__(self, channels: int, classes: int, depth: int, base_width: int, batch_norm: bool, upsampling: str, dropout: float) -> None:
+        if depth < 2:
+            raise ValueError(f"The nnU-Net halves the image at least twice, not {depth} time(s).")
+        super().__init__(channels, classes, depth)
+        halves = [2] * depth
+        widths = [min(512, base_width * 2**level) for level in range(depth + 1)]
+        shape = [3] * (depth + 1), [1, *halves], halves, widths
+        body = _monai_nets().DynUNet(2, channels, classes, *shape, dropout=dropout or None, norm_name=("instance", {"affine": True}))
+        self.down = nn.ModuleList([body.input_block, *body.downsamples, body.bottleneck])  # it has each twice: a file wants them once
+        self.up, self.out = body.upsamples, body.output_block
+
+    @property
+    def head(self) -> nn.Module:
+        """The last convolution, to classes."""
+        return self.out.conv.conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, channels, Y, X) to logits (N, classes, Y, X); Y and X are multiples of :attr:`step`."""
+        skips = []
+        for block in self.down:
+            x = block(x)
+            skips.append(x)
+        x = skips.pop()
+        for block in self.up:
+            x = block(x, skips.pop())
+        return self.out(x)
+
+    def input_size(self, size: int, of_output: bool = True) -> int:
+        """Give the smallest legal input side of at least `size` pixels: two pixels must be left at the bottom."""
+        return super().input_size(max(size, 2 * self.step))
 
 
 class UNetPlusPlus(SameSize):

@@ -39,7 +39,7 @@ from napari_tally.core.pickled import read_state_dict
 from napari_tally.core.rescale import rescale, scaled_shape
 from napari_tally.settings import NetworkSettings, from_dict, to_dict
 
-_FROM_MONAI = ("unet++", "swin-unetr")
+_FROM_MONAI = ("nnu-net", "unet++", "swin-unetr")
 _EPS = 1e-6
 _LARGEST_TEXT = 2**22
 _LARGEST_WEIGHTS = 2**31

@@ -370,6 +370,9 @@ def test_a_model_for_volumes_says_that_a_plane_is_none():
     series = nt.as_image(np.zeros((3, 32, 32), np.uint8), axes="TYX", name="film")
     with pytest.raises(ValueError, match="film is a time series of planes"):
         nt.predict(series, model)
+    mixed = nt.as_image(np.zeros((3, 2, 32, 32), np.uint8), axes="ZTYX", name="a film")
+    with pytest.raises(ValueError, match=r"a film has the axes Z, T, Y, X.*Put time first.*Re-order Hyperstack"):
+        run_to_end(find_cells(model, mixed))
 
 
 def test_a_model_for_planes_takes_a_stack_slice_by_slice():

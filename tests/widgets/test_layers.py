@@ -43,6 +43,21 @@ def test_every_kind_of_image_layer_becomes_planes(layer, planes, leading, colour
     assert image.shape == label_shape(layer)
 
 
+@pytest.mark.parametrize(
+    ("labels", "axes", "slices"),
+    [
+        (("t", "y", "x"), "T", 1),
+        (("z", "y", "x"), "Z", 3),
+        (("Time", "z", "y", "x"), "TZ", 3),
+        (("z", "t", "y", "x"), "ZT", 1),
+        (("a", "z", "y", "x"), "", 3),
+    ],
+)
+def test_the_labels_of_the_axes_say_what_is_time(labels, axes, slices):
+    image = image_from_layer(Image(np.zeros((2, 3, 6, 7)[4 - len(labels) :]), axis_labels=labels))
+    assert (image.axes, image.slices) == (axes, slices)
+
+
 def test_channels_in_the_middle_are_refused_with_a_way_out():
     layer = Image(np.zeros((4, 2, 6, 7)), axis_labels=("z", "c", "y", "x"), name="well")
     with pytest.raises(ValueError, match=r"^well: the axes are z, c, y, x; the channels must be the first one\..*Split Stack"):

@@ -387,6 +387,11 @@ def _up_to(n: int, step: int) -> int:
 def require_volumes(image: Image) -> None:
     """Raise a ``ValueError`` if the image is no z-stack."""
     if image.slices < 2:
+        if "Z" in image.axes:
+            raise ValueError(
+                f"{image.name} has the axes {', '.join(image.axes)}, Y, X, so its slices are apart in time. Put time first and the slices "
+                "before Y and X: in Fiji, Image > Hyperstacks > Re-order Hyperstack."
+            )
         what = "a time series of planes" if image.is_series else "a single plane"
         raise ValueError(
             f"{image.name} is {what}, but this model was trained on volumes (z-stacks). Choose a model for planes, or open the whole stack."

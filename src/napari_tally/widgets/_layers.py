@@ -13,7 +13,6 @@ Positions follow napari: a layer with fewer axes than the viewer has the last on
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +32,8 @@ from napari_tally.core.images import Image, as_image, is_lazy
 from napari_tally.core.lazy import missing_chunks, open_ome_zarr
 from napari_tally.core.points import discs
 
+_LETTERS = dict.fromkeys(("c", "ch", "channel", "channels"), "C") | dict.fromkeys(("t", "time"), "T") | {"z": "Z"}
+"""What the labels of axes say, as in the metadata of files."""
 KEY = "napari_tally"
 Role = Literal["annotation", "prediction", "probability", "aid"]
 
@@ -43,8 +44,8 @@ def image_from_layer(layer: ImageLayer) -> Image:
     Parameters
     ----------
     layer : napari.layers.Image
-        (Y, X), colour, or planes before them. A first axis labelled ``c`` or ``channel`` holds channels, one labelled ``t`` or
-        ``time`` is time.
+        (Y, X), colour, or planes before them. A first axis labelled ``c`` or ``channel`` holds channels; ``t`` or ``time`` is
+        time, ``z`` are slices.
 
     Returns
     -------
@@ -59,16 +60,13 @@ def image_from_layer(layer: ImageLayer) -> Image:
     """
     require_channels_first(layer)
     data = layer.data[0] if layer.multiscale else layer.data
-    axes = None
-    if _channel_axis(layer) == 0:
-        axes = "C" + "Q" * (layer.ndim - 3) + "YX"
+    letters = (_LETTERS.get(label.lower(), "Q") for label in layer.axis_labels[:-2])
+    axes = "".join(letters) + ("YXS" if layer.rgb else "YX")
     if type(data).__module__.startswith("zarr."):
         data = da.from_zarr(data)
     data = data if is_lazy(data) else np.asarray(data)
     steps = {"Z": distance} if (distance := z_size(layer)) else {}
-    image = as_image(data, axes=axes, rgb=layer.rgb, name=layer.name, pixel_size=pixel_size(layer), steps=steps)
-    is_series = len(image.leading) == 1 and str(layer.axis_labels[-3]).lower() in ("t", "time")
-    return replace(image, axes="T") if is_series else image
+    return as_image(data, axes=axes, name=layer.name, pixel_size=pixel_size(layer), steps=steps)
 
 
 def what_is_odd(layer: ImageLayer) -> str:
@@ -512,7 +510,7 @@ def _channel_axis(layer: ImageLayer) -> int | None:
     """Find the axis that holds channels, by its label."""
     if layer.rgb or layer.ndim < 3:
         return None
-    return next((i for i, label in enumerate(layer.axis_labels) if label.lower() in ("c", "ch", "channel", "channels")), None)
+    return next((i for i, label in enumerate(layer.axis_labels) if _LETTERS.get(label.lower()) == "C"), None)
 
 
 def _notes(layer: Layer) -> dict[str, Any]:

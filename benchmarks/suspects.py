@@ -28,9 +28,10 @@ from scipy.optimize import minimize
 import napari_tally as nt
 from napari_tally.core.annotations import require_labels
 from napari_tally.core.events import run_to_end
-from napari_tally.core.find import Prediction, find_cells
+from napari_tally.core.find import find_cells
 from napari_tally.core.images import match_by_stem, read_image, read_labels
 from napari_tally.core.metrics import iou_matrix
+from napari_tally.core.prediction import Prediction
 from napari_tally.core.samples import TrainingPair, cell_diameter
 from napari_tally.core.suspects import FAULTS, SIGNS, measure_planes, rank_suspects, weigh_signs
 from napari_tally.settings import PredictionSettings

@@ -19,8 +19,8 @@ from napari_tally.settings import CountingSettings, PredictionSettings, Training
 if TYPE_CHECKING:
     import pandas as pd
 
-    from napari_tally.core.find import Prediction
     from napari_tally.core.model_file import Model
+    from napari_tally.core.prediction import Prediction
 
 
 def train(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import napari_tally as nt
-from napari_tally.core.find import Prediction
 from napari_tally.core.images import as_image
 from napari_tally.core.model_file import load_model, save_model
+from napari_tally.core.prediction import Prediction
 from napari_tally.core.range import (
     KEY,
     NAMES,

@@ -11,8 +11,8 @@ from pictures import discs
 
 import napari_tally as nt
 from napari_tally.core.corrected_count import Corrected
-from napari_tally.core.find import Prediction
 from napari_tally.core.images import write_labels
+from napari_tally.core.prediction import Prediction
 from napari_tally.core.record import RunRecord, read_record
 from napari_tally.core.report import methods, write_report
 from napari_tally.core.results import Results

@@ -14,7 +14,7 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 from scipy import ndimage as ndi
 
-from napari_tally.core.find import Prediction
+from napari_tally.core.prediction import Prediction
 from napari_tally.settings import CountingSettings
 from napari_tally.widgets._layers import KEY, annotation_of, belong, is_corrected, region_mask, region_of, start_annotation
 from napari_tally.widgets.review import ReviewWidget

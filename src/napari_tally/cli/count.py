@@ -27,8 +27,8 @@ def register(command: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from napari_tally.core.annotations import require_labels
-    from napari_tally.core.find import Prediction
     from napari_tally.core.images import list_images, match_by_stem, read_image, read_labels
+    from napari_tally.core.prediction import Prediction
     from napari_tally.core.record import RunRecord
     from napari_tally.core.results import Results, few
 

@@ -23,12 +23,13 @@ from napari_tally.core.cell_types import decide, shares, together
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import beside, is_out_of_memory, mapped, paced, saying
 from napari_tally.core.images import Image, normalise
-from napari_tally.core.instances import Hills, TileHills, climb_tile, find_instances, label_planes, ring
+from napari_tally.core.instances import Hills, TileHills, climb_tile, find_instances, ring
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import Predictor, TileDone, looking, part_done, predict_plane, require_channels, to_channels, window_for
+from napari_tally.core.prediction import Prediction
 from napari_tally.core.rescale import rescale, scaled_shape
 from napari_tally.core.tiles import Region, grown, halved
-from napari_tally.core.volumes import VolumeMaps, find_in_volumes, label_volumes
+from napari_tally.core.volumes import find_in_volumes
 from napari_tally.settings import CountingSettings, PredictionSettings
 
 _SIDE = 1024
@@ -46,52 +47,6 @@ _NETWORK = 0.95
 
 TileResult = tuple[NDArray[np.int32], TileHills, NDArray[np.float32] | None]
 """The hills of the pixels of a tile, what there is to know of them, and the probabilities; None from elsewhere."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a model finds in an image.
-
-    Attributes
-    ----------
-    probabilities : (P, classes, Y, X) float32, or None
-        Class 0 = background, 1 = inside of a cell, 2 (if any) = rim of a cell. None where they were not to be kept.
-    labels : int32 array of the shape of the image (without channels)
-        0 = background, cells are numbered from 1. What was given as `out`, if anything.
-    zoom : float
-        How many times larger cells are taken to be here, in pixels, than in the training images.
-    cells : int
-        How many.
-    types : (cells + 1,) uint8, or None
-        The type of each cell, from 1 on, where the model tells several apart; entry 0 is the background.
-    n_types : int
-        How many types the model knows.
-    volumes : dict of int to VolumeMaps, or None
-        What a model for volumes says of each volume, where it was to be kept.
-    are_bodies : bool
-        Cells go through slices: the model is one for volumes.
-    """
-
-    probabilities: NDArray[np.float32] | None
-    labels: Any
-    zoom: float
-    cells: int
-    types: NDArray[np.uint8] | None = None
-    n_types: int = 1
-    volumes: dict[int, VolumeMaps] | None = None
-    are_bodies: bool = False
-
-    @property
-    def kinds(self) -> tuple[NDArray[np.uint8] | None, int, bool]:
-        """Give what tables of cells ask beside the labels: types, n_types, are_bodies."""
-        return self.types, self.n_types, self.are_bodies
-
-    def labelled(self, counting: CountingSettings) -> NDArray[np.int32]:
-        """Find the cells anew in the probabilities that were kept, with other thresholds; labels as in :attr:`labels`."""
-        if self.volumes is not None:
-            return label_volumes(self.volumes, counting, self.labels.shape)
-        assert self.probabilities is not None
-        return label_planes(together(self.probabilities, self.n_types), counting, self.zoom).reshape(self.labels.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +120,7 @@ def find_cells(
         if runner:
             raise ValueError("A model for volumes is computed in one piece, on this machine. Leave out the workers and the scheduler.")
         keep = not image.is_lazy and out is None if keep is None else keep
-        seen = yield from find_in_volumes(model, image, settings, counting, out, keep, planes, window)
-        bodies = seen.labels.reshape(image.shape) if out is None else out
-        return Prediction(seen.probabilities, bodies, seen.zoom, seen.cells, volumes=seen.volumes if keep else None, are_bodies=True)
+        return (yield from find_in_volumes(model, image, settings, counting, out, keep, planes, window))
     if model.any_size and not settings.diameter:
         diameter = yield from estimate_diameter(model, image, settings, window)
         settings = replace(settings, diameter=diameter)

@@ -26,10 +26,11 @@ from scipy import ndimage as ndi
 from skimage.measure import regionprops
 
 from napari_tally.core.events import run_to_end
-from napari_tally.core.find import Prediction, find_cells
+from napari_tally.core.find import find_cells
 from napari_tally.core.images import Image, normalise
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import TileDone, looking, window_for
+from napari_tally.core.prediction import Prediction
 from napari_tally.core.rescale import rescale
 from napari_tally.settings import PredictionSettings
 

@@ -24,10 +24,11 @@ from typing import Any
 import napari_tally
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.files import whole_file
-from napari_tally.core.find import Prediction, find_cells
+from napari_tally.core.find import find_cells
 from napari_tally.core.images import Image, fingerprint_labels, list_images, read_image, read_labels
 from napari_tally.core.model_file import Model, find_model
 from napari_tally.core.predict import TileDone
+from napari_tally.core.prediction import Prediction
 from napari_tally.settings import CountingSettings, PredictionSettings, RuleSettings, from_dict, to_dict
 
 FORMAT = 1

@@ -85,7 +85,7 @@ class Results:
         group : str
             The group that the image belongs to; "" = none.
         types, n_types
-            The type of each cell, and how many there are: see :class:`napari_tally.core.find.Prediction`.
+            The type of each cell, and how many there are: see :class:`napari_tally.core.prediction.Prediction`.
         are_bodies : bool, optional
             As for :func:`measure_cells`.
 

@@ -46,6 +46,8 @@ class SameSize(nn.Module):
     strided = False
 
     dimensions = 2
+    down: nn.ModuleList
+    dropout: nn.Dropout
 
     def __init__(self, channels: int, classes: int, depth: int, blur: bool = False) -> None:
         super().__init__()
@@ -80,6 +82,14 @@ class SameSize(nn.Module):
         for _ in range(level):  # a pooled pixel saw two; a strided 3x3 convolution three, and one more 3x3 follows it
             lo, hi = (2 * (lo - 1) - 1, 2 * (hi + 1) + 1) if self.strided else (2 * (lo - 2), 2 * (hi + 2) + 1)
         return lo - 2, hi + 2
+
+    def _contract(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Go down by pooling: give the map of each level, and the one at the bottom."""
+        skips = []
+        for block in self.down[:-1]:
+            skips.append(block(x))
+            x = F.max_pool2d(skips[-1], 2)
+        return skips, self.dropout(self.down[-1](x))
 
     def output_size(self, size: int) -> int:
         """Give the side of the output in pixels for an input of side `size`.
@@ -175,12 +185,7 @@ class AttentionUNet(SameSize):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, channels, Y, X) to logits (N, classes, Y, X); Y and X are multiples of :attr:`step`."""
-        skips = []
-        for level in range(self.depth):
-            x = self.down[level](x)
-            skips.append(x)
-            x = F.max_pool2d(x, 2)
-        x = self.dropout(self.down[self.depth](x))
+        skips, x = self._contract(x)
         for level in reversed(range(self.depth)):
             skip = self.gates[level](skips[level], x) if level else skips[level]
             x = self.merge[level](torch.cat([skip, self.up[level](x)], dim=1))
@@ -222,12 +227,7 @@ class BilinearUNet(SameSize):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, channels, Y, X) to logits (N, classes, Y, X); Y and X are multiples of :attr:`step`."""
-        skips = []
-        for level in range(self.depth):
-            x = self.down[level](x)
-            skips.append(x)
-            x = F.max_pool2d(x, 2)
-        x = self.dropout(self.down[self.depth](x))
+        skips, x = self._contract(x)
         for level in reversed(range(self.depth)):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
             x = self.merge[level](torch.cat([skips[level], x], dim=1))

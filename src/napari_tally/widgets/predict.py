@@ -73,9 +73,9 @@ from napari_tally.widgets._session import SHIPPED, session, unwrap
 if TYPE_CHECKING:
     import napari
 
-    from napari_tally.core.find import Prediction
     from napari_tally.core.model_file import Model
     from napari_tally.core.predict import TileDone
+    from napari_tally.core.prediction import Prediction
 
 _PATIENCE = 200
 """Milliseconds without a change of the thresholds after which the cells are found anew."""

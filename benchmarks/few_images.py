@@ -9,7 +9,8 @@ DIR holds nuclei_dev, phase_dev and phase_pretrain as SET/images and SET/labels 
     phase_dev        phase contrast; only `none` and `nuclei` have never seen such images
     phase_pretrain   more of the same, for those two alone
 
-Starts: `none` = random weights, a shipped model's name, or a file. Each is also measured without any training (0 minutes).
+Starts: `none` = random weights, a shipped model's name, or a file. Each is also measured without any training (0 minutes);
+`--minutes` without a number measures only that. `--json FILE` keeps every run; `--draw PICTURE FILE...` draws such files, and runs nothing.
 The training images are chosen by `demo_data.spread` (k-means over brightness, colour and cell size, one image a group; the seed
 of the run), all other images are the test. AP, F1 and counts are pooled over the test images.
 """
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("NAPARI_TALLY_DATA"), required="NAPARI_TALLY_DATA" not in os.environ)
     parser.add_argument("--sets", nargs="+", default=["fluorescence", "stain"])
     parser.add_argument("--train", type=int, nargs="+", default=[5])
-    parser.add_argument("--minutes", type=float, nargs="+", default=[2.0])
+    parser.add_argument("--minutes", type=float, nargs="*", default=[2.0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--starts", nargs="+", default=["none", "nuclei"])
     parser.add_argument("--steps", type=int, default=0, help="so many steps instead of minutes")
@@ -57,7 +58,11 @@ def main() -> None:
     parser.add_argument("--elastic-sd", type=float, default=10.0)
     parser.add_argument("--no-batch-norm", action="store_true", help="only with --starts none")
     parser.add_argument("--json", type=Path, help="also write every run here")
+    parser.add_argument("--draw", type=Path, nargs="+", metavar=("PICTURE", "JSON"), help="draw what --json wrote")
     arguments = parser.parse_args()
+    if arguments.draw:
+        draw([run for path in arguments.draw[1:] for run in json.loads(path.read_text())], arguments.draw[0])
+        return
     print(f"| set | trained / tested on | start | minutes | steps | {' | '.join(COLUMNS)} | start kept |")
     print("|---|---|---|---|---|" + "---|" * len(COLUMNS) + "---|")
     runs = []
@@ -66,7 +71,7 @@ def main() -> None:
         for k in arguments.train:
             for start in arguments.starts:
                 for minutes in [*([0.0] if start != "none" else []), *arguments.minutes]:
-                    found = [_run(name, pairs, k, start, minutes, seed, arguments) for seed in range(arguments.seeds if minutes else 1)]
+                    found = [_run(name, pairs, k, start, minutes, seed, arguments) for seed in range(arguments.seeds)]
                     runs += found
                     print(_row(found), flush=True)
                     if arguments.json:
@@ -127,6 +132,31 @@ def _row(runs: list[dict[str, Any]]) -> str:
     kept = sum(run["kept"] for run in runs)
     head = f"| {first['set']} | {first['train']} / {first['test']} | {first['start']} | {first['minutes']:g} | {steps} | "
     return head + " | ".join(cells) + f" | {kept} of {len(runs)} |"
+
+
+def draw(runs: list[dict[str, Any]], path: Path) -> None:
+    """Draw AP against the IoU that is asked for, a panel for each set: the mean of the seeds, and their range."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    ious = [0.5, 0.6, 0.7, 0.8, 0.9]
+    sets = list(dict.fromkeys(run["set"] for run in runs))
+    figure, panels = plt.subplots(1, len(sets), figsize=(4 * len(sets), 3.6), sharey=True, squeeze=False, layout="constrained")
+    colours = {"none": "tab:grey", "nuclei": "tab:blue", "phase": "tab:orange"}
+    for panel, name in zip(panels[0], sets, strict=True):
+        for start, minutes in dict.fromkeys((run["start"], run["minutes"]) for run in runs if run["set"] == name):
+            own = [run for run in runs if (run["set"], run["start"], run["minutes"]) == (name, start, minutes)]
+            aps = np.array([[run[f"AP@{iou}"] for iou in ious] for run in own])  # (seeds, IoU)
+            text = f"{'random weights' if start == 'none' else start}, {f'{minutes:g} min' if minutes else 'untrained'}"
+            line = {"color": colours.get(start, "tab:green"), "linestyle": "-" if minutes else ":"}
+            panel.plot(ious, aps.mean(0), label=text, marker="o", markersize=3, **line)
+            panel.fill_between(ious, aps.min(0), aps.max(0), color=line["color"], alpha=0.15, linewidth=0)
+        panel.set(title=f"{name} ({own[0]['train']} images)", xlabel="IoU that is asked for", ylim=(0, 1), xticks=ious)
+        panel.legend(fontsize="small")
+    panels[0][0].set_ylabel("average precision")
+    figure.savefig(path, dpi=110)
 
 
 def read_set(data: Path, name: str) -> Iterator[TrainingPair]:

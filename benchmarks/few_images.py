@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--border-weight", type=float, default=10.0)
     parser.add_argument("--elastic-sd", type=float, default=10.0)
     parser.add_argument("--no-batch-norm", action="store_true", help="only with --starts none")
+    parser.add_argument("--fixed-scale", action="store_true", help="without the plan's rule for the size of cells; only with --starts none")
     parser.add_argument("--json", type=Path, help="also write every run here")
     parser.add_argument("--draw", type=Path, nargs="+", metavar=("PICTURE", "JSON"), help="draw what --json wrote")
     arguments = parser.parse_args()
@@ -88,6 +89,8 @@ def _run(name: str, pairs: list[TrainingPair], k: int, start: str, minutes: floa
     plan = plan_training(training, settings, begin)
     if arguments.no_batch_norm and begin is None:
         plan = replace(plan, network=replace(plan.network, batch_norm=False))
+    if arguments.fixed_scale and begin is None:
+        plan = replace(plan, scale=1.0, scales=(1.0,) * len(training))
     model, finished = begin, None
     if minutes or model is None:
         model = new_model(plan, begin)

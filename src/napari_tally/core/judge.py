@@ -60,6 +60,14 @@ class Score:
         """(predicted - true) / true of the count."""
         return (self.predicted_count - self.true_count) / max(1, self.true_count)
 
+    @property
+    def worth(self) -> float:
+        """What decides between models and between thresholds: :attr:`quality`, less the share by which the count is off.
+
+        Average precision alone likes a model that merges what it is unsure of: outlines are better, and cells are gone.
+        """
+        return self.quality - abs(self.bias)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -76,7 +84,7 @@ class Comparison:
     @property
     def helped(self) -> bool:
         """Whether training made it better, or at least no worse."""
-        return self.after.quality >= self.before.quality
+        return self.after.worth >= self.before.worth
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Give what a table shows: (what, before, after). F1 at IoU 0.5, average precision as the mean over IoU 0.5 to 0.8."""
@@ -95,8 +103,10 @@ class Comparison:
     def verdict(self) -> str:
         """Say it in a sentence."""
         cells = f"{self.after.true_count} held-out cells"
-        if self.after.quality == self.before.quality:
+        if self.after.worth == self.before.worth:
             return f"Training changed nothing, on {cells}."
+        if not self.helped and self.after.quality > self.before.quality:
+            return f"Training made the outlines better and the count worse, on {cells}."
         return f"Training helped, on {cells}." if self.helped else f"Training made it worse, on {cells}."
 
 
@@ -195,6 +205,12 @@ def _average_precision(sums: NDArray[np.integer]) -> NDArray[np.float64]:
     return np.where(sums.sum(-1), sums[..., 0] / np.maximum(sums.sum(-1), 1), 1.0)
 
 
+def _worth(sums: NDArray[np.integer]) -> float:
+    """Give :attr:`Score.worth` for (IoU, 3): TP, FP and FN at each."""
+    tp, fp, fn = (int(n) for n in sums[0])
+    return float(_average_precision(sums).mean() - abs(fp - fn) / max(1, tp + fn))
+
+
 def labels_of(network: UNet, plane: Plane, counting: CountingSettings, scale: float = 1.0, z_scale: float = 1.0) -> NDArray[np.int32]:
     """Give the label image that the network finds on a plane, in network pixels."""
     return _instances(judge(network, [plane]).maps[0], counting, scale, z_scale, plane.aspect)
@@ -214,7 +230,7 @@ def fit_counting(
     """Choose the thresholds that fit the drawn cells best; those of `counting` stay unless others are clearly better.
 
     A few images do not decide between thresholds that are nearly as good, so those given stay unless
-    the average precision (mean over IoU 0.5 to 0.8) rises by more than 0.03.
+    :attr:`Score.worth` rises by more than 0.03.
 
     Parameters
     ----------
@@ -248,9 +264,9 @@ def fit_counting(
 
     def best(folds: list[int], choices: list[CountingSettings]) -> CountingSettings:
         """Give the first choice, or one that is clearly better on these folds."""
-        quality = [_average_precision(sum((found[f, choice] for f in folds), np.zeros((len(_IOUS), 3), int))).mean() for choice in choices]
-        winner = int(np.argmax(quality))
-        return choices[winner if quality[winner] > quality[0] + _CLEARLY else 0]
+        worth = [_worth(sum((found[f, choice] for f in folds), np.zeros((len(_IOUS), 3), int))) for choice in choices]
+        winner = int(np.argmax(worth))
+        return choices[winner if worth[winner] > worth[0] + _CLEARLY else 0]
 
     def measure(f: int, choice: CountingSettings) -> Fitting:
         if (f, choice) not in found:
@@ -296,7 +312,7 @@ def choose_counting(
     """
     fitted, *others = yield from fit_counting(judged, counting, any_size)
     honest, plain = score(judged, others), score(judged, [counting] * len(judged))
-    return (counting, plain) if plain.quality > honest.quality else (fitted, honest)
+    return (counting, plain) if plain.worth > honest.worth else (fitted, honest)
 
 
 def _areas(judged: Judged) -> NDArray[np.float64]:

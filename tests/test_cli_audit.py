@@ -168,3 +168,24 @@ def test_a_table_with_semicolons(study, capsys):
     capsys.readouterr()
     assert run("audit", "report", study / "audit") == 0
     assert "from 16 windows" in capsys.readouterr().out
+
+
+def test_images_that_are_called_by_numbers(study, tmp_path, capsys):
+    for name in ("numbers", "many"):
+        (tmp_path / name).mkdir()
+    for i in range(2):
+        (study / "labels" / f"im{i}.tif").rename(tmp_path / "numbers" / f"00{i + 1}.tif")
+    (tmp_path / "g.csv").write_text("image,group\n001,control\n")
+    where = "--labels", tmp_path / "numbers", "--out", tmp_path / "many"
+    assert run("audit", "draw", *where, "--groups", tmp_path / "g.csv", "--windows", 8, "--window", 50) == 0
+    assert "the table of groups does not name 002" in capsys.readouterr().out
+    images = json.loads((tmp_path / "many" / "audit.json").read_text())["images"]
+    assert [image["group"] for image in images] == ["control", ""]
+    assert run("audit", "more", tmp_path / "many", "--windows", 2) == 0
+    names = pd.read_csv(tmp_path / "many" / "windows.csv", dtype=str)["image"]
+    assert set(names) == {"001", "002"}
+    assert len(names) == 10
+    (tmp_path / "p.csv").write_text("image,y,x\n001,5,5\n002,5,5\n")
+    assert run("audit", "report", tmp_path / "many", "--points", tmp_path / "p.csv") == 0
+    assert run("audit", "more", tmp_path / "many", "--windows", -3) == 2
+    assert "--windows is -3; a number from 1 on is wanted" in one_line(capsys)

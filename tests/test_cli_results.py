@@ -9,7 +9,9 @@ import pytest
 import tifffile
 from test_cli import discs, one_line, run
 
+import napari_tally as nt
 from napari_tally.cli import _COMMANDS
+from napari_tally.core import images
 
 PAGE = "report.html"
 
@@ -110,3 +112,30 @@ def test_the_plan_takes_what_training_takes(folders, capsys):
     assert "of all training images together" in out
     assert run("plan", "--images", images, "--labels", labels, "--val-images", images) == 2
     assert "belong together" in one_line(capsys)
+
+
+def test_what_is_not_annotated_is_no_cell_in_the_copy_of_the_labels(tmp_path, capsys):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    image, labels = nt.simulate_nuclei(seed=0)
+    partly = np.where(np.arange(labels.shape[1]) < labels.shape[1] // 2, labels, -1).astype(np.int32)
+    tifffile.imwrite(tmp_path / "images" / "a.tif", image)
+    tifffile.imwrite(tmp_path / "labels" / "a.tif", partly)
+    assert run("count", "--images", tmp_path / "images", "--labels", tmp_path / "labels", "--out", tmp_path / "out") == 0
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "labels" / "a.tif"), np.maximum(partly, 0))
+    assert run("report", tmp_path / "out") == 0
+    assert "changed after they were counted" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_count_and_report_of_an_image_that_stays_in_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "LAZY_BYTES", 1000)
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    image, labels = nt.simulate_nuclei(seed=0)
+    tifffile.imwrite(tmp_path / "images" / "a.tif", image)
+    tifffile.imwrite(tmp_path / "labels" / "a.tif", labels.astype(np.uint16))
+    assert images.is_lazy(images.read_image(tmp_path / "images" / "a.tif").planes)
+    folders = "--images", tmp_path / "images", "--labels", tmp_path / "labels"
+    assert run("count", *folders, "--out", tmp_path / "out") == 0
+    assert run("report", tmp_path / "out") == 0
+    assert run("audit", "draw", *folders, "--out", tmp_path / "audit", "--windows", 4) == 0

@@ -334,3 +334,19 @@ def test_an_ome_zarr_that_was_changed_inside_is_counted_anew(model, paths, tmp_p
     array[:] = 0
     _, after = events_of(out.run([tmp_path / "in" / "z.zarr"]))
     assert [results.tables()["counts"]["count"].iloc[0] > 0 for results in (before, after)] == [True, False]
+
+
+def test_a_region_that_was_redrawn_is_counted_anew(model, paths, tmp_path):
+    """Numpy prints the ends of a long outline only, so a change in its middle must not hide there."""
+    turn = np.linspace(0, 2 * np.pi, 800)
+    ring = np.stack([48 + 40 * np.sin(turn), 65 + 40 * np.cos(turn)], axis=1)
+    dented = ring.copy()
+    dented[300:500] = 48, 65
+    areas = []
+    for outline in (ring, dented):
+        region = Region("inside", (outline,))
+        work = replace(batch(model, tmp_path / "out"), regions=lambda path, region=region: [region])
+        news, results = events_of(work.run(paths[:1]))
+        assert not any(event.again for event in news if isinstance(event, ImageDone))
+        areas.append(results.tables()["regions"]["area_px"].iloc[0])
+    assert areas[1] < areas[0]

@@ -131,3 +131,23 @@ def test_bias_without_truth_is_unknown():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"The truth has the shape \(4, 10\) and the prediction \(4, 9\)"):
         iou_matrix(TRUTH, FOUND[:, 1:])
+
+
+def test_what_nobody_annotated_is_not_judged():
+    partly = np.where(np.arange(TRUTH.shape[1]) < TRUTH.shape[1] // 2, TRUTH, -1)
+    result = evaluate([("a", partly, TRUTH)])
+    assert result.matchings[0].fp == 0
+    assert result.true_counts == result.predicted_counts
+
+
+def test_in_a_stack_ids_count_within_a_plane():
+    again = np.stack([TRUTH] * 3)  # each plane begins at 1
+    through = again + np.arange(3)[:, None, None] * TRUTH.max() * (again > 0)
+    result = evaluate([("a", again, through)])
+    assert result.matchings[0].ap == 1
+    assert result.true_counts == (3 * (len(np.unique(TRUTH)) - 1),)
+
+
+def test_bodies_are_matched_as_bodies():
+    body = np.stack([TRUTH] * 4)
+    assert evaluate([("a", body, body)]).true_counts == (len(np.unique(TRUTH)) - 1,)

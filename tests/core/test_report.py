@@ -130,3 +130,11 @@ def test_no_cells_and_no_pixel_size(folder):
 def test_a_folder_without_results(tmp_path):
     with pytest.raises(ValueError, match=r"counts.csv and cells.csv are wanted"):
         write_report(tmp_path)
+
+
+def test_the_page_does_without_an_image_that_is_no_longer_as_it_was(folder, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 9), np.uint8))
+    (tmp_path / "<b> & co.tif").write_bytes(b"no image")
+    page = Elements(write_report(folder).read_text(encoding="utf-8"))
+    assert not [tag for tag, with_ in page.seen if tag == "img" and with_["src"].startswith("data:image/jpeg")]
+    assert "4 cells" in re.sub(r"\s+", " ", page.text)

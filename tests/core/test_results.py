@@ -105,3 +105,13 @@ def test_a_table_of_groups_that_cannot_be_used(tmp_path, text, says):
     (tmp_path / "groups.csv").write_text(text)
     with pytest.raises(ValueError, match=says):
         read_groups(tmp_path / "groups.csv")
+
+
+def test_names_with_dots_numbers_and_links(tmp_path):
+    (tmp_path / "groups.csv").write_text("image,group\nexp1.5um,A\n001,B\nx.tif,NA\n")
+    assert read_groups(tmp_path / "groups.csv") == {"exp1.5um": "A", "001": "B", "x": "NA"}
+    for name in ("raw", "treated"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "raw" / "x.tif").touch()
+    (tmp_path / "treated" / "x.tif").symlink_to(tmp_path / "raw" / "x.tif")
+    assert group_of(tmp_path / "treated" / "x.tif", None) == "treated"  # a study that is sorted by links

@@ -153,6 +153,13 @@ def test_images_to_validate_on(pairs, rng):
     assert {event.score.true_count for event in validations} == {21}
 
 
+def test_images_to_validate_on_without_a_cell_are_refused_before_the_training(pairs):
+    model, plan = planned(pairs, steps=4)
+    empty = np.zeros((2, *LABELS.shape), np.int32)
+    with pytest.raises(ValueError, match="No cell is drawn in the images to validate on"):
+        next(train(model, pairs, plan, validation=[TrainingPair(as_image(empty), empty)]))
+
+
 def test_minutes_are_kept(pairs):
     model, plan = planned(pairs)
     plan = replace(plan, settings=replace(plan.settings, steps=0, minutes=0.02))

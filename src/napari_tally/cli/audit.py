@@ -54,6 +54,7 @@ def _draw(arguments: argparse.Namespace) -> None:
     from napari_tally.core.audit import StudyImage, draw_audit, write_audit
     from napari_tally.core.images import list_images, read_image, read_labels
     from napari_tally.core.record import recorded_labels
+    from napari_tally.core.results import few, read_groups
 
     settings = settings_from(AuditSettings, arguments)
     out: Path = arguments.out
@@ -65,7 +66,9 @@ def _draw(arguments: argparse.Namespace) -> None:
     if pictures and (missing := [stem for stem in labels if stem not in pictures]):
         raise ValueError(f"{arguments.images}: no image belongs to the labels {', '.join(missing[:3])}. Name images and labels alike.")
     trained = list_images(arguments.trained) if arguments.trained else {}
-    groups = _groups(arguments.groups) if arguments.groups else {}
+    groups = read_groups(arguments.groups) if arguments.groups else {}
+    if groups and (without := [stem for stem in labels if stem not in groups]):
+        print(f"Note: the table of groups does not name {few(without)}.")
 
     def study() -> "Iterator[StudyImage]":
         for stem, path in labels.items():
@@ -76,8 +79,8 @@ def _draw(arguments: argparse.Namespace) -> None:
 
     audit = draw_audit(study(), settings)
     out.mkdir(parents=True, exist_ok=True)
-    write_audit(out / "audit.json", audit)
     _write_windows(out, audit, 0, pictures)
+    write_audit(out / "audit.json", audit)
     total = audit.total()
     print(f"Drew {audit.wanted} windows of {len(audit.windows)} in {len(audit.images)} images with {total.predicted:.0f} predicted cells.")
     if audit.left_out:
@@ -94,6 +97,8 @@ def _more(arguments: argparse.Namespace) -> None:
     from napari_tally.core.audit import read_audit, write_audit
     from napari_tally.core.images import list_images
 
+    if arguments.windows < 1:
+        raise ValueError(f"--windows is {arguments.windows}; a number from 1 on is wanted.")
     audit = read_audit(arguments.study / "audit.json")
     before = audit.wanted
     added = audit.add_windows(arguments.windows) - before
@@ -215,7 +220,9 @@ def _read_table(path: Path, columns: list[str]) -> "pd.DataFrame":
     try:
         with path.open(encoding="utf-8-sig") as file:  # as spreadsheets write it, in many countries with semicolons
             head = file.readline()
-        table = pd.read_csv(path, sep=";" if ";" in head else ",", decimal="," if ";" in head else ".", encoding="utf-8-sig")
+        form = {"sep": ";", "decimal": ","} if ";" in head else {"sep": ",", "decimal": "."}
+        words = {"dtype": {"image": str}, "keep_default_na": False, "na_values": [""]}  # an image may be called 001, or NA
+        table = pd.read_csv(path, encoding="utf-8-sig", **form, **words)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: this is no table of comma-separated values ({error}).") from error
     missing = [name for name in columns if name not in table]
@@ -227,8 +234,3 @@ def _read_table(path: Path, columns: list[str]) -> "pd.DataFrame":
         except ValueError as error:
             raise ValueError(f"{path}: the column {name!r} holds something that is no number ({error}).") from error
     return table
-
-
-def _groups(path: Path) -> dict[str, str]:
-    table = _read_table(path, ["image", "group"])
-    return dict(zip(table["image"].astype(str), table["group"].astype(str), strict=True))

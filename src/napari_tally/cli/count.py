@@ -26,6 +26,8 @@ def register(command: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    import numpy as np
+
     from napari_tally.core.annotations import require_labels
     from napari_tally.core.images import list_images, match_by_stem, read_image, read_labels
     from napari_tally.core.prediction import Prediction
@@ -40,10 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     for labels_path, image_path in pairs:
         try:
             image = read_image(image_path)
-            labels = require_labels(read_labels(labels_path), image)
+            drawn = require_labels(read_labels(labels_path), image)
+            labels = np.maximum(drawn, 0)  # not annotated is no cell
             counts = results.add(labels, image, choice.regions(image_path), choice.group(image_path))
             found = Prediction(None, labels, 1.0, int(counts["found"].sum()))
-            record.add(image, image_path, found, _keep(labels_path, labels, image, arguments.out))
+            record.add(image, image_path, found, _keep(labels_path, labels, image, arguments.out, anew=bool((drawn < 0).any())))
         except ValueError as error:
             if len(pairs) == 1:
                 raise
@@ -64,12 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _keep(path: Path, labels: "NDArray[np.integer]", image: "Image", out: Path) -> str:
+def _keep(path: Path, labels: "NDArray[np.integer]", image: "Image", out: Path, anew: bool) -> str:
     """Copy labels into the folder of results, so that it is whole, unless they lie there already; give their place in it."""
     from napari_tally.core.images import write_labels
 
     place = out / "labels" / path.name
-    if path.resolve() != place.resolve():
+    if anew or path.resolve() != place.resolve():
         place = place.with_suffix(".tif")
         place.parent.mkdir(exist_ok=True)
         write_labels(place, labels, image.pixel_size)

@@ -67,6 +67,29 @@ def known_labels(labels: NDArray[np.integer], region: NDArray[np.bool_] | None =
     return known
 
 
+def what_can_be_judged(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Leave out what nobody annotated: there is no saying whether it is right.
+
+    Parameters
+    ----------
+    truth : int array
+        -1 = not annotated.
+    predicted : int array, of the same shape
+
+    Returns
+    -------
+    truth, predicted : int arrays
+        Without -1; and without the cells that lie, by at least half, where nothing is annotated.
+    """
+    known = truth != NOT_ANNOTATED
+    if known.all():
+        return truth, predicted
+    _, place = np.unique(predicted, return_inverse=True)
+    place = place.reshape(predicted.shape)
+    inside = np.bincount(place[known], minlength=place.max(initial=0) + 1) * 2 > np.bincount(place.ravel())
+    return np.maximum(truth, 0), np.where(inside[place] & known, predicted, 0)
+
+
 def cells_go_through(labels: Any, slices: int) -> bool:
     """Say whether cells keep their ids from slice to slice: then they are bodies in a volume, not profiles in planes.
 

@@ -252,7 +252,9 @@ class Batch:
     def _way(self, path: Path) -> str:
         """Give digits that stand for all that decides what is found in a file, but for the file."""
         how = [to_dict(part) for part in (self.settings, self.counting, self.rules)]
-        where = [[region.name, *map(repr, region.__dict__.values())] for region in self.regions(path) or []]
+        regions = self.regions(path) or []
+        rings = [[[ring.tolist() for ring in part] for part in (region.outlines, region.holes)] for region in regions]
+        where = [[region.name, region.plane, both] for region, both in zip(regions, rings, strict=True)]
         text = json.dumps([self.model.fingerprint, how, self.files.format, where, self.group(path)], default=repr)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

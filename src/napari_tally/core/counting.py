@@ -147,7 +147,8 @@ def _from_above(regions: Sequence[Region], slices: int) -> list[Region]:
 
 
 def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, shapes: bool) -> Generator[float, None, pd.DataFrame]:
-    found = regionprops(labels, image.planes[p].transpose(1, 2, 0))
+    whole = slice(0, image.shape[-2]), slice(0, image.shape[-1])
+    found = regionprops(labels, image.read(p, whole).transpose(1, 2, 0))
     names = ["label", "centroid-0", "centroid-1", "area", *(f"bbox-{i}" for i in range(4)), *(_SHAPES if shapes else ())]
     names += [f"intensity_{what}-{c}" for what in ("mean", "min", "max") for c in range(image.channels)]
     rows = np.empty((len(found), len(names)))

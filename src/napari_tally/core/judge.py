@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_tally.core.annotations import NOT_ANNOTATED
+from napari_tally.core.annotations import NOT_ANNOTATED, what_can_be_judged
 from napari_tally.core.bodies import find_bodies
 from napari_tally.core.cell_types import together
 from napari_tally.core.events import run_to_end
@@ -140,11 +140,8 @@ class Judged:
         """Give TP, FP, FN at each IoU (n, 3), and the mistakes, with these thresholds."""
         sums, wrong = np.zeros((len(_IOUS), 3), int), Mistakes()
         for plane, probabilities in zip(self.planes, self.maps, strict=True):
-            known = plane.labels != NOT_ANNOTATED
             labels = _instances(probabilities, counting, self.scale, self.z_scale, plane.aspect)
-            inside = np.bincount(labels[known], minlength=labels.max() + 1) * 2 > np.bincount(labels.ravel())
-            inside[0] = False
-            truth, predicted = np.maximum(plane.labels, 0), np.where(inside[labels] & known, labels, 0)
+            truth, predicted = what_can_be_judged(plane.labels, labels)
             iou = iou_matrix(truth, predicted)
             sums += [(m.tp, m.fp, m.fn) for m in (match(iou, t) for t in _IOUS)]
             wrong += mistakes(truth, predicted)

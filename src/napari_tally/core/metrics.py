@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 
+from napari_tally.core.annotations import cells_go_through, what_can_be_judged
 from napari_tally.core.pixel_metrics import Confusion, confusion, partition, rand_error, warping_error
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -219,13 +220,28 @@ class Evaluation:
         }
 
 
+def _by_plane(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Make the ids of cells differ from plane to plane, where they are no bodies: a drawing may begin at 1 in each plane."""
+    if truth.ndim < 3 or cells_go_through(predicted, predicted.shape[-3]):
+        return truth, predicted
+    shape = truth.shape
+
+    def numbered(labels: NDArray[np.integer]) -> NDArray[np.integer]:
+        planes = labels.reshape(-1, *shape[-2:]).astype(np.int64)
+        first = np.arange(len(planes))[:, None, None] * (int(planes.max(initial=0)) + 1)
+        return np.where(planes > 0, planes + first, 0).reshape(shape)
+
+    return numbered(truth), numbered(predicted)
+
+
 def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.integer]]]) -> Evaluation:
     """Compare predicted with true label images.
 
     Parameters
     ----------
     triples : iterable of (name, truth, predicted)
-        Label images of one shape a pair, 0 = background.
+        Label images of one shape a pair, 0 = background; -1 in the truth = not annotated, and not judged. In a stack ids count within a
+        plane, unless the predicted cells go through its planes.
 
     Returns
     -------
@@ -238,7 +254,8 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
     pixels, pairs_of_pixels = Confusion(np.zeros((2, 2), np.int64)), []
     pq, covered = np.zeros(4), []
     sums = np.zeros((len(THRESHOLDS), 3), int)
-    for name, t, p in triples:
+    for name, true_labels, found in triples:
+        t, p = _by_plane(*what_can_be_judged(true_labels, found))
         iou = iou_matrix(t, p)
         names.append(name)
         true.append(iou.shape[0])

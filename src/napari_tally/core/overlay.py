@@ -24,7 +24,7 @@ def overlay(image: Image, predicted: NDArray[np.integer], truth: NDArray[np.inte
     -------
     (Y, X, 3) uint8
     """
-    plane = image.planes[0][:3].astype(np.float32)  # (1 or 3, Y, X)
+    plane = np.asarray(image.planes[0][:3]).astype(np.float32)  # (1 or 3, Y, X)
     low, high = np.percentile(plane, (0.5, 99.8))
     grey = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) ** (1 if image.colour else 0.6)  # dim cells become visible
     shown = grey.transpose(1, 2, 0) if image.colour else np.repeat(grey[0][:, :, None], 3, axis=2)

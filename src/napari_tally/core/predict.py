@@ -137,6 +137,10 @@ class Predictor:
         self._network = folded(model.network).to(self._device)
         self._channels, self.types = model.settings.channels, model.settings.types
         self.window = window_for(model, image) if window is None else window
+        if settings.diameter and not model.diameter > 0:
+            raise ValueError(
+                "This model does not know how large cells were in its training, so a cell diameter tells it nothing. Leave it at 0."
+            )
         self.scale = working_scale(model, image, settings)
         self.planes, self.shape = len(image.planes), image.shape[-2:]
         self.grid: tuple[int, ...] = scaled_shape(self.shape, self.scale)

@@ -199,7 +199,7 @@ def judging(model: Model, image: Image, found: Prediction) -> Generator[TileDone
         return ""
     if found.probabilities is None:  # of a slide they are not kept: look at its middle once more
         image = middle_of(image, _KEPT_OUT)
-        found = yield from find_cells(model, image, PredictionSettings(diameter=model.diameter * found.zoom), keep=True)
+        found = yield from find_cells(model, image, PredictionSettings(diameter=np.nan_to_num(model.diameter) * found.zoom), keep=True)
     point = measure(model, image, found, (yield from looking(model, image)))
     far = distance(known, point)
     if far <= known.limit:

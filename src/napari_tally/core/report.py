@@ -201,7 +201,7 @@ def _environment() -> jinja2.Environment:
 
 def _read(path: Path) -> pd.DataFrame | None:
     try:
-        return pd.read_csv(path, dtype={"image": str, "group": str, "region": str})
+        return pd.read_csv(path, dtype={"image": str, "group": str, "region": str}, keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         return None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -254,12 +254,18 @@ def _thumbnails(folder: Path, record: dict[str, Any]) -> list[tuple[str, str]]:
     there = [
         entry
         for entry in record["images"]
-        if entry.get("path") and Path(entry["path"]).is_file() and entry.get("labels") and (folder / entry["labels"]).is_file()
+        if entry.get("path") and Path(entry["path"]).exists() and entry.get("labels") and (folder / entry["labels"]).is_file()
     ]
     chosen = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, min(_THUMBNAILS, len(there))).astype(int))] if there else []
     made = []
     for entry in chosen:
-        picture = Pillow.fromarray(overlay(read_image(entry["path"]), read_labels(folder / entry["labels"])))
+        try:
+            image, labels = read_image(entry["path"]), read_labels(folder / entry["labels"])
+        except ValueError:  # the page has to do without what is no longer as it was
+            continue
+        if labels.shape[-2:] != image.shape[-2:]:
+            continue
+        picture = Pillow.fromarray(overlay(image, labels))
         factor = _SIDE / max(picture.size)
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         content = io.BytesIO()

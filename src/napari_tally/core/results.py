@@ -28,7 +28,7 @@ from napari_tally.core.cell_types import with_types
 from napari_tally.core.counting import describe_rule, measuring_cells, summarise, writing_table
 from napari_tally.core.events import run_to_end
 from napari_tally.core.files import whole_file
-from napari_tally.core.images import Image
+from napari_tally.core.images import SUFFIXES, Image
 from napari_tally.core.regions import Region
 from napari_tally.settings import RuleSettings
 
@@ -223,7 +223,7 @@ def read_groups(path: str | Path) -> dict[str, str]:
         if not row.get("image") or row.get("group") is None:
             raise ValueError(f"{path}: the columns are {', '.join(map(str, row))}; a table with the columns image and group is wanted.")
         stem = row["image"].strip()
-        stem = Path(stem).stem if Path(stem).suffix else stem
+        stem = Path(stem).stem if Path(stem).suffix.lower() in (*SUFFIXES, ".zarr") else stem
         if groups.setdefault(stem, row["group"].strip()) != row["group"].strip():
             raise ValueError(f"{path}: {stem} is in the groups {groups[stem]} and {row['group']}; an image belongs to one.")
     return groups
@@ -238,7 +238,7 @@ def group_of(path: Path, groups: Mapping[str, str] | None) -> str:
         If the table does not name the image.
     """
     if groups is None:
-        return path.resolve().parent.name
+        return path.parent.resolve().name
     if path.stem not in groups:
         raise ValueError(f"{path.name} has no group; add a line for {path.stem} to the table of groups.")
     return groups[path.stem]

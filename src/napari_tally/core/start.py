@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from napari_tally.core.annotations import NOT_ANNOTATED
 from napari_tally.core.inflate import inflated
 from napari_tally.core.judge import judge, score
 from napari_tally.core.model_file import Model, find_model, load_model, shipped_models
@@ -44,7 +43,7 @@ def _best(pairs: Sequence[TrainingPair], settings: TrainingSettings) -> Model | 
     """Give the shipped model that finds the drawn cells best, plane by plane."""
     settings = replace(settings, dimensions="2-D")
     models = [load_model(path) for path in shipped_models().values()]
-    drawn = [pair for pair in pairs if (pair.labels > NOT_ANNOTATED).any()]
+    drawn = [pair for pair in pairs if (pair.labels > 0).any()]
     return max(models, key=lambda model: _fit(model, drawn, settings)) if len(models) > 1 and drawn else next(iter(models), None)
 
 

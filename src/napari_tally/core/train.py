@@ -166,7 +166,10 @@ def train(
     planes = prepare(plan, pairs)
     if validation:
         scales = [own_scale(model, pair) if plan.any_size else plan.scale for pair in validation]
-        phases = [Phase(planes, prepare(plan, validation, scales), 1.0)]
+        judges = prepare(plan, validation, scales)
+        if not judges:
+            raise ValueError("No cell is drawn in the images to validate on, so they can judge nothing. Draw some, or leave them out.")
+        phases = [Phase(planes, judges, 1.0)]
     else:
         phases = plan_phases(planes, build_meta_network(model.settings).margin, start is not None, plan.seen)
     torch.manual_seed(s.seed)  # dropout

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 import napari_tally as nt
 from napari_tally.core.counting import measure_cells, summarise
+from napari_tally.core.model_file import shipped_models
 from napari_tally.settings import CountingSettings
 from napari_tally.widgets._layers import annotation_of, image_from_layer, layers_of, region_of, start_annotation
 from napari_tally.widgets._session import session
@@ -305,9 +306,35 @@ def test_labels_that_were_mended_by_hand_are_counted_and_not_made_anew(model, wi
     assert widget.count_text.text() == "8 cells"
     before = mended.data.copy()
     widget.counting["min_area"].value = 10_000
+    assert "mended" not in widget.details.text()
     qtbot.waitUntil(lambda: widget.count_text.text() == "0 cells")
-    assert len(layers_of(model, "prediction", image)) == 2
+    first, second = layers_of(model, "prediction", image)
+    assert first is mended  # the newest, which is counted, lies on top
+    assert "those that you mended are in “well labels” and are not counted" in widget.details.text()
+    assert not second.data.any()
     np.testing.assert_array_equal(mended.data, before)
+    assert "corrected by hand" in (tmp_path / "record.json").read_text()
+
+
+def test_images_that_were_counted_in_different_ways_are_not_saved_as_one(model, widget, qtbot, count, tmp_path):
+    model.add_image(nine_discs(), name="a")
+    count()
+    session(model).put(bright_is_cell(), "another")
+    widget.image_choice.layer = model.add_image(nine_discs(), name="b")
+    count()
+    widget.image_choice.setCurrentIndex(widget.image_choice.count() - 1)  # all images
+    widget.save(tmp_path)
+    qtbot.waitUntil(lambda: "counted with different models or settings" in widget.message.text())
+    assert not (tmp_path / "record.json").exists()
+
+
+@pytest.mark.parametrize(("reply", "name"), [("Cancel", "mine"), ("Discard", "nuclei")])
+def test_a_model_that_is_not_saved_is_not_replaced_without_asking(model, widget, qtbot, monkeypatch, reply, name):
+    session(model).put(bright_is_cell(), "mine", saved=False)
+    monkeypatch.setattr(QMessageBox, "question", lambda *args: getattr(QMessageBox.StandardButton, reply))
+    widget.load(str(shipped_models()["nuclei"]))
+    qtbot.waitUntil(lambda: not widget._loading.is_active)
+    assert session(model).model_name == name
 
 
 def test_a_volume_is_counted_as_bodies(model, widget, qtbot, count):

@@ -266,6 +266,31 @@ def test_accepted_cells_leave_the_list_and_can_be_taken_back(model, click):
     assert listed(widget)[0] == first
 
 
+def test_a_cell_that_is_rubbed_out_is_no_longer_looked_at(model, click):
+    _, widget, labels = model
+    _, cell = widget._cell
+    labels.data_setitem(np.nonzero(labels.data == cell), 0)
+    widget._follow()
+    assert widget._cell is None
+    assert cell not in listed(widget)
+    widget._accept()  # its key may still be pressed
+
+
+def test_an_annotation_gets_its_own_keys_back(qtbot, click):
+    viewer = ViewerModel()
+    image, labels = add_scene(viewer)
+    drawn = start_annotation(viewer, image)
+    drawn.data = labels.data.copy()
+    own = dict(drawn.keymap)
+    widget = ReviewWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.labels_choice.layer = drawn
+    begin(widget, qtbot, click)
+    assert drawn.keymap != own
+    widget._leave()
+    assert drawn.keymap == own
+
+
 def test_filters_by_score_and_size(model):
     _, widget, labels = model
     suspects = widget.suspects

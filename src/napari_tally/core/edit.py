@@ -226,15 +226,20 @@ def take_over(
     wanted = annotation.copy()
     wanted[window] = 0
     top, ids = next_id(annotation), []
-    for cell_id in np.unique(labels[window][labels[window] > 0]):
-        cell = labels == cell_id
-        before = np.bincount(annotation[cell & (annotation > 0)])
+    cells, place = np.unique(labels, return_inverse=True)
+    place = place.reshape(labels.shape)
+    boxes = ndi.find_objects(place + 1)  # of each id; that of the background is not looked at
+    inside = np.zeros(labels.shape, bool)
+    inside[window] = True
+    sizes = np.bincount(np.maximum(annotation, 0).ravel())
+    for n in np.unique(place[inside & (labels > 0)]):
+        box = boxes[n]
+        cell, there, part = place[box] == n, annotation[box], wanted[box]
+        before = np.bincount(there[cell & (there > 0)])
         likest = int(before.argmax()) if before.size else 0
-        own = likest if likest and before[likest] * 2 > max(cell.sum(), (annotation == likest).sum()) else top
+        own = likest if likest and before[likest] * 2 > max(cell.sum(), sizes[likest]) else top
         top += own == top
-        inside = np.zeros(labels.shape, bool)
-        inside[window] = True
-        wanted[cell & (inside | (wanted == 0))] = own
+        part[cell & (inside[box] | (part == 0))] = own
         ids.append(own)
     return wanted, np.array(ids, int)
 

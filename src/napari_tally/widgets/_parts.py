@@ -12,12 +12,15 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLayout,
+    QMessageBox,
     QPushButton,
     QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
+
+from napari_tally.widgets._session import Session
 
 Row = QWidget | QLayout | list[QWidget]
 
@@ -46,6 +49,15 @@ def note(text: str = "", size: float = 1.0) -> QLabel:
     if size != 1:
         label.setStyleSheet(f"font-size: {round(size * 10)}pt; font-weight: bold;")
     return label
+
+
+def may_lose_model(parent: QWidget, session: Session) -> bool:
+    """Ask before a model that is not saved goes."""
+    if session.model is None or session.saved:
+        return True
+    yes = QMessageBox.StandardButton.Discard
+    question = "The current model is not saved. Discard it?"
+    return QMessageBox.question(parent, "napari-tally", question, yes | QMessageBox.StandardButton.Cancel) == yes
 
 
 def ask_for_file(parent: QWidget, title: str, kinds: str, chosen: Callable[[str], object]) -> None:

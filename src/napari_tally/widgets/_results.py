@@ -228,6 +228,9 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
     from napari_tally.core.report import write_report
 
     first = items[0][0]
+    ways = {(id(one.run.model), one.run.settings, one.counting) for one, _ in items}
+    if len(ways) > 1:
+        raise ValueError("These images were counted with different models or settings. Count all with one, or save them one by one.")
     (folder / "labels").mkdir(exist_ok=True)
     results = Results(rules)
     record = RunRecord.begin(first.run.model, first.run.name, first.run.settings, first.counting, rules)
@@ -240,7 +243,8 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
             target = folder / "labels" / f"{name}.tif"
             writing = write_tiff_in_pieces(target, labels, found.image.shape, "uint32", found.image.pixel_size)
             yield from saying(writing, None)
-        record.add(found.image, found.layer.source.path, found.found, f"labels/{name}.tif", (found.image.note, found.remark))
+        remarks = found.image.note, found.remark, "Cells were corrected by hand after they were counted." * found.is_mended
+        record.add(found.image, found.layer.source.path, found.found, f"labels/{name}.tif", remarks)
         yield
     yield from saying(results.writing(folder), None)
     record.write(folder)

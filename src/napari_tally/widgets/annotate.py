@@ -290,6 +290,8 @@ class AnnotateWidget(QWidget):
 
     def _undo(self) -> None:
         self._take().undo()
+        self._counts = []  # what is undone may lie on any plane
+        self._count()
 
     def _protect(self, on: bool) -> None:
         if self._labels:
@@ -385,6 +387,7 @@ class AnnotateWidget(QWidget):
             say(self.message, f"{n} cell{'s' * (n != 1)} made of points.")
         except ValueError as error:
             say(self.message, escape(str(error)))
+        self._counts = []  # on all planes
         self._count()
 
     def _check(self) -> None:

@@ -100,7 +100,13 @@ class BatchWidget(QWidget):
         results.addRow("Folder", self.out_text)
         fill(
             self,
-            group("What to count", choices, self.table, [self.add_button, self.folder_button, self.clear_button]),
+            group(
+                "What to count",
+                choices,
+                note("Thresholds are those stored in the model, and every cell counts."),
+                self.table,
+                [self.add_button, self.folder_button, self.clear_button],
+            ),
             group("Results", results, [self.out_button], self.files.native),
             group("", [self.start_button, self.stop_button], self.bar, self.message),
         )

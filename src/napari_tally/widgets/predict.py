@@ -66,7 +66,7 @@ from napari_tally.widgets._layers import (
     placement,
     what_is_odd,
 )
-from napari_tally.widgets._parts import ask_for_file, ask_for_folder, button, fill, group, note, say
+from napari_tally.widgets._parts import ask_for_file, ask_for_folder, button, fill, group, may_lose_model, note, say
 from napari_tally.widgets._results import SAVED, ResultsPart, Run
 from napari_tally.widgets._session import SHIPPED, session, unwrap
 
@@ -107,6 +107,8 @@ class Counted:
         The model, what it is called, and how it was run.
     remark : str
         Whether the image is unlike those that the model was trained on; "" = it is not, or that is not known.
+    is_mended : bool
+        Cells were mended by hand since.
     """
 
     layer: ImageLayer
@@ -118,6 +120,7 @@ class Counted:
     summary: pd.DataFrame
     run: Run
     remark: str = ""
+    is_mended: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +195,7 @@ class PredictWidget(QWidget):
         self.bar.hide()
         self.message = note()
         self.how = SettingsForm(PredictionSettings)
-        self.expert_button = button("▸ Expert options", "How it is computed; the result stays the same.", self._fold, checkable=True)
+        self.expert_button = button("▸ Expert options", "Cell diameter, averaging, tiles, device.", self._fold, checkable=True)
         self.expert_options = group("How to compute", self.how.native)
 
         self.count_text = note(size=2.4)
@@ -272,7 +275,7 @@ class PredictWidget(QWidget):
 
     def load(self, path: str) -> None:
         """Load a model file, and make it the model of the viewer."""
-        if not self._loading.is_active:
+        if not self._loading.is_active and may_lose_model(self, self._session):
             say(self.message, "Loading the model…")
             self._loading.start(lambda: _load(Path(path)), description="Loading a model")
 
@@ -383,7 +386,8 @@ class PredictWidget(QWidget):
             layers.remove(old)
         new = kind(data, **look, **placement(image, data.ndim))
         belong(new, role, image)
-        layers.insert(layers.index(image) + 1 + len(layers_of(self._viewer, "probability", image)), new)
+        older = layers_of(self._viewer, role, image) if role == "prediction" else []  # mended ones: the newest lies on top
+        layers.insert(max(map(layers.index, [image, *layers_of(self._viewer, "probability", image), *older])) + 1, new)
         return new
 
     def _show_refused(self, refused: list[str]) -> None:
@@ -466,10 +470,17 @@ class PredictWidget(QWidget):
         remarks = [
             f"{counted.layer.name}: {size_remark(counted.cells['area_px'], counted.diameter * counted.found.zoom)}" for counted in shown
         ]
-        remarks += [f"{counted.layer.name}: {text}" for counted in shown for text in (counted.image.note, counted.remark)]
+        for counted in shown:
+            remarks += [f"{counted.layer.name}: {text}" for text in (counted.image.note, counted.remark, self._set_aside(counted))]
         details += [f"<b>Please look:</b> {escape(remark)}" for remark in remarks if not remark.endswith(": ")]
         say(self.details, "<br>".join(details))
         self._fill_table(rows)
+
+    def _set_aside(self, counted: Counted) -> str:
+        """Say that cells which were mended by hand are no longer those that are counted; "" = they are, or there are none."""
+        others = [layer for layer in layers_of(self._viewer, "prediction", counted.layer) if is_corrected(layer)]
+        others = [layer for layer in others if layer.metadata[KEY].get("found", (None,))[0] is not counted.found]
+        return f"these cells were found anew; those that you mended are in “{others[-1].name}” and are not counted" if others else ""
 
     def _fill_table(self, rows: pd.DataFrame) -> None:
         self.table.setRowCount(len(rows))
@@ -629,7 +640,8 @@ def _mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
     cells = with_types(measure_cells(labels, known.image, shapes=number <= _MANY, are_bodies=found.are_bodies), types, n)
     summary = summarise(cells, known.image)
     summary = summary[summary["plane"].isin(known.summary["plane"])]
-    return replace(known, found=replace(found, labels=labels, types=types, cells=number), cells=cells, summary=summary)
+    found = replace(found, labels=labels, types=types, cells=number)
+    return replace(known, found=found, cells=cells, summary=summary, is_mended=True)
 
 
 def _count(

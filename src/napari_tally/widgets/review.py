@@ -72,6 +72,7 @@ class ReviewWidget(QWidget):
         self._labels: Labels | None = None  # what is reviewed
         self._data: Any = None  # its pixels when the review began: others are another prediction
         self._list: ReviewList | None = None
+        self._keymap: dict[Any, Any] = {}
         self._cell: tuple[int, int] | None = None  # plane and id of the one that is looked at
         self._tool, self._points = "", list[NDArray[np.float64]]()
         self._marks, self._gestures = Marks(self._viewer), Gestures(self._viewer)
@@ -180,6 +181,8 @@ class ReviewWidget(QWidget):
             event.disconnect(self._noticed)
         self._job.stop()
         self._gestures.listen(None)
+        if self._labels is not None and self._list is not None:
+            self._labels.keymap = self._keymap
         self._marks.clear()
         self._labels = self._data = self._list = self._cell = None
         self._put_down()
@@ -226,6 +229,7 @@ class ReviewWidget(QWidget):
         labels.editable = True
         labels.mode = "pan_zoom"
         self._gestures.listen(labels)
+        self._keymap = dict(labels.keymap)  # it may be an annotation, with a key of its own
         for key, method in {
             "a": self._accept,
             "d": self._delete,
@@ -239,6 +243,8 @@ class ReviewWidget(QWidget):
             labels.bind_key(key, _weakly(method), overwrite=True)
         self._viewer.layers.selection.active = labels
         self._follow()
+        if self._list is None:  # replaced meanwhile, and ranked anew
+            return
         self._write_features()
         self._show()
         self.suspects.go_to(0)
@@ -272,6 +278,8 @@ class ReviewWidget(QWidget):
             notes["corrected"] = notes.get("corrected", 0) + 1
             self._write_features()
             self._show()
+            if self._cell and self._list.where(*self._cell) is None:  # rubbed out
+                self._look_at(None)
 
     def _write_features(self) -> None:
         """Keep the features of the layer, one row a cell, with score and fault."""

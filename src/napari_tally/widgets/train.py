@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QEvent
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QMessageBox, QProgressBar, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QProgressBar, QWidget
 
 from napari_tally.core.estimate import training_memory, training_seconds
 from napari_tally.settings import AugmentationSettings, NetworkSettings, NormalisationSettings, TrainingSettings, fields_of
@@ -24,7 +24,7 @@ from napari_tally.widgets._job import Job
 from napari_tally.widgets._kept import Unfinished, discard, unfinished_trainings
 from napari_tally.widgets._layers import belong, label_shape, layers_of, placement, region_mask, region_of, rewrite
 from napari_tally.widgets._pairs import PairTable
-from napari_tally.widgets._parts import ask_for_file, ask_where_to_save, button, fill, group, note, say
+from napari_tally.widgets._parts import ask_for_file, ask_where_to_save, button, fill, group, may_lose_model, note, say
 from napari_tally.widgets._session import SHIPPED, session, unwrap
 from napari_tally.widgets._stacked import theme_colours
 from napari_tally.widgets._training import Run, Source, load_file, save_file
@@ -172,7 +172,7 @@ class TrainWidget(QWidget):
         if self._session.model is not None:
             box.addItem("The current model", _CURRENT)
         if SHIPPED:
-            box.addItem("What fits best (recommended)", _AUTO)
+            box.addItem("What fits best", _AUTO)
         for path in SHIPPED:
             box.addItem(f"{path.stem} (comes with napari-tally)", path.stem)
         box.addItem("Nothing: random weights", _RANDOM)
@@ -204,7 +204,7 @@ class TrainWidget(QWidget):
             part.setVisible(offer is not None)
 
     def _go_on(self) -> None:
-        if self._may_lose_model():
+        if may_lose_model(self, self._session):
             found = self._unfinished.pop(0)
             wishes = self._wishes()
             self._begin(replace(wishes, sources=[], preview_seconds=0.0, folder=found.folder, goes_on=True), "Reading the training …")
@@ -234,7 +234,7 @@ class TrainWidget(QWidget):
         )
 
     def _start(self, anyway: bool = False) -> None:
-        if self.start_from.currentData() != _CURRENT and not self._may_lose_model():
+        if self.start_from.currentData() != _CURRENT and not may_lose_model(self, self._session):
             return
         self._begin(self._wishes(anyway), "Reading and checking the images …")
 
@@ -481,16 +481,8 @@ class TrainWidget(QWidget):
 
     # The model and its file
 
-    def _may_lose_model(self) -> bool:
-        """Ask before an unsaved model goes."""
-        if self._session.model is None or self._session.saved:
-            return True
-        yes = QMessageBox.StandardButton.Discard
-        question = "The current model is not saved. Discard it?"
-        return QMessageBox.question(self, "napari-tally", question, yes | QMessageBox.StandardButton.Cancel) == yes
-
     def _reset(self) -> None:
-        if self._may_lose_model():
+        if may_lose_model(self, self._session):
             self._session.put(None)
             self._forget()
 
@@ -513,7 +505,7 @@ class TrainWidget(QWidget):
 
     def load(self, path: str) -> None:
         """Make the model in a file the current one."""
-        if self._may_lose_model():
+        if may_lose_model(self, self._session):
             self._beside(lambda: load_file(Path(path)), self._show_loaded)
 
     def _show_loaded(self, loaded: "tuple[Path, Model]") -> None:

@@ -10,7 +10,8 @@ DIR holds nuclei_dev, phase_dev and phase_pretrain as SET/images and SET/labels 
     phase_pretrain   more of the same, for those two alone
 
 Starts: `none` = random weights, a shipped model's name, or a file. Each is also measured without any training (0 minutes);
-`--minutes` without a number measures only that. `--json FILE` keeps every run; `--draw PICTURE FILE...` draws such files, and runs nothing.
+`--minutes` without a number measures only that. `--json FILE` keeps every run; `--draw PICTURE FILE...` draws such files with matplotlib,
+and runs nothing.
 The training images are chosen by `demo_data.spread` (k-means over brightness, colour and cell size, one image a group; the seed
 of the run), all other images are the test. AP, F1 and counts are pooled over the test images.
 """
@@ -156,7 +157,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
             line = {"color": colours.get(start, "tab:green"), "linestyle": "-" if minutes else ":"}
             panel.plot(ious, aps.mean(0), label=text, marker="o", markersize=3, **line)
             panel.fill_between(ious, aps.min(0), aps.max(0), color=line["color"], alpha=0.15, linewidth=0)
-        panel.set(title=f"{name} ({own[0]['train']} images)", xlabel="IoU that is asked for", ylim=(0, 1), xticks=ious)
+        panel.set(title=f"{name} ({own[0]['train']} image{'s' * (own[0]['train'] > 1)})", xlabel="IoU that is asked for", ylim=(0, 1), xticks=ious)
         panel.legend(fontsize="small")
     panels[0][0].set_ylabel("average precision")
     figure.savefig(path, dpi=110)

@@ -157,7 +157,8 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
             line = {"color": colours.get(start, "tab:green"), "linestyle": "-" if minutes else ":"}
             panel.plot(ious, aps.mean(0), label=text, marker="o", markersize=3, **line)
             panel.fill_between(ious, aps.min(0), aps.max(0), color=line["color"], alpha=0.15, linewidth=0)
-        panel.set(title=f"{name} ({own[0]['train']} image{'s' * (own[0]['train'] > 1)})", xlabel="IoU that is asked for", ylim=(0, 1), xticks=ious)
+        title = f"{name} ({own[0]['train']} image{'s' * (own[0]['train'] > 1)})"
+        panel.set(title=title, xlabel="IoU that is asked for", ylim=(0, 1), xticks=ious)
         panel.legend(fontsize="small")
     panels[0][0].set_ylabel("average precision")
     figure.savefig(path, dpi=110)

@@ -14,9 +14,19 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 from scipy import ndimage as ndi
 
+from napari_tally.core.counting import measure_cells
 from napari_tally.core.prediction import Prediction
 from napari_tally.settings import CountingSettings
-from napari_tally.widgets._layers import KEY, annotation_of, belong, is_corrected, region_mask, region_of, start_annotation
+from napari_tally.widgets._layers import (
+    KEY,
+    annotation_of,
+    belong,
+    image_from_layer,
+    is_corrected,
+    region_mask,
+    region_of,
+    start_annotation,
+)
 from napari_tally.widgets.review import ReviewWidget
 
 TWO_IN_ONE, FAINT, LEFT, RIGHT = 4, 5, 6, 7
@@ -274,6 +284,27 @@ def test_a_cell_that_is_rubbed_out_is_no_longer_looked_at(model, click):
     assert widget._cell is None
     assert cell not in listed(widget)
     widget._accept()  # its key may still be pressed
+
+
+def test_the_table_forgets_what_was_measured_of_a_cell_that_has_changed(qtbot, click):
+    viewer = ViewerModel()
+    image, labels = add_scene(viewer)
+    cells = measure_cells(labels.data, image_from_layer(image)).drop(columns="image").rename(columns={"label": "index"})
+    labels.features = cells
+    widget = ReviewWidget(viewer)
+    qtbot.addWidget(widget)
+    begin(widget, qtbot, click)
+    rows, columns = np.nonzero(labels.data == TWO_IN_ONE)
+    right = columns > np.median(columns)
+    labels.data_setitem((rows[right], columns[right]), 8)
+    widget._follow()
+    table = labels.features.set_index("index")
+    assert table.loc[TWO_IN_ONE, "area_px"] == (~right).sum()
+    assert table.loc[8, "area_px"] == right.sum()
+    assert np.isnan(table.loc[TWO_IN_ONE, "perimeter_px"])
+    others = [LEFT, RIGHT, FAINT, 1, 2, 3]
+    known = cells.set_index("index").loc[others]
+    np.testing.assert_array_equal(table.loc[others, ["area_px", "perimeter_px"]], known[["area_px", "perimeter_px"]])
 
 
 def test_an_annotation_gets_its_own_keys_back(qtbot, click):

@@ -368,7 +368,8 @@ class PredictWidget(QWidget):
         """Count by another rule, or in other regions: nothing is measured anew."""
         for counted in self._results.values():
             for labels in layers_of(self._viewer, "prediction", counted.layer):
-                self._tabulate(labels, counted)
+                if labels.metadata[KEY].get("found", (None,))[0] is counted.found:  # another may hold cells that are set aside
+                    self._tabulate(labels, counted)
         self._show()
 
     def _say(self, text: str) -> None:

@@ -49,6 +49,8 @@ from napari_tally.widgets._suspect_table import SuspectTable
 if TYPE_CHECKING:
     import napari
 
+_UNCHANGED = 0.01
+"""Pixels by which the middle of a cell may differ between two tables."""
 _PATIENCE = 120
 """Milliseconds without a stroke after which the list follows."""
 _HINTS = {
@@ -285,11 +287,16 @@ class ReviewWidget(QWidget):
         """Keep the features of the layer, one row a cell, with score and fault."""
         assert self._labels
         assert self._list
-        cells = self._list.cells[["plane", "label", "score", "fault"]].rename(columns={"label": "index"})
+        cells = self._list.cells[["plane", "label", "score", "fault", "area_px", "y", "x"]].rename(columns={"label": "index"})
         old = self._labels.features
         if "index" in old:
             keys = ["plane", "index"] if "plane" in old else ["index"]
-            cells = cells.merge(old.drop(columns=["score", "fault"], errors="ignore"), on=keys, how="left")
+            cells = cells.merge(old.drop(columns=["score", "fault"], errors="ignore"), on=keys, how="left", suffixes=("", " before"))
+            for column in ("area_px", "y", "x"):
+                if (before := f"{column} before") in cells:  # what was measured of a cell that has changed is no longer true
+                    stale = (cells[column] - cells.pop(before)).abs() > _UNCHANGED
+                    measured = [name for name in old if name not in (*keys, "score", "fault", "area_px", "y", "x")]
+                    cells[measured] = cells[measured].where(~stale)
         self._labels.features = cells.sort_values(["plane", "index"], ignore_index=True)
 
     def _show(self) -> None:

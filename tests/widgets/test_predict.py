@@ -304,6 +304,10 @@ def test_labels_that_were_mended_by_hand_are_counted_and_not_made_anew(model, wi
     assert list(pd.read_csv(tmp_path / "counts.csv")["count"]) == [8]
     widget.show()
     assert widget.count_text.text() == "8 cells"
+    mended.data[mended.data == 6] = 0
+    mended.metadata["napari_tally"]["corrected"] = 2
+    session(model).cells_mended.emit()
+    assert widget.count_text.text() == "7 cells"  # with both docks in view
     before = mended.data.copy()
     widget.counting["min_area"].value = 10_000
     assert "mended" not in widget.details.text()

@@ -1,4 +1,4 @@
-"""Where the widgets of one viewer meet: the model they share."""
+"""Where the widgets of one viewer meet: the model they share, and what one tells the others."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +31,12 @@ class Session:
         Whether it is in a file.
     model_changed : psygnal signal (object)
         The new model, or None.
+    cells_mended : psygnal signal ()
+        Cells of some prediction were mended by hand.
     """
 
     model_changed = Signal(object)
+    cells_mended = Signal()
 
     def __init__(self) -> None:
         self.model: Model | None = None

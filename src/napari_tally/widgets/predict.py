@@ -240,6 +240,7 @@ class PredictWidget(QWidget):
         self.image_choice.changed.connect(self._show)
         self._viewer.layers.events.removed.connect(self._forget)
         self._session.model_changed.connect(self._take_model)
+        self._session.cells_mended.connect(self._show_if_seen)
         self._take_model(self._session.model)
         self._fold()
         self._show()
@@ -430,6 +431,11 @@ class PredictWidget(QWidget):
         """Come to the front: cells may have been mended meanwhile."""
         super().showEvent(event)
         self._show()
+
+    def _show_if_seen(self) -> None:
+        """Cells were mended while both docks are in view."""
+        if self.isVisible():
+            self._show()
 
     def _take_mended(self) -> None:
         """Count what was mended by hand in the labels instead of what the model found."""

@@ -43,7 +43,7 @@ from napari_tally.widgets._layers import (
 )
 from napari_tally.widgets._parts import button, fill, group, note, say
 from napari_tally.widgets._pointing import Gestures, Marks, fly_to, outlines, part_in_view
-from napari_tally.widgets._session import unwrap
+from napari_tally.widgets._session import session, unwrap
 from napari_tally.widgets._suspect_table import SuspectTable
 
 if TYPE_CHECKING:
@@ -280,6 +280,7 @@ class ReviewWidget(QWidget):
             notes["corrected"] = notes.get("corrected", 0) + 1
             self._write_features()
             self._show()
+            session(self._viewer).cells_mended.emit()
             if self._cell and self._list.where(*self._cell) is None:  # rubbed out
                 self._look_at(None)
 

@@ -13,6 +13,7 @@ from napari_tally.cli import main
 from napari_tally.core.model_file import save_model
 from napari_tally.widgets._session import session
 from napari_tally.widgets.batch import BatchWidget
+from napari_tally.widgets.predict import PredictWidget
 
 
 @pytest.fixture
@@ -25,9 +26,14 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def widget(qtbot):
+def viewer():
     viewer = ViewerModel()
     session(viewer).put(bright_is_cell(), "bright")
+    return viewer
+
+
+@pytest.fixture
+def widget(viewer, qtbot):
     widget = BatchWidget(viewer)
     qtbot.addWidget(widget)
     widget.show()
@@ -108,3 +114,20 @@ def test_without_a_model_nothing_starts(qtbot, folder):
     widget.add([folder])
     assert not widget.start_button.isEnabled()
     assert widget.model_text.text().startswith("none yet")
+
+
+def test_files_are_counted_as_the_image_in_the_window_is(viewer, widget, qtbot, folder, tmp_path):
+    predict = PredictWidget(viewer)
+    qtbot.addWidget(predict)
+    assert "stored in the model" in widget.way_text.text()
+    predict.counting["min_area"].value = 10_000
+    predict.results.form["border"].value = "exclude"
+    assert "as set in “3 Predict and count”" in widget.way_text.text()
+    drop(widget, folder / "image 0.tif")
+    widget.put_out(tmp_path / "window")
+    qtbot.mouseClick(widget.start_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: widget.start_button.isEnabled())
+    assert column(widget, 1) == ["0"]
+    assert "border" in pd.read_csv(tmp_path / "window" / "counts.csv")["rule"].iloc[0]
+    session(viewer).put(None)
+    assert "stored in the model" in widget.way_text.text()

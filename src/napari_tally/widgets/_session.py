@@ -7,9 +7,12 @@ from weakref import WeakKeyDictionary
 from psygnal import Signal
 
 import napari_tally
+from napari_tally.settings import CountingSettings, PredictionSettings, RuleSettings
 
 if TYPE_CHECKING:
     from napari_tally.core.model_file import Model
+
+Way = tuple[CountingSettings, PredictionSettings, RuleSettings]
 
 SHIPPED = sorted((Path(napari_tally.__file__).parent / "weights").glob("*.safetensors"))
 """Files of the models that come with the package (found here without torch; the engine's list is `model_file.shipped_models`)."""
@@ -31,22 +34,35 @@ class Session:
         Whether it is in a file.
     model_changed : psygnal signal (object)
         The new model, or None.
+    way : tuple of CountingSettings, PredictionSettings and RuleSettings, or None
+        How the user wants cells to be found and counted; None = as the model says.
+    way_changed : psygnal signal (object)
+        It, after a change.
     cells_mended : psygnal signal ()
         Cells of some prediction were mended by hand.
     """
 
     model_changed = Signal(object)
+    way_changed = Signal(object)
     cells_mended = Signal()
 
     def __init__(self) -> None:
         self.model: Model | None = None
         self.model_name = ""
         self.saved = True
+        self.way: Way | None = None
 
     def put(self, model: "Model | None", name: str = "", saved: bool = True) -> None:
         """Make `model` the current one."""
+        if self.way and not (model and self.model and model.counting == self.model.counting):
+            self.put_way(None)  # it was for another model
         self.model, self.model_name, self.saved = model, name, saved
         self.model_changed.emit(model)
+
+    def put_way(self, way: "Way | None") -> None:
+        """Count in this way from now on."""
+        self.way = way
+        self.way_changed.emit(way)
 
 
 def session(viewer: Any) -> Session:

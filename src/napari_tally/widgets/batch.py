@@ -27,11 +27,11 @@ from qtpy.QtWidgets import (
 
 from napari_tally.core.events import mapped
 from napari_tally.core.images import SUFFIXES, list_images
-from napari_tally.settings import BatchSettings
+from napari_tally.settings import BatchSettings, PredictionSettings, RuleSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._parts import ask_for_folder, button, fill, group, note, say
-from napari_tally.widgets._session import session, unwrap
+from napari_tally.widgets._session import Way, session, unwrap
 
 if TYPE_CHECKING:
     import napari
@@ -93,6 +93,7 @@ class BatchWidget(QWidget):
         self.bar.setRange(0, 1000)
         self.bar.hide()
         self.message = note()
+        self.way_text = note()
 
         choices = QFormLayout()
         choices.addRow("Model", self.model_text)
@@ -103,7 +104,7 @@ class BatchWidget(QWidget):
             group(
                 "What to count",
                 choices,
-                note("Thresholds are those stored in the model, and every cell counts."),
+                self.way_text,
                 self.table,
                 [self.add_button, self.folder_button, self.clear_button],
             ),
@@ -111,6 +112,8 @@ class BatchWidget(QWidget):
             group("", [self.start_button, self.stop_button], self.bar, self.message),
         )
         self._session.model_changed.connect(self._take_model)
+        self._session.way_changed.connect(self._show_way)
+        self._show_way(self._session.way)
         self._take_model(self._session.model)
         self._show_out()
 
@@ -204,6 +207,10 @@ class BatchWidget(QWidget):
         self.model_text.setToolTip(name)
         self._enable()
 
+    def _show_way(self, way: "Way | None") -> None:
+        usual = "Thresholds are those stored in the model, and every cell counts."
+        say(self.way_text, "Thresholds, cell diameter and which cells count: as set in “3 Predict and count”." if way else usual)
+
     # The work
 
     def _start(self) -> None:
@@ -213,7 +220,8 @@ class BatchWidget(QWidget):
         self._began = time.monotonic()
         say(self.message, "")
         self._fill_table()
-        self._job.start(lambda: _run(model.copy(), name, paths, out, files), description="Counting files")
+        way = self._session.way or (model.counting, PredictionSettings(), RuleSettings())
+        self._job.start(lambda: _run(model.copy(), name, paths, out, files, way), description="Counting files")
 
     def _take(self, news: News) -> None:
         for row, (text, tip) in news.rows.items():
@@ -243,10 +251,9 @@ class BatchWidget(QWidget):
         say(self.message, escape(str(error)))
 
 
-def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSettings) -> Generator[News, None, str]:
+def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSettings, way: Way) -> Generator[News, None, str]:
     """Run the batch on the worker thread; give a summary."""
     from napari_tally.core.batch import Batch, ImageDone, PassedOver, Working
-    from napari_tally.settings import PredictionSettings
 
     rows: dict[int, tuple[str, str]] = {}
     cells = bad = odd = 0
@@ -269,7 +276,8 @@ def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSe
         doing = f", {event.tile.doing}" if isinstance(event, Working) and event.tile and event.tile.doing else ""
         return News(dict(rows), min(1.0, done / event.total), f"file {event.number} of {event.total}{doing}")
 
-    yield from mapped(Batch(model, name, out, PredictionSettings(), model.counting, files=files).run(paths), tell)
+    counting, settings, rules = way
+    yield from mapped(Batch(model, name, out, settings, counting, rules, files).run(paths), tell)
     if bad == len(paths):
         return f"None of the files could be counted: the table, and failed.csv in {escape(str(out))}, say why."
     n = len(paths) - bad

@@ -48,7 +48,7 @@ from napari_tally.core.counting import measure_cells, measuring_cells, size_rema
 from napari_tally.core.events import beside, mapped, paced, saying
 from napari_tally.core.images import Image
 from napari_tally.core.lazy import LabelsZarr
-from napari_tally.settings import CountingSettings, PredictionSettings
+from napari_tally.settings import CountingSettings, PredictionSettings, RuleSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._gaze import Gaze
 from napari_tally.widgets._job import Job
@@ -235,6 +235,8 @@ class PredictWidget(QWidget):
             self.expert_button,
             self.expert_options,
         )
+        for form in (self.counting, self.how, self.results.form):
+            form.changed.connect(self._tell_way)
         self.results.changed.connect(self._recount)
         self.results.said.connect(self._say)
         self.image_choice.changed.connect(self._show)
@@ -255,6 +257,12 @@ class PredictWidget(QWidget):
         if model and model.counting != self._offered:  # else the user's own thresholds stay: in training a copy comes every few seconds
             self._offered = self.counting.value = model.counting
         self._enable()
+
+    def _tell_way(self, settings: object) -> None:
+        """Many files shall be counted as this image is."""
+        way, model = (self.counting.value, self.how.value, self.results.form.value), self._session.model
+        usual = (model.counting if model else CountingSettings(), PredictionSettings(), RuleSettings())
+        self._session.put_way(None if way == usual else way)
 
     def _offer_models(self) -> None:
         """Hang the models that come with the package under the button."""

@@ -235,14 +235,17 @@ class _Worker(WorkerBase):
 
     def __init__(self, task: _Task) -> None:
         super().__init__()
-        self._task = task
+        self.setAutoDelete(False)  # Python alone owns it: else Qt deletes it on its thread, while Python may just collect it on another
+        self._task: _Task | None = task
 
     def run(self) -> None:
         """Run the task; called by the thread pool."""
+        assert self._task
         pool = QThreadPool.globalInstance()
         pool.releaseThread()  # a job may pause for hours: it must not take a place from the other work of napari
         self.started.emit()
         self._task.run()
+        self._task = None  # Qt and napari remember a worker for a while; what came of the work must not hang on it
         self.finished.emit()
         self._finished.emit(self)
         pool.reserveThread()
@@ -250,7 +253,8 @@ class _Worker(WorkerBase):
     def quit(self) -> None:
         """Stop the task; called by napari when its window closes."""
         super().quit()
-        self._task.stop()
+        if task := self._task:
+            task.stop()
 
 
 def _tell(error: BaseException) -> None:

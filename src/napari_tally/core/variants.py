@@ -35,6 +35,8 @@ class SameSize(nn.Module):
         Kinds of cells: classes 1 to `types` are their insides.
     strided : bool
         Halved by strided 3x3 convolutions, not by pooling.
+    bottom : int
+        Pixels along a side that must be left at the bottom.
     blurs : sequence of int
         For each level, how many pixels of the coarser one beside its own a pixel looks at on the way up.
     """
@@ -44,7 +46,7 @@ class SameSize(nn.Module):
     exact = True
     types = 1
     strided = False
-
+    bottom = 1
     dimensions = 2
     down: nn.ModuleList
     dropout: nn.Dropout
@@ -105,7 +107,7 @@ class SameSize(nn.Module):
 
     def input_size(self, size: int, of_output: bool = True) -> int:
         """Give the smallest legal input side of at least `size` pixels."""
-        return max(1, -(-size // self.step)) * self.step
+        return max(self.bottom, -(-size // self.step)) * self.step
 
 
 class ResUNet(SameSize):
@@ -254,6 +256,7 @@ class NNUNet(SameSize):
 
     exact = False
     strided = True
+    bottom = 2
 
     def __init__(self, channels: int, classes: int, depth: int, base_width: int, batch_norm: bool, upsampling: str, dropout: float) -> None:
         if depth < 2:
@@ -281,10 +284,6 @@ class NNUNet(SameSize):
         for block in self.up:
             x = block(x, skips.pop())
         return self.out(x)
-
-    def input_size(self, size: int, of_output: bool = True) -> int:
-        """Give the smallest legal input side of at least `size` pixels: two pixels must be left at the bottom."""
-        return super().input_size(max(size, 2 * self.step))
 
 
 class UNetPlusPlus(SameSize):
@@ -328,6 +327,7 @@ class SwinUNETR(SameSize):
     """
 
     exact = False
+    bottom = 2
 
     def __init__(self, channels: int, classes: int, depth: int, base_width: int, batch_norm: bool, upsampling: str, dropout: float) -> None:
         if depth != 4:
@@ -350,10 +350,6 @@ class SwinUNETR(SameSize):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, channels, Y, X) to logits (N, classes, Y, X); Y and X are multiples of :attr:`step`."""
         return self.body(x)
-
-    def input_size(self, size: int, of_output: bool = True) -> int:
-        """Give the smallest legal input side of at least `size` pixels: two pixels must be left at the bottom."""
-        return super().input_size(max(size, 2 * self.step))
 
 
 def _monai_nets() -> Any:

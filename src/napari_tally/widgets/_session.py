@@ -20,6 +20,11 @@ SHIPPED = sorted((Path(napari_tally.__file__).parent / "weights").glob("*.safete
 _sessions: "WeakKeyDictionary[Any, Session]" = WeakKeyDictionary()
 
 
+def usual_way(model: "Model | None") -> Way:
+    """Give the way to count that a model stands for, where the user wants nothing else."""
+    return model.counting if model else CountingSettings(), PredictionSettings(), RuleSettings()
+
+
 class Session:
     """The current model of a viewer.
 

@@ -27,11 +27,11 @@ from qtpy.QtWidgets import (
 
 from napari_tally.core.events import mapped
 from napari_tally.core.images import SUFFIXES, list_images
-from napari_tally.settings import BatchSettings, PredictionSettings, RuleSettings
+from napari_tally.settings import BatchSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._parts import ask_for_folder, button, fill, group, note, say
-from napari_tally.widgets._session import Way, session, unwrap
+from napari_tally.widgets._session import Way, session, unwrap, usual_way
 
 if TYPE_CHECKING:
     import napari
@@ -220,7 +220,7 @@ class BatchWidget(QWidget):
         self._began = time.monotonic()
         say(self.message, "")
         self._fill_table()
-        way = self._session.way or (model.counting, PredictionSettings(), RuleSettings())
+        way = self._session.way or usual_way(model)
         self._job.start(lambda: _run(model.copy(), name, paths, out, files, way), description="Counting files")
 
     def _take(self, news: News) -> None:

@@ -48,7 +48,7 @@ from napari_tally.core.counting import measure_cells, measuring_cells, size_rema
 from napari_tally.core.events import beside, mapped, paced, saying
 from napari_tally.core.images import Image
 from napari_tally.core.lazy import LabelsZarr
-from napari_tally.settings import CountingSettings, PredictionSettings, RuleSettings
+from napari_tally.settings import CountingSettings, PredictionSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._gaze import Gaze
 from napari_tally.widgets._job import Job
@@ -68,7 +68,7 @@ from napari_tally.widgets._layers import (
 )
 from napari_tally.widgets._parts import ask_for_file, ask_for_folder, button, fill, group, may_lose_model, note, say
 from napari_tally.widgets._results import SAVED, ResultsPart, Run
-from napari_tally.widgets._session import SHIPPED, session, unwrap
+from napari_tally.widgets._session import SHIPPED, session, unwrap, usual_way
 
 if TYPE_CHECKING:
     import napari
@@ -260,9 +260,8 @@ class PredictWidget(QWidget):
 
     def _tell_way(self, settings: object) -> None:
         """Many files shall be counted as this image is."""
-        way, model = (self.counting.value, self.how.value, self.results.form.value), self._session.model
-        usual = (model.counting if model else CountingSettings(), PredictionSettings(), RuleSettings())
-        self._session.put_way(None if way == usual else way)
+        way = self.counting.value, self.how.value, self.results.form.value
+        self._session.put_way(None if way == usual_way(self._session.model) else way)
 
     def _offer_models(self) -> None:
         """Hang the models that come with the package under the button."""

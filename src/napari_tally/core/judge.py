@@ -66,7 +66,7 @@ class Score:
 
         Average precision alone likes a model that merges what it is unsure of: outlines are better, and cells are gone.
         """
-        return self.quality - abs(self.bias)
+        return _worth(self.ap, self.true_count, self.predicted_count)
 
 
 @dataclass(frozen=True)
@@ -202,10 +202,9 @@ def _average_precision(sums: NDArray[np.integer]) -> NDArray[np.float64]:
     return np.where(sums.sum(-1), sums[..., 0] / np.maximum(sums.sum(-1), 1), 1.0)
 
 
-def _worth(sums: NDArray[np.integer]) -> float:
-    """Give :attr:`Score.worth` for (IoU, 3): TP, FP and FN at each."""
-    tp, fp, fn = (int(n) for n in sums[0])
-    return float(_average_precision(sums).mean() - abs(fp - fn) / max(1, tp + fn))
+def _worth(ap: Sequence[float] | NDArray[np.floating], true: int, predicted: int) -> float:
+    """Give :attr:`Score.worth`."""
+    return float(np.mean(ap)) - abs(predicted - true) / max(1, true)
 
 
 def labels_of(network: UNet, plane: Plane, counting: CountingSettings, scale: float = 1.0, z_scale: float = 1.0) -> NDArray[np.int32]:
@@ -261,7 +260,8 @@ def fit_counting(
 
     def best(folds: list[int], choices: list[CountingSettings]) -> CountingSettings:
         """Give the first choice, or one that is clearly better on these folds."""
-        worth = [_worth(sum((found[f, choice] for f in folds), np.zeros((len(_IOUS), 3), int))) for choice in choices]
+        sums = [sum((found[f, choice] for f in folds), np.zeros((len(_IOUS), 3), int)) for choice in choices]
+        worth = [_worth(_average_precision(s), s[0, 0] + s[0, 2], s[0, 0] + s[0, 1]) for s in sums]  # of TP, FP, FN at the first IoU
         winner = int(np.argmax(worth))
         return choices[winner if worth[winner] > worth[0] + _CLEARLY else 0]
 

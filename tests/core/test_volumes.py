@@ -423,9 +423,18 @@ def test_a_table_of_bodies_from_a_file_is_the_same(tmp_path):
 
 def test_bodies_are_matched_as_bodies():
     labels = balls((6, 30, 30), (2, 8, 8, 4), (3, 20, 20, 6))
-    slices = np.where(labels > 0, labels + 10 * np.arange(6)[:, None, None], 0)  # the same cells, numbered anew in each slice
     assert evaluate([("a", labels, labels[:, ::1])]).matchings[0].tp == 2
-    assert evaluate([("a", labels, slices)]).matchings[0].tp == 0
+    halves = np.where(labels > 0, labels + 10 * (np.arange(6)[:, None, None] > 2), 0)  # each body cut into two in its middle
+    assert evaluate([("a", labels, halves)]).matchings[-1].tp == 0
+    assert evaluate([("a", labels, labels * 0)]).true_counts == (2,)
+
+
+def test_cells_found_slice_by_slice_are_matched_in_their_slices():
+    labels = balls((6, 30, 30), (2, 8, 8, 4), (3, 20, 20, 6))
+    slices = np.where(labels > 0, labels + 10 * np.arange(6)[:, None, None], 0)  # the same cells, numbered anew in each slice
+    profiles = sum(len(np.unique(plane)) - 1 for plane in labels)
+    matching = evaluate([("a", labels, slices)]).matchings[-1]
+    assert (matching.tp, matching.fp, matching.fn) == (profiles, 0, 0)
 
 
 # ------------------------------------------------------------------ training and files

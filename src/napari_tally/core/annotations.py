@@ -90,7 +90,7 @@ def what_can_be_judged(truth: NDArray[np.integer], predicted: NDArray[np.integer
     return np.maximum(truth, 0), np.where(inside[place] & known, predicted, 0)
 
 
-def cells_go_through(labels: Any, slices: int) -> bool:
+def cells_go_through(labels: Any, slices: int, share: float = _GO_THROUGH) -> bool:
     """Say whether cells keep their ids from slice to slice: then they are bodies in a volume, not profiles in planes.
 
     Parameters
@@ -98,12 +98,14 @@ def cells_go_through(labels: Any, slices: int) -> bool:
     labels : (..., Y, X) int array, or (P, Y, X) that is read slice by slice
     slices : int
         Slices of a volume; see :attr:`napari_tally.core.images.Image.slices`.
+    share : float
+        How many must keep theirs, 0..1.
 
     Returns
     -------
     bool
-        Whether, of the pixels that are cell in two slices one above the other, four fifths have the same id in both. Fewer than four
-        slices are no volume.
+        Whether, of the pixels that are cell in two slices one above the other, more than that share have the same id in both. Fewer than
+        four slices are no volume.
     """
     if slices < _FEWEST_SLICES:
         return False
@@ -115,7 +117,7 @@ def cells_go_through(labels: Any, slices: int) -> bool:
             cells = (above > 0) & (below > 0)
             both += int(cells.sum())
             same += int((cells & (above == below)).sum())
-    return same > _GO_THROUGH * both
+    return same > share * both
 
 
 def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] | None = None) -> list[Problem]:

@@ -222,7 +222,8 @@ class Evaluation:
 
 def _by_plane(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     """Make the ids of cells differ from plane to plane, where they are no bodies: a drawing may begin at 1 in each plane."""
-    if truth.ndim < 3 or cells_go_through(predicted, predicted.shape[-3]):
+    # Bodies that were cut here and there are bodies still, and wrong; cells of which half the ids change were found plane by plane.
+    if truth.ndim < 3 or cells_go_through(predicted if predicted.any() else truth, truth.shape[-3], share=0.5):
         return truth, predicted
     shape = truth.shape
 
@@ -241,7 +242,7 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
     ----------
     triples : iterable of (name, truth, predicted)
         Label images of one shape a pair, 0 = background; -1 in the truth = not annotated, and not judged. In a stack ids count within a
-        plane, unless the predicted cells go through its planes.
+        plane, unless the predicted cells go through its planes; the true ones, where none were predicted.
 
     Returns
     -------

@@ -1,13 +1,12 @@
 """The tables, by hand."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import discs, picture
 
-from napari_tally.core.counting import measure_cells, size_remark, summarise, write_table
+from napari_tally.core.counting import measure_cells, size_remark, summarise
 from napari_tally.core.images import as_image
 from napari_tally.settings import RuleSettings
 
@@ -155,14 +154,6 @@ def test_counts_survive_turning_mirroring_and_renumbering(turns, mirror, ids):
 def test_labels_of_another_shape(image):
     with pytest.raises(ValueError, match=r"well A1: labels of shape \(5, 9\) on an image of shape \(5, 10\)"):
         measure_cells(LABELS[:, 1:], image)
-
-
-def test_written_whole(tmp_path, image):
-    cells = measure_cells(LABELS, image)
-    write_table(tmp_path / "cells.csv", cells)
-    assert [path.name for path in tmp_path.iterdir()] == ["cells.csv"]
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "cells.csv"), cells, check_dtype=False)
-    assert (tmp_path / "cells.csv").read_text().splitlines()[1].startswith("well A1,0,1,1.5,2,1,5,6,6,")
 
 
 @pytest.mark.parametrize(("expected", "says"), [(14, False), (25, False), (30, True), (6, True), (float("nan"), False)])

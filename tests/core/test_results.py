@@ -99,7 +99,8 @@ def test_a_table_of_groups_as_spreadsheets_write_it(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("name,kind\na,b\n", "the columns image and group"), ("image,group\na,x\na,y\n", "an image belongs to one")]
+    ("text", "says"),
+    [("name,kind\na,b\n", "here are name, kind"), ("image,group\na,x\na,y\n", "an image belongs to one")],
 )
 def test_a_table_of_groups_that_cannot_be_used(tmp_path, text, says):
     (tmp_path / "groups.csv").write_text(text)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from napari_tally.core.audit import Audit
     from napari_tally.core.corrected_count import Corrected
 
+_NUMBERS = ["window", "hand", "plane", "y", "x"]
 _TABLE = ["window", "image", "plane", "top", "left", "bottom", "right", "hand"]
 
 
@@ -109,14 +110,14 @@ def _more(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from napari_tally.core.audit import read_audit, write_audit
-    from napari_tally.core.counting import write_table
+    from napari_tally.core.tables import read_table, write_table
 
     out: Path = arguments.study
     audit = read_audit(out / "audit.json")
     if arguments.points:
-        _take_points(audit, _read_table(arguments.points, ["image", "y", "x"]))
+        _take_points(audit, read_table(arguments.points, ["image", "y", "x"], _NUMBERS))
     else:
-        _take_counts(audit, _read_table(out / "windows.csv", ["window", "hand"]))
+        _take_counts(audit, read_table(out / "windows.csv", ["window", "hand"], _NUMBERS))
     if not audit.counts:
         raise ValueError(f"{out / 'windows.csv'}: no window is counted yet; write the number of cells of each into the column 'hand'.")
     write_audit(out / "audit.json", audit)
@@ -157,7 +158,7 @@ def _write_windows(out: Path, audit: "Audit", first: int, pictures: dict[str, Pa
     """
     import pandas as pd
 
-    from napari_tally.core.counting import write_table
+    from napari_tally.core.tables import read_table, write_table
 
     rows = []
     for number in range(first, audit.wanted):
@@ -166,7 +167,7 @@ def _write_windows(out: Path, audit: "Audit", first: int, pictures: dict[str, Pa
     table = pd.DataFrame(rows, columns=_TABLE)
     table["hand"] = table["hand"].astype("Int64")
     if first:
-        table = pd.concat([_read_table(out / "windows.csv", _TABLE), table], ignore_index=True)
+        table = pd.concat([read_table(out / "windows.csv", _TABLE, _NUMBERS), table], ignore_index=True)
     write_table(out / "windows.csv", table)
     if pictures:
         _write_pictures(out / "windows", audit, first, pictures)
@@ -212,25 +213,3 @@ def _take_points(audit: "Audit", table: "pd.DataFrame") -> None:
         print(f"Note: {len(table) - inside} of {len(table)} points lie in no window and are left out.")
     for number, places in enumerate(clicks):
         audit.count_clicks(number, places)
-
-
-def _read_table(path: Path, columns: list[str]) -> "pd.DataFrame":
-    import pandas as pd
-
-    try:
-        with path.open(encoding="utf-8-sig") as file:  # as spreadsheets write it, in many countries with semicolons
-            head = file.readline()
-        form = {"sep": ";", "decimal": ","} if ";" in head else {"sep": ",", "decimal": "."}
-        words = {"dtype": {"image": str}, "keep_default_na": False, "na_values": [""]}  # an image may be called 001, or NA
-        table = pd.read_csv(path, encoding="utf-8-sig", **form, **words)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: this is no table of comma-separated values ({error}).") from error
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise ValueError(f"{path}: the column {missing[0]!r} is missing; wanted are {', '.join(columns)}.")
-    for name in {"window", "hand", "plane", "y", "x"} & set(table):
-        try:
-            table[name] = pd.to_numeric(table[name])
-        except ValueError as error:
-            raise ValueError(f"{path}: the column {name!r} holds something that is no number ({error}).") from error
-    return table

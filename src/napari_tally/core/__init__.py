@@ -16,7 +16,7 @@ Reading order, following an image from the microscope to the count:
 :mod:`~napari_tally.core.lazy` (pixels that stay in their files), :mod:`~napari_tally.core.predict`,
 :mod:`~napari_tally.core.instances`, :mod:`~napari_tally.core.bodies` (the same in three dimensions),
 :mod:`~napari_tally.core.volumes`, :mod:`~napari_tally.core.inflate` (a model for planes begins one for volumes),
-:mod:`~napari_tally.core.find` (image and model to cells: the one path),
+:mod:`~napari_tally.core.find` (image and model to cells: the one path), :mod:`~napari_tally.core.prediction` (what was found),
 :mod:`~napari_tally.core.batch` (many files), :mod:`~napari_tally.core.cluster` (many processes),
 :mod:`~napari_tally.core.counting`, :mod:`~napari_tally.core.body_table`, :mod:`~napari_tally.core.regions`,
 :mod:`~napari_tally.core.results`,
@@ -25,7 +25,8 @@ Reading order, following an image from the microscope to the count:
 :mod:`~napari_tally.core.audit` (which windows to count by hand), :mod:`~napari_tally.core.missed` (where something is seen but nothing
 predicted), :mod:`~napari_tally.core.corrected_count` (what follows from them),
 :mod:`~napari_tally.core.metrics` (cells), :mod:`~napari_tally.core.pixel_metrics` (pixels and pairs of them).
-Below all of them: :mod:`~napari_tally.core.files` (whole or not at all), :mod:`~napari_tally.core.pickled` (weights, never programs),
+Below all of them: :mod:`~napari_tally.core.files` (whole or not at all), :mod:`~napari_tally.core.tables`,
+:mod:`~napari_tally.core.pickled` (weights, never programs),
 :mod:`~napari_tally.core.journal` (what is drawn, on the disk at once).
 """
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from napari_tally.core.counting import size_remark, writing_table
+from napari_tally.core.counting import size_remark
 from napari_tally.core.events import OUT_OF_MEMORY, beside, is_out_of_memory, mapped, saying
 from napari_tally.core.files import file_state, remove_all_leftovers, whole_file
 from napari_tally.core.find import find_cells
@@ -32,6 +32,7 @@ from napari_tally.core.range import judging
 from napari_tally.core.record import NAME, RunRecord
 from napari_tally.core.regions import Region
 from napari_tally.core.results import Results
+from napari_tally.core.tables import read_table, writing_table
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings, RuleSettings, to_dict
 
 _SUFFIX = {"tiff": ".tif", "ome-zarr": ".zarr"}
@@ -39,8 +40,6 @@ _Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]
 """Of the cells, of the image, of its regions."""
 _Done = tuple[_Tables, str, dict[str, Any]]
 """The tables of an image, what is odd about it, and the note for the record."""
-_WORDS = ("image", "group", "region", "rule")
-"""Columns of tables that hold text."""
 _TABLES_EVERY, _SHARE = 5.0, 20
 """Seconds between two times that the tables are written; and how much longer than writing them that must be."""
 _KEPT = 2e7
@@ -245,9 +244,9 @@ class Batch:
     def _read(self, path: Path) -> _Done:
         """Read what was noted of a file."""
         note = json.loads((self.out / "done" / f"{path.stem}.json").read_text(encoding="utf-8"))
-        cells = _read_table(self.out / "done" / f"{path.stem}.csv")
-        parts = _read_table(io.StringIO(note["regions"])) if note["regions"] else None
-        return (cells, _read_table(io.StringIO(note["counts"])), parts), str(note["remark"]), note["record"]
+        cells = read_table(self.out / "done" / f"{path.stem}.csv")
+        parts = read_table(io.StringIO(note["regions"])) if note["regions"] else None
+        return (cells, read_table(io.StringIO(note["counts"])), parts), str(note["remark"]), note["record"]
 
     def _way(self, path: Path) -> str:
         """Give digits that stand for all that decides what is found in a file, but for the file."""
@@ -257,11 +256,6 @@ class Batch:
         where = [[region.name, region.plane, both] for region, both in zip(regions, rings, strict=True)]
         text = json.dumps([self.model.fingerprint, how, self.files.format, where, self.group(path)], default=repr)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _read_table(source: Any) -> pd.DataFrame:
-    """Read a table; names may look like numbers, or be "NA"."""
-    return pd.read_csv(source, dtype=dict.fromkeys(_WORDS, str), keep_default_na=False, na_values=[""])
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

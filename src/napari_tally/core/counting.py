@@ -18,7 +18,6 @@ H. J. G. Gundersen: Notes on the estimation of the numerical density of arbitrar
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ from skimage.measure import regionprops
 from napari_tally.core.annotations import cells_go_through
 from napari_tally.core.body_table import measuring_bodies
 from napari_tally.core.events import mapped, part_of, run_to_end
-from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
 from napari_tally.core.large import measuring_pieces
 from napari_tally.core.regions import OUTSIDE, Region, locate
@@ -38,8 +36,8 @@ from napari_tally.settings import RuleSettings
 _OTHER_SIZE = 2.0
 """Factor by which cells differ from those in training before it is worth a word."""
 _FEW_CELLS = 5
-_AT_ONCE, _ROWS = 200, 20_000
-"""Cells that are measured, and rows that are written, between two moments at which a caller may walk away."""
+_AT_ONCE = 200
+"""Cells that are measured between two moments at which a caller may walk away."""
 _SHAPES = ("perimeter", "eccentricity", "solidity")
 _SQUARE = 0.01
 """A pixel is square if height and width differ by no more than this part."""
@@ -281,20 +279,6 @@ def _areas(regions: Sequence[Region] | None, shape: tuple[int, int], plane: int,
         if region.plane in (None, plane):
             areas[region.name] = areas.get(region.name, 0.0) + region.area(shape)
     return areas | {OUTSIDE: max(0.0, whole - sum(areas.values()))}
-
-
-def write_table(path: str | Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV (UTF-8, decimal points, 6 significant digits), whole or not at all."""
-    run_to_end(writing_table(path, table))
-
-
-def writing_table(path: str | Path, table: pd.DataFrame) -> Generator[float, None, None]:
-    """Do :func:`write_table`; yield the fraction that is done."""
-    # A name that is no text, of a file on Linux, is written with escapes.
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        for first in range(0, max(1, len(table)), _ROWS):
-            table.iloc[first : first + _ROWS].to_csv(file, index=False, header=first == 0, float_format="%.6g")
-            yield min(1.0, (first + _ROWS) / max(1, len(table)))
 
 
 def size_remark(areas: ArrayLike, expected: float) -> str:

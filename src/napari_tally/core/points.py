@@ -11,6 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from napari_tally.core.tables import read_table
+
 
 def discs(points: NDArray[np.floating], shape: tuple[int, ...], radius: float) -> NDArray[np.int32]:
     """Draw a disc around every point; where discs meet, each pixel belongs to the nearest point.
@@ -64,11 +66,7 @@ def read_points(path: str | Path) -> NDArray[np.float64]:
     ValueError
         If there is no such file, or no columns of positions.
     """
-    path = Path(path)
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise ValueError(f"{path}: the file cannot be read as a table of points ({error}).") from error
+    table = read_table(path)
     napari = sorted((name for name in table if name.startswith("axis-")), key=lambda name: int(name.removeprefix("axis-")))
     own = [name for name in ("plane", "y", "x") if name in table]
     columns = napari or own

@@ -23,6 +23,7 @@ from napari_tally.core.images import read_image, read_labels
 from napari_tally.core.overlay import overlay
 from napari_tally.core.record import changed_labels, read_record
 from napari_tally.core.results import few
+from napari_tally.core.tables import read_table
 
 NAME = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -200,12 +201,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _read(path: Path) -> pd.DataFrame | None:
-    try:
-        return pd.read_csv(path, dtype={"image": str, "group": str, "region": str}, keep_default_na=False, na_values=[""])
-    except FileNotFoundError:
-        return None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: this table cannot be read ({error}).") from error
+    return read_table(path) if path.exists() else None
 
 
 def _rows(table: pd.DataFrame | None) -> list[dict[Any, Any]]:

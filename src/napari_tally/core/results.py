@@ -13,7 +13,6 @@
 With pyarrow, each table is written as Parquet too.
 """
 
-import csv
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -25,11 +24,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from napari_tally.core.cell_types import with_types
-from napari_tally.core.counting import describe_rule, measuring_cells, summarise, writing_table
+from napari_tally.core.counting import describe_rule, measuring_cells, summarise
 from napari_tally.core.events import run_to_end
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import SUFFIXES, Image
 from napari_tally.core.regions import Region
+from napari_tally.core.tables import read_table, writing_table
 from napari_tally.settings import RuleSettings
 
 TABLES = ("cells", "counts", "regions", "groups", "failed")
@@ -211,21 +211,14 @@ def read_groups(path: str | Path) -> dict[str, str]:
     ValueError
         If the file cannot be read, has no such columns, or names an image twice.
     """
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:  # as spreadsheets write it
-            dialect = csv.Sniffer().sniff(file.readline() or "image,group", delimiters=",;\t")
-            file.seek(0)
-            rows = list(csv.DictReader(file, dialect=dialect))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: this table of groups cannot be read ({error}).") from error
+    table = read_table(path, ["image", "group"])[["image", "group"]].dropna(how="all").fillna("")
     groups: dict[str, str] = {}
-    for row in rows:
-        if not row.get("image") or row.get("group") is None:
-            raise ValueError(f"{path}: the columns are {', '.join(map(str, row))}; a table with the columns image and group is wanted.")
-        stem = row["image"].strip()
-        stem = Path(stem).stem if Path(stem).suffix.lower() in (*SUFFIXES, ".zarr") else stem
-        if groups.setdefault(stem, row["group"].strip()) != row["group"].strip():
-            raise ValueError(f"{path}: {stem} is in the groups {groups[stem]} and {row['group']}; an image belongs to one.")
+    for image, group in table.apply(lambda column: column.str.strip()).itertuples(index=False):
+        if not image:
+            raise ValueError(f"{path}: a line with the group {group} names no image.")
+        stem = Path(image).stem if Path(image).suffix.lower() in (*SUFFIXES, ".zarr") else image
+        if groups.setdefault(stem, group) != group:
+            raise ValueError(f"{path}: {stem} is in the groups {groups[stem]} and {group}; an image belongs to one.")
     return groups
 
 

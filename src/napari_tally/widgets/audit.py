@@ -24,8 +24,8 @@ from qtpy.QtWidgets import QAbstractItemView, QFormLayout, QHeaderView, QTableWi
 
 from napari_tally.core.annotations import known_labels
 from napari_tally.core.audit import Audit, StudyImage, draw_audit, read_audit, write_audit
-from napari_tally.core.counting import write_table
 from napari_tally.core.images import list_images, read_image
+from napari_tally.core.tables import write_table
 from napari_tally.settings import AuditSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._frame import CountingFrame

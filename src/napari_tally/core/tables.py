@@ -1,0 +1,72 @@
+"""Tables in files: CSV as it is written here, and as spreadsheets of any country give it back."""
+
+import io
+from collections.abc import Collection, Generator
+from pathlib import Path
+
+import pandas as pd
+
+from napari_tally.core.events import run_to_end
+from napari_tally.core.files import whole_file
+
+_ROWS = 20_000
+"""Rows that are written between two moments at which a caller may walk away."""
+_WORDS = ("image", "group", "region", "rule", "what", "name")
+"""Columns of words: an image may be called 001, or NA."""
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV (UTF-8, decimal points, 6 significant digits), whole or not at all."""
+    run_to_end(writing_table(path, table))
+
+
+def writing_table(path: str | Path, table: pd.DataFrame) -> Generator[float, None, None]:
+    """Do :func:`write_table`; yield the fraction that is done."""
+    # A name that is no text, of a file on Linux, is written with escapes.
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        for first in range(0, max(1, len(table)), _ROWS):
+            table.iloc[first : first + _ROWS].to_csv(file, index=False, header=first == 0, float_format="%.6g")
+            yield min(1.0, (first + _ROWS) / max(1, len(table)))
+
+
+def read_table(source: str | Path | io.StringIO, wanted: Collection[str] = (), numbers: Collection[str] = ()) -> pd.DataFrame:
+    """Read a table of comma-separated values, or with semicolons or tabs and decimal commas.
+
+    Parameters
+    ----------
+    source : str, Path or io.StringIO
+        The file, or its text.
+    wanted : collection of str
+        Columns that must be there.
+    numbers : collection of str
+        Columns that hold numbers, where they are there; an empty field is NaN.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Names of images, groups and regions are text, however much they look like a number.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, a wanted column is missing, or one of numbers holds something else.
+    """
+    name = "The table" if isinstance(source, io.StringIO) else source
+    try:
+        text = source if isinstance(source, io.StringIO) else io.StringIO(Path(source).read_text(encoding="utf-8-sig"))
+        head = text.readline()
+        text.seek(0)
+        between = max(",;\t", key=head.count)
+        words = {"dtype": dict.fromkeys(_WORDS, str), "keep_default_na": False, "na_values": [""]}
+        table = pd.read_csv(text, sep=between, decimal="." if between == "," else ",", **words)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise ValueError(f"{name}: this is no table of comma-separated values ({error}).") from error
+    if missing := [column for column in wanted if column not in table]:
+        have = ", ".join(map(str, table))
+        raise ValueError(f"{name}: the column {missing[0]!r} is missing; wanted are {', '.join(wanted)}, here are {have}.")
+    for column in [column for column in numbers if column in table]:
+        try:
+            table[column] = pd.to_numeric(table[column])
+        except ValueError as error:
+            raise ValueError(f"{name}: the column {column!r} holds something that is no number ({error}).") from error
+    return table

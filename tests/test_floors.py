@@ -43,6 +43,11 @@ def test_what_computes_runs_where_there_is_no_window():
     assert not brought_in(f"import {', '.join(found)}") & WINDOW
 
 
+def test_the_reading_order_of_the_core_names_every_module():
+    order = (PACKAGE / "core" / "__init__.py").read_text(encoding="utf-8")
+    assert not [path.stem for path in (PACKAGE / "core").glob("[!_]*.py") if f":mod:`~napari_tally.core.{path.stem}`" not in order]
+
+
 def test_the_network_is_one_file_that_imports_only_torch():
     tree = ast.parse((PACKAGE / "core" / "unet.py").read_text(encoding="utf-8"))
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}

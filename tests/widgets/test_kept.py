@@ -207,7 +207,7 @@ def make_annotate(qtbot):
 
 
 def journals(state):
-    return list(state.glob("drawings/*.journal"))
+    return list(state.glob("drawings/[!.]*.journal"))
 
 
 @pytest.fixture

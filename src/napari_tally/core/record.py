@@ -243,7 +243,7 @@ def recorded_labels(folder: str | Path) -> tuple[dict[str, Path], list[str]]:
         if not path.exists():
             raise ValueError(f"{path}: these labels are gone; the record of {results} names them. Predict or count again.")
     known, own = {path.resolve() for path in named}, results / "labels"
-    beside = [path for suffix in (".tif", ".zarr") for path in sorted(own.glob(f"*{suffix}"))]  # as we write them
+    beside = [path for suffix in (".tif", ".zarr") for path in sorted(own.glob(f"[!.]*{suffix}"))]  # as we write them
     return {path.stem: path for path in named}, [path.name for path in beside if path.resolve() not in known]
 
 

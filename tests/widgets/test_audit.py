@@ -138,6 +138,19 @@ def test_going_on_with_an_audit_finds_everything_as_it_was(started, model, qtbot
     assert again._audit.counts == started._audit.counts
 
 
+def test_cells_that_were_changed_after_the_drawing_are_named(started, model, qtbot, truth, tmp_path):
+    qtbot.waitUntil(lambda: not started._comparison.is_active)
+    assert "changed" not in started.details.text()
+    model.layers["im1 labels"].data_setitem(np.nonzero(model.layers["im1 labels"].data == 1), 0)  # as a brush does
+    for _ in range(12):
+        count_window(started, model, truth)
+    named = "The cells of im1 were changed after the windows were drawn."
+    qtbot.waitUntil(lambda: named in started.details.text())
+    again = make(model, qtbot)
+    again.open(tmp_path / "audit.json")
+    qtbot.waitUntil(lambda: named in again.details.text())
+
+
 def test_what_is_clicked_outside_is_shown_and_not_counted(started, model):
     window, points = started._frame.window, model.layers["Click on cells"]
     points.add([window.top + 1, window.left + 1])

@@ -22,7 +22,7 @@ what is counted is a random sample, and ten more can be added at any time.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ import napari_tally
 from napari_tally.core.annotations import cells_go_through
 from napari_tally.core.corrected_count import Corrected, Sample
 from napari_tally.core.files import whole_file
-from napari_tally.core.images import Image, fingerprint_labels
+from napari_tally.core.images import Image, fingerprint_labels, fingerprinting_labels
 from napari_tally.core.missed import left_over, sum_over
 from napari_tally.settings import AuditSettings, check, from_dict, to_dict
 
@@ -301,6 +301,24 @@ def draw_audit(images: Iterable[StudyImage], settings: AuditSettings | None = No
     }
     order = _order(windows["stratum"].to_numpy(), settings.seed)
     return Audit(tuple(records), windows, order, min(settings.windows, len(order)), settings, origin=origin)
+
+
+def comparing_labels(audit: Audit, labels: Mapping[str, NDArray[np.integer]]) -> Generator[float, None, list[str]]:
+    """Name the images whose cells are others than those that the windows were drawn for; yield the fraction of an image.
+
+    Parameters
+    ----------
+    audit : Audit
+    labels : mapping of str to (..., Y, X) int array
+        The cells as they are now, by the name of their image. Images of the audit that are not among them are not judged.
+    """
+    others = []
+    for image in audit.images:
+        if image.name in labels:
+            now = labels[image.name]
+            if now.shape != image.shape or (yield from fingerprinting_labels(now)) != image.labels_fingerprint:
+                others.append(image.name)
+    return others
 
 
 def _centres(plane: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

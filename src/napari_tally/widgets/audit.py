@@ -23,8 +23,9 @@ from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import QAbstractItemView, QFormLayout, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
 from napari_tally.core.annotations import known_labels
-from napari_tally.core.audit import Audit, StudyImage, draw_audit, read_audit, write_audit
+from napari_tally.core.audit import Audit, StudyImage, comparing_labels, draw_audit, read_audit, write_audit
 from napari_tally.core.images import list_images, read_image
+from napari_tally.core.results import few
 from napari_tally.core.tables import write_table
 from napari_tally.settings import AuditSettings
 from napari_tally.widgets._form import SettingsForm
@@ -88,6 +89,9 @@ class AuditWidget(QWidget):
         self._job.returned.connect(self._take_audit)
         self._job.failed.connect(self._show_failure)
         self._job.state_changed.connect(self._enable)
+        self._others: list[str] = []  # images whose cells were changed after the windows were drawn
+        self._comparison = Job(self)
+        self._comparison.returned.connect(self._take_others)
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(_PATIENCE)
@@ -208,13 +212,27 @@ class AuditWidget(QWidget):
 
     def _take_audit(self, opened: tuple[Audit, Path]) -> None:
         self._audit, self._path = opened
-        self._images = {}
+        self._images, self._others = {}, []
         say(self.message, f"Kept in {escape(self._path.name)}." + self._left_out())
         self.message.setToolTip(str(self._path))
         first = self._audit.next_open()
         self._show()
         if first is not None:
             self._go_to(first)
+        self._compare_cells()
+
+    def _compare_cells(self) -> None:
+        """Look whether the cells are still those that the windows were drawn for."""
+        if self._audit and not self._comparison.is_active:
+            audit, now = self._audit, {}
+            for layer in self._viewer.layers:
+                if is_source(layer) and (labels := _labels_on(self._viewer, layer)):
+                    now[layer.name] = labels.data
+            self._comparison.start(lambda: _compare(audit, now), description="Comparing cells with an audit")
+
+    def _take_others(self, names: list[str]) -> None:
+        self._others = names
+        self._show()
 
     def _left_out(self) -> str:
         n = self._audit.left_out if self._audit else 0
@@ -329,6 +347,7 @@ class AuditWidget(QWidget):
             self._frame.leave()
             self._viewer.reset_view()
             self._show()
+            self._compare_cells()
         else:
             self._go_to(coming)
 
@@ -440,6 +459,11 @@ class AuditWidget(QWidget):
             margin = audit.expected_margin(_MORE)
             if np.isfinite(margin):
                 lines.append(f"{_MORE} more windows would narrow it to about ±{margin:,.0f} (now ±{total.margin:,.0f}).")
+        if self._others:
+            lines.append(
+                f"The cells of {escape(few(self._others))} were changed after the windows were drawn. Predicted are those of then; the "
+                "corrected count holds all the same."
+            )
         say(self.details, "<br>".join(lines))
         self.more_button.setVisible(known and audit.next_open() is None and audit.wanted < len(audit.order))
         self.save_button.setVisible(known)
@@ -524,6 +548,11 @@ def _draw(parts: Sequence[Part], settings: AuditSettings, path: Path) -> Generat
     audit = draw_audit(images, settings)
     write_audit(path, audit)
     return audit, path
+
+
+def _compare(audit: Audit, labels: dict[str, Any]) -> Generator[float, None, list[str]]:
+    """Compare cells with those of an audit on the worker thread."""
+    return (yield from comparing_labels(audit, {name: np.asarray(cells) for name, cells in labels.items()}))
 
 
 def _open(path: Path) -> Generator[None, None, tuple[Audit, Path]]:

@@ -64,6 +64,11 @@ def test_training_leaves_the_model_it_starts_from_as_it_is(model):
     assert further.record["start"] == model.record["trained"]
 
 
+def test_arrays_are_told_apart_by_their_number():
+    model = nt.train([(IMAGE, LABELS), (IMAGE + 1, LABELS)], start=None, steps=1, patch=32, device="cpu")
+    assert model.record["images"] == ["image 1", "image 2"]
+
+
 def test_saved_and_loaded_it_predicts_the_same(model, tmp_path):
     nt.save_model(model, tmp_path / "a.safetensors")
     again = nt.load_model(tmp_path / "a.safetensors")

@@ -67,8 +67,8 @@ def train(
 
     chosen = from_dict(TrainingSettings, settings)
     annotated = []
-    for image, labels in pairs:
-        picture = _as_image(image)
+    for number, (image, labels) in enumerate(pairs, start=1):
+        picture = image if isinstance(image, Image) else as_image(image, name=f"image {number}")
         annotated.append(TrainingPair(picture, require_labels(np.asarray(labels), picture)))
     begin = choose_start(start, annotated, chosen)
     plan = plan_training(annotated, chosen, begin)

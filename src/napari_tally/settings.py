@@ -387,7 +387,7 @@ class CountingSettings:
         float,
         {
             "min": 0.0,
-            "max": 50.0,
+            "max": 500.0,
             "step": 0.5,
             "label": "Smoothing (px)",
             "tooltip": "Smooths the probability before cells are told apart (standard deviation). Higher: fewer cells broken into pieces.",

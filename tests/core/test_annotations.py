@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pictures import picture
 
-from napari_tally.core.annotations import check_labels, known_labels, require_labels, split_pieces
+from napari_tally.core.annotations import check_labels, known_labels, require_ids, require_labels, split_pieces
 from napari_tally.core.images import as_image
 
 GOOD = picture("""
@@ -60,10 +60,19 @@ def test_empty(nothing):
 
 def test_no_background():
     (problem,) = check_labels(np.ones((4, 8), int), IMAGE)
-    assert (problem.kind, problem.stops) == ("no background", True)
+    assert (problem.kind, problem.stops) == ("no background", False)
     assert kinds(np.where(GOOD == 0, -1, GOOD)) == ["no background"]
-    with pytest.raises(ValueError, match="every annotated pixel is a cell"):
-        require_labels(np.ones((4, 8), bool), IMAGE)
+    assert (require_labels(np.ones((4, 8), bool), IMAGE) == 1).all()  # other images may have some; plan_training asks them all
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.uint64])
+def test_a_mask_holds_no_ids(kind):
+    mask = np.zeros((9, 9), kind)
+    mask[::4, ::4] = 1
+    with pytest.raises(ValueError, match="all 9 separate objects have the same id 1, so they would count as one cell"):
+        require_ids(mask, "a.tif")
+    mask[::4] = 1
+    assert require_ids(mask, "a.tif") is mask  # a few pieces may be one cell
 
 
 def test_a_region_around_the_cells_gives_background():

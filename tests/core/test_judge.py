@@ -87,6 +87,13 @@ def test_thresholds_are_fitted_to_what_is_held_out(mirror, scale):
     np.testing.assert_array_equal(labels_of(mirror, shown, better, scale), truth)
 
 
+def test_only_whole_cells_say_how_small_they_are(mirror):
+    truth = grid(3)
+    truth[:, 32:] = -1  # what is annotated ends in the middle of the last column
+    (better, _) = run_to_end(fit_counting([judge(mirror, [plane(truth)])], ANY_SIZE))
+    assert better.min_area == 4  # half of 9; the cut ones have 3
+
+
 def test_a_few_cells_change_no_threshold(mirror):
     assert run_to_end(fit_counting([judge(mirror, [plane(grid(1))])], ANY_SIZE))[0] == ANY_SIZE
 

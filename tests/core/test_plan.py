@@ -7,8 +7,10 @@ import pytest
 import torch
 from pictures import discs
 
+import napari_tally as nt
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.images import as_image, intensity_window
+from napari_tally.core.model_file import find_model, load_model, save_model
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.samples import TrainingPair
 from napari_tally.settings import PAPER_NETWORK, NetworkSettings, NormalisationSettings, TrainingSettings
@@ -121,6 +123,19 @@ def test_images_that_the_start_has_seen_are_known_by_their_pixels():
     start.record = {"seen": [pair().image.fingerprint]}
     renamed = replace(pair(), image=replace(pair().image, name="renamed"))
     assert plan_training([renamed, colour()], CPU, start).seen == ("renamed",)
+
+
+def test_grey_images_have_a_window_for_each_channel_of_a_start_for_colour(tmp_path):
+    start = find_model("nuclei")
+    wish = NormalisationSettings(statistics="experiment")
+    image, labels = nt.simulate_nuclei(seed=0)
+    plan = plan_training([TrainingPair(nt.as_image(image), labels)], TrainingSettings(steps=2), start, wish)
+    assert plan.window.shape == (3, 2)
+    assert (plan.window == plan.window[0]).all()
+    assert "The start model knows brightness by the image; from now on it is by the experiment." in plan.notes
+    model = new_model(plan, start)
+    save_model(model, tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(load_model(tmp_path / "model.safetensors").window, plan.window)
 
 
 def test_one_window_for_the_whole_experiment():

@@ -118,7 +118,9 @@ def test_huge_and_sparse_ids_become_small():
 def test_of_a_stack_only_annotated_planes_serve():
     labels = np.stack([LABELS, np.zeros_like(LABELS), np.full_like(LABELS, -1), np.where(LABELS > 0, 0, -1)])
     planes = prepare(pair(labels.astype(np.int32), image=np.ones(labels.shape)))
-    assert [plane.name for plane in planes] == ["a plane 0", "a plane 3"]  # 3: a region is marked, it says "background"
+    assert [plane.name for plane in planes] == ["a plane 0", "a plane 1", "a plane 3"]  # regions are marked: 1 and 3 say "background"
+    planes = prepare(pair(np.maximum(labels, 0).astype(np.int32), image=np.ones(labels.shape)))
+    assert [plane.name for plane in planes] == ["a plane 0"]  # none is marked: what is empty was not drawn on
     assert [plane.name for plane in prepare(pair(np.zeros((9, 9), np.int32)))] == ["a"]  # a single plane may be empty
 
 

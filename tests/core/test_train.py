@@ -232,6 +232,17 @@ def test_a_model_that_training_made_worse_is_given_back_as_it_was(pairs, start, 
     assert equal(state(model), before) is not insist
     assert model.counting.min_area > 20  # thresholds that fit the drawn cells, also for the start
     assert equal(state(start), before)
+    assert (set(model.record["seen"]) == set(start.record["seen"])) is not insist  # who has learned nothing can be judged again
+
+
+def test_a_start_for_cells_of_any_size_stays_one_where_it_is_kept(pairs, start, monkeypatch):
+    monkeypatch.setattr(Comparison, "helped", False)
+    start.any_size, start.diameter, start.counting = True, 2 * start.diameter, replace(start.counting, smoothing=1.0, min_area=9.0)
+    model, events = tuned(start, pairs)
+    assert events[-1].start_kept
+    assert (model.any_size, model.scale, model.diameter) == (True, start.scale, start.diameter)
+    assert model.counting.min_area == pytest.approx(9)
+    assert model.counting.smoothing in (1.0, 1.5, 3.0)  # in pixels of the start again
 
 
 def test_after_the_folds_comes_the_average_of_both(pairs, start, monkeypatch):
@@ -268,8 +279,20 @@ def test_a_start_that_has_seen_the_images_is_not_judged_by_them(pairs, start):
 def test_user_images_judge_the_start_too(pairs, start):
     plan = plan_training(pairs, TrainingSettings(steps=5, patch=32, device="cpu"), start)
     model = new_model(plan, start)
-    *_, last = train(model, pairs, plan, validation=pairs)
+    others = [TrainingPair(as_image(2 * pair.image.planes[0, 0]), pair.labels) for pair in pairs]
+    *_, last = train(model, pairs, plan, validation=others)
     assert last.comparison.before.true_count == last.comparison.after.true_count == 21
+
+
+def test_images_that_are_learned_do_not_judge(pairs, start):
+    model, plan = planned(pairs, steps=2)
+    with pytest.raises(ValueError, match="is among the images to train on too, so it cannot judge"):
+        next(train(model, pairs, plan, validation=pairs))
+    model, _ = tuned(start, pairs)
+    others = [TrainingPair(as_image(2 * pair.image.planes[0, 0]), pair.labels) for pair in pairs]
+    plan = plan_training(others, TrainingSettings(steps=2, patch=32, device="cpu"), model)
+    with pytest.raises(ValueError, match="the start model has learned this image, so it cannot judge"):
+        next(train(new_model(plan, model), others, plan, validation=pairs))
 
 
 def test_a_flat_score_ends_a_phase(pairs, monkeypatch):

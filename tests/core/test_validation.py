@@ -89,6 +89,15 @@ def test_large_planes_are_judged_by_their_annotated_middle():
     assert len(to_judge_by([many(n) for n in range(2, 30)])) == 5
 
 
+def test_cells_that_the_middle_cuts_judge_nothing():
+    labels = np.zeros((20, 600), np.int32)
+    labels[5:15, 30:60], labels[5:15, 100:110], labels[5:15, 545:560] = 1, 2, 3  # the middle begins at 44 and ends at 556
+    (small,) = to_judge_by([plane(labels)])
+    assert small.labels.shape == (20, 512)
+    assert cells(small) == {2}
+    assert (small.labels[5:15, :16] == NOT_ANNOTATED).all()
+
+
 # --- two folds, and whether training helped --------------------------------------------------------
 
 
@@ -110,6 +119,17 @@ def test_of_few_images_each_is_halved_behind_a_guard_band(n):
         np.testing.assert_array_equal(np.flatnonzero(right.labels[0] >= 0), np.arange(100, 200))
         assert cells(left) | cells(right) < cells(whole)
         assert not cells(left) & cells(right)
+
+
+def test_planes_of_one_stack_are_cut_in_one_place():
+    """Their slices show the same cells, wherever each was annotated."""
+    drawn = many(20).labels
+    columns = np.arange(200)
+    slices = [plane(np.where(known, drawn, NOT_ANNOTATED).astype(np.int32)) for known in (columns < 140, columns >= 60)]
+    slices = [replace(one, image="stack", name=f"slice {i}") for i, one in enumerate(slices)]
+    a, b = two_folds(slices, 10)
+    assert [np.flatnonzero((one.labels >= 0)[0])[[0, -1]].tolist() for one in a] == [[0, 89], [60, 89]]
+    assert [np.flatnonzero((one.labels >= 0)[0])[[0, -1]].tolist() for one in b] == [[100, 139], [100, 199]]
 
 
 def test_too_few_cells_for_two_folds():

@@ -232,7 +232,15 @@ def test_a_new_model_brings_its_thresholds(model, widget, qtbot, count):
     strict.counting = CountingSettings(min_area=10_000)
     session(model).put(strict, "strict")
     assert widget.counting.value == strict.counting
-    qtbot.waitUntil(lambda: widget.count_text.text() == "0 cells")
+    assert not widget._later.isActive()  # what the other model found stays as it was counted
+    assert widget.count_text.text() == "9 cells"
+    assert "Counted with bright. Press Count cells to use the model above." in widget.details.text()
+    widget.counting["min_area"].value = 20_000
+    qtbot.waitUntil(lambda: not widget._later.isActive())
+    assert not widget._deciding.is_active
+    count()
+    assert widget.count_text.text() == "0 cells"
+    assert "Counted with" not in widget.details.text()
 
 
 def test_the_tables_are_those_of_the_command_line(model, widget, click, count, tmp_path, qtbot):

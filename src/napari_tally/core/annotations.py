@@ -16,7 +16,7 @@ from napari_tally.core.images import Image
 
 NOT_ANNOTATED = -1
 """Pixels of which nothing is known; they never add to a loss."""
-_GO_THROUGH, _FEWEST_SLICES = 0.8, 4
+_GO_THROUGH, _FEWEST_SLICES, _FEW_PIECES = 0.8, 4, 3
 
 
 @dataclass(frozen=True)
@@ -176,23 +176,14 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
             Problem(
                 "no background",
                 f"{name}: every annotated pixel is a cell; the network must see background too. "
-                "Draw an annotated region that reaches around the cells.",
-                stops=True,
+                "Draw an annotated region that reaches around the cells, or see that other images have background.",
             )
         )
     ids = np.unique(cells[drawn])
     pieces = _pieces_of_ids(cells, image.slices if cells_go_through(cells, image.slices) else 1)
     split = int((pieces > 1).sum())
-    if ids.size == 1 and pieces[0] > 3:
-        problems.append(
-            Problem(
-                "binary mask",
-                f"{name}: all {pieces[0]} separate objects have the same id {ids[0]}, so they would count as one cell. "
-                "Split them into one id for each object: 'Split them' in the window, --split on the command line, "
-                "split_pieces in napari_tally.core.annotations.",
-                fix="split",
-            )
-        )
+    if ids.size == 1 and pieces[0] > _FEW_PIECES:
+        problems.append(Problem("binary mask", _mask_message(name, pieces[0], ids[0]), fix="split"))
     elif split:
         problems.append(
             Problem(
@@ -222,10 +213,23 @@ def require_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_]
 
 
 def require_ids(labels: NDArray[Any], name: object) -> NDArray[np.integer]:
-    """Give a label image as it is, or raise a ``ValueError`` if it holds no ids: decimals, or a colour picture."""
+    """Give a label image as it is, or raise a ``ValueError`` if it holds no ids: decimals, a colour picture, or a black and white mask."""
     if labels.dtype.kind not in "bui" or (labels.ndim == 3 and labels.shape[-1] in (3, 4) and labels.dtype == np.uint8):
         raise ValueError(f"{name}: {labels.dtype} values of shape {labels.shape} are no label image; one whole number a pixel is wanted.")
+    cells = np.maximum(labels, 0, dtype=np.int64)
+    if (ids := np.unique(cells[cells > 0])).size == 1:
+        pieces = _pieces_of_ids(cells)
+        if pieces[0] > _FEW_PIECES:
+            raise ValueError(_mask_message(name, pieces[0], ids[0]))
     return labels
+
+
+def _mask_message(name: object, pieces: int, number: int) -> str:
+    return (
+        f"{name}: all {pieces} separate objects have the same id {number}, so they would count as one cell. "
+        "Split them into one id for each object: 'Split them' in the window, --split on the command line, "
+        "split_pieces in napari_tally.core.annotations."
+    )
 
 
 def split_pieces(labels: NDArray[np.integer], slices: int = 1) -> NDArray[np.int32]:

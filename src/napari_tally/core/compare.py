@@ -23,9 +23,9 @@ from napari_tally.core.files import whole_file
 from napari_tally.core.find import find_cells
 from napari_tally.core.metrics import THRESHOLDS, evaluate
 from napari_tally.core.plan import new_model, plan_training
-from napari_tally.core.samples import TrainingPair
+from napari_tally.core.samples import TrainingPair, data_fingerprint
 from napari_tally.core.train import Finished, Step, train
-from napari_tally.settings import TrainingSettings, to_dict
+from napari_tally.settings import PredictionSettings, TrainingSettings, to_dict
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,12 @@ def compare(
     Raises
     ------
     ValueError
-        If the file holds runs with other images or settings.
+        If the file holds runs with other images, labels or settings.
     """
     dealt = folds_of(pairs, folds)
     base = {name: value for name, value in to_dict(settings).items() if name not in ("architecture", "loss", "seed", "device")}
-    made_with = {"images": sorted(pair.image.fingerprint for pair in pairs), "folds": folds, "settings": base}
+    images = [pair.image.fingerprint for pair in pairs]
+    made_with = {"images": sorted(images), "data": data_fingerprint(pairs, images), "folds": folds, "settings": base}
     done = _read(file, made_with)
     wanted = list(product(architectures, losses, range(folds), range(settings.seed, settings.seed + seeds)))
     for number, (architecture, loss, fold, seed) in enumerate(wanted, start=1):
@@ -173,7 +174,7 @@ def _run(training: list[TrainingPair], test: list[TrainingPair], settings: Train
             finished = event
     assert finished
     began = time.perf_counter()
-    found = [run_to_end(find_cells(model, pair.image)).labels for pair in test]
+    found = [run_to_end(find_cells(model, pair.image, PredictionSettings(device=settings.device))).labels for pair in test]
     seconds = time.perf_counter() - began
     scores = evaluate((pair.image.name, pair.labels, labels) for pair, labels in zip(test, found, strict=True))
     return Run(
@@ -267,7 +268,9 @@ def _read(file: Path, made_with: dict[str, object]) -> dict[tuple[str, str, int,
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: this is no list of runs ({error}). Choose another file.") from error
     if content["made_with"] != made_with:
-        raise ValueError(f"{file}: the runs in it were made with other images, folds or settings. Choose another file, or delete it.")
+        raise ValueError(
+            f"{file}: the runs in it were made with other images, labels, folds or settings. Choose another file, or delete it."
+        )
     return {(run.architecture, run.loss, run.fold, run.seed): run for run in runs}
 
 

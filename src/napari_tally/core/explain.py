@@ -98,6 +98,8 @@ def _classes(plan: TrainingPlan) -> str:
 
 def _held_out(plan: TrainingPlan, from_trained: bool) -> str:
     n = plan.n_images - len(plan.seen)
+    if from_trained and not n:
+        return "Nothing: the start model has learned all of these images, so they cannot judge it. Everything is trained on at once."
     if from_trained:
         halves = "half of the images each" if n >= 4 else "the halves of every image, for there are fewer than four"
         return f"Two folds ({halves}) judge each other's model for 30 % of the time each, then everything is trained on."

@@ -336,12 +336,20 @@ def _decode(path: Path, palette: bool = True) -> Opened:
                 series = max(tif.series, key=lambda series: series.size)  # not the thumbnail
                 _require_plausible(series.nbytes, path.stat().st_size, labels=not palette)
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
-                return Opened(pixels, series.axes, *_tiff_sizes(tif))
+                return Opened(pixels, _axes_of(series), *_tiff_sizes(tif))
         with PIL.Image.open(path) as picture:
             array = np.asarray(picture.convert("RGB") if picture.mode in colours else picture)
             return Opened(array, "YX" if array.ndim == 2 else "YXS")
     except _DECODER_ERRORS as error:
         raise ValueError(f"{path}: the file cannot be read as an image ({str(error).strip() or type(error).__name__}).") from error
+
+
+def _axes_of(series: tifffile.TiffPageSeries) -> str:
+    """Give the letters of the axes. Samples of which the file does not say that they are colours, or transparency, are channels."""
+    page = series.keyframe
+    told = page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
+    told |= any(sample != tifffile.EXTRASAMPLE.UNSPECIFIED for sample in page.extrasamples)
+    return series.axes if told else series.axes.replace("S", "C")
 
 
 def _require_plausible(unfolded: int, size: int, labels: bool) -> None:

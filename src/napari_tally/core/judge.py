@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage as ndi
 
 from napari_tally.core.annotations import NOT_ANNOTATED, what_can_be_judged
 from napari_tally.core.bodies import find_bodies
@@ -313,9 +314,13 @@ def choose_counting(
 
 
 def _areas(judged: Judged) -> NDArray[np.float64]:
-    """Give the areas of the drawn cells in image pixels."""
-    areas = np.concatenate([np.bincount(plane.labels[plane.labels > 0])[1:] for plane in judged.planes]) / judged.density
-    return areas[areas > 0]
+    """Give the areas in image pixels of the cells that are drawn whole: none of their neighbours is a pixel of which nothing is known."""
+    found = []
+    for plane in judged.planes:
+        areas = np.bincount(plane.labels[plane.labels > 0])
+        areas[np.unique(plane.labels[ndi.binary_dilation(plane.labels == NOT_ANNOTATED) & (plane.labels > 0)])] = 0
+        found.append(areas[areas > 0] / judged.density)
+    return np.concatenate(found)
 
 
 def _smallest(areas: NDArray[np.float64]) -> float:

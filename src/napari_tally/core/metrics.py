@@ -241,7 +241,7 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
     Parameters
     ----------
     triples : iterable of (name, truth, predicted)
-        Label images of one shape a pair, 0 = background; -1 in the truth = not annotated, and not judged. In a stack ids count within a
+        Label images, of one shape each pair, 0 = background; -1 in the truth = not annotated, and not judged. In a stack ids count within a
         plane, unless the predicted cells go through its planes; the true ones, where none were predicted.
 
     Returns
@@ -256,6 +256,8 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
     pq, covered = np.zeros(4), []
     sums = np.zeros((len(THRESHOLDS), 3), int)
     for name, true_labels, found in triples:
+        if true_labels.shape != found.shape:
+            raise ValueError(f"{name}: the true labels have the shape {true_labels.shape}, the predicted ones {found.shape}.")
         t, p = _by_plane(*what_can_be_judged(true_labels, found))
         iou = iou_matrix(t, p)
         names.append(name)

@@ -186,7 +186,7 @@ def warping_error(truth: NDArray[np.integer], predicted: NDArray[np.integer]) ->
 
 def _apart(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Give the mask of the cells, cut where two of them touch."""
-    cells = np.maximum(labels, 0)
+    cells = np.maximum(labels, 0, dtype=np.int64)  # one more than the highest must be a number too
     top = cells.max(initial=0) + 1
     highest = ndi.maximum_filter(cells, 3, mode="nearest")
     lowest = ndi.minimum_filter(np.where(cells > 0, cells, top), 3, mode="nearest")

@@ -128,7 +128,7 @@ def plan_training(
     start : Model, optional
         The model to go on from; it fixes the network. The scale follows the cells where they are of another size.
     normalisation : NormalisationSettings, optional
-        Left out: that of the start.
+        Only whose statistics are asked for; the rest, or left out all of it, is that of the start.
 
     Raises
     ------
@@ -205,7 +205,10 @@ def plan_training(
     )
     meta = build_meta_network(network)
     size = meta.input_size(max(chosen.patch, 2 * meta.step), of_output=False)  # batch normalisation wants more than one pixel
-    normalisation = normalisation or (start.normalisation if start else NormalisationSettings())
+    own = start.normalisation if start else NormalisationSettings()
+    normalisation = replace(own, statistics=normalisation.statistics) if normalisation else own
+    if start and normalisation != own:
+        notes.append(f"The start model knows brightness by the {own.statistics}; from now on it is by the {normalisation.statistics}.")
     pixels = sum(pair.labels.size * own**2 * z_scale for pair, own in zip(pairs, scales, strict=True))
     slices = 0
     if in_3d:
@@ -230,12 +233,17 @@ def plan_training(
         pixels=pixels,
         memory=training_memory(network, size, chosen.batch, pixels, slices),
         normalisation=normalisation,
-        window=experiment_window(images, normalisation) if normalisation.statistics == "experiment" else None,
+        window=_window_of(images, normalisation, network.channels) if normalisation.statistics == "experiment" else None,
         notes=tuple(notes),
         z_scale=z_scale,
         slice_distance=distance,
         slices=slices,
     )
+
+
+def _window_of(images: Sequence[Image], normalisation: NormalisationSettings, channels: int) -> NDArray[np.float32]:
+    """Give the window of the experiment for each channel of the network: grey images stand for all of a network for colour."""
+    return np.array(np.broadcast_to(experiment_window(images, normalisation), (channels, 2)))
 
 
 def dimensions_for(pairs: Sequence[TrainingPair], settings: TrainingSettings, start: Model | None = None) -> int:
@@ -408,10 +416,8 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
         if plan.network != start.settings:
             model.settings, model.colour = plan.network, plan.colour
             model.network = _adapted(start, plan.network)
-        larger = start.scale / plan.scale
-        size = larger**2 * start.z_scale / plan.z_scale
-        counting = replace(start.counting, smoothing=start.counting.smoothing * larger, min_area=start.counting.min_area * size)
-        return replace(model, any_size=plan.any_size, normalisation=plan.normalisation, window=plan.window, counting=counting)
+        counting = counting_at(start.counting, start, plan)
+        return replace(model, normalisation=plan.normalisation, window=plan.window, counting=counting)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(plan.settings.seed)
         network = build_network(plan.network)
@@ -421,6 +427,13 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
     shape = plan.network, plan.colour, plan.scale, plan.diameter
     model = Model(network.eval(), *shape, normalisation=plan.normalisation, window=plan.window, counting=counting)
     return replace(model, z_scale=plan.z_scale, slice_distance=plan.slice_distance)
+
+
+def counting_at(counting: CountingSettings, of: Model | TrainingPlan, at: Model | TrainingPlan) -> CountingSettings:
+    """Give thresholds for pixels of another size, so that they mean the same on the network's."""
+    larger = of.scale / at.scale
+    size = larger**2 * of.z_scale / at.z_scale
+    return replace(counting, smoothing=counting.smoothing * larger, min_area=counting.min_area * size)
 
 
 def _adapted(start: Model, settings: NetworkSettings) -> UNet:

@@ -47,9 +47,12 @@ def discs(points: NDArray[np.floating], shape: tuple[int, ...], radius: float) -
     for p, plane in enumerate(planes):
         if not (here := np.flatnonzero(at == p)).size:
             continue
-        grid = np.moveaxis(np.indices(plane.shape), 0, -1).reshape(-1, 2)
-        distance, nearest = KDTree(points[here, -2:]).query(grid, distance_upper_bound=np.nextafter(radius, np.inf))
-        plane.ravel()[:] = np.append(here + 1, 0)[np.where(np.isfinite(distance), nearest, here.size)]
+        near = np.zeros(plane.shape, bool)  # only these pixels are asked for: a plane has many more
+        for y, x in pixels[here, -2:]:
+            reach = int(radius) + 1
+            near[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1] = True
+        distance, nearest = KDTree(points[here, -2:]).query(np.argwhere(near), distance_upper_bound=np.nextafter(radius, np.inf))
+        plane[near] = np.append(here + 1, 0)[np.where(np.isfinite(distance), nearest, here.size)]
         plane[tuple(pixels[here, -2:].T)] = here + 1  # a radius below one pixel, or two points in one
     return planes.reshape(shape)
 

@@ -156,9 +156,9 @@ def prepare_planes(
     for pair, factor in zip(pairs, scales, strict=True):
         own = intensity_window(pair.image, normalisation) if window is None else window[: pair.image.channels]
         stack = pair.labels.reshape(-1, *pair.labels.shape[-2:])
+        unmarked = len(stack) > 1 and bool((pair.labels != NOT_ANNOTATED).all())  # then planes without a drawn cell are not annotated
         for i, labels in enumerate(stack):
-            known = labels != NOT_ANNOTATED
-            if not known.any() or (len(stack) > 1 and known.all() and not (labels > 0).any()):
+            if not (labels != NOT_ANNOTATED).any() or (unmarked and not (labels > 0).any()):
                 continue
             shape, whole = scaled_shape(labels.shape, factor), (slice(0, labels.shape[0]), slice(0, labels.shape[1]))
             picture = rescale(normalise(pair.image.read(i, whole), own), shape)

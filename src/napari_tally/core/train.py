@@ -16,7 +16,7 @@ which is what predicts best).
 
 import platform
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -30,10 +30,11 @@ from torch import Tensor
 import napari_tally
 from napari_tally.core.checkpoint import Checkpoint, Place, to_comparison, to_score
 from napari_tally.core.explain import explain
+from napari_tally.core.images import Image
 from napari_tally.core.judge import Comparison, Fitting, Judged, Score, choose_counting, fit_counting, judge, labels_of, score
 from napari_tally.core.learner import Learner, copied
 from napari_tally.core.model_file import Model
-from napari_tally.core.plan import TrainingPlan, build_meta_network, own_scale, prepare
+from napari_tally.core.plan import TrainingPlan, build_meta_network, counting_at, own_scale, prepare
 from napari_tally.core.predict import require_channels, require_volumes
 from napari_tally.core.range import KEY as RANGE
 from napari_tally.core.range import fingerprint_images
@@ -155,11 +156,12 @@ def train(
             "The images or labels are not those with which this training began, so it cannot go on. Bring them back, or start anew."
         )
     start = resume.start if resume else model.copy() if model.record else None
-    given = start.counting if start else model.counting
+    given = model.counting  # as new_model has brought those of the start to pixels of the plan
     model.scale, model.diameter, model.pixel_size = plan.scale, plan.diameter, plan.pixel_size
-    model.z_scale, model.slice_distance = plan.z_scale, plan.slice_distance
+    model.z_scale, model.slice_distance, model.any_size = plan.z_scale, plan.slice_distance, plan.any_size
     for pair in validation:
         require_channels(model, pair.image)
+        _require_unseen(pair.image, plan.fingerprints, start.record.get("seen", []) if start else [])
         if model.settings.dimensions == 3:
             require_volumes(pair.image)
 
@@ -187,6 +189,8 @@ def train(
         """Hand out an event. Whoever takes it may walk away, so the caller's model is made whole first."""
         model.network.load_state_dict(_mean([*learned, learner.average.network.state_dict()]))
         model.record = _provenance(pairs, plan, augmentation, data, at, clock.active, last, comparison, start, len(validation))
+        if isinstance(event, Finished) and event.start_kept:  # it has learned nothing: they can judge it another time
+            model.record["seen"] = start.record.get("seen", []) if start else []
         if isinstance(event, Finished):
             known = start.record.get(RANGE) if start and event.start_kept else None
             if model.settings.dimensions == 2:  # what images are like is known of planes only
@@ -275,14 +279,25 @@ def train(
         last = Validation(at.step, comparison.after)
         start_kept = not comparison.helped and not s.insist
         if start_kept:  # its thresholds may still be fitted to the drawn cells
-            fitting, _ = yield from clock.following(choose_counting(before, given, plan.any_size))
+            fitting, _ = yield from clock.following(choose_counting(before, given, plan.any_size or start.any_size))
         learner.begin(start.network.state_dict() if start_kept else _mean(learned))
         learned, model.counting = [], fitting
         yield from tell(comparison)
         if start_kept:
+            if start.any_size:  # it goes on to find out the size of cells by itself
+                model.any_size, model.scale, model.diameter, model.pixel_size = True, start.scale, start.diameter, start.pixel_size
+                model.counting = counting_at(fitting, plan, start)
             yield from tell(Finished(at.step, clock.active, last, comparison, start_kept))
             return
     yield from tell(Finished(at.step, clock.active, last, comparison))
+
+
+def _require_unseen(image: Image, learned: Collection[str], seen: Collection[str]) -> None:
+    """Raise a ``ValueError`` if an image to validate on is among those that are learned, or that the start has seen."""
+    if image.fingerprint in learned:
+        raise ValueError(f"{image.name} is among the images to train on too, so it cannot judge. Validate on other images.")
+    if image.fingerprint in seen:
+        raise ValueError(f"{image.name}: the start model has learned this image, so it cannot judge. Validate on other images.")
 
 
 class _Flat:

@@ -120,7 +120,8 @@ def hold_out(planes: Sequence[Plane], guard: int) -> tuple[list[Plane], list[Pla
         middle = order[len(order) // 2]  # neither the emptiest nor the fullest
         training, held_out = [plane for plane in planes if plane.image != middle], images[middle]
     elif images:
-        parts = {id(plane): _split_block(plane, guard, 0.75) for plane in images[order[-1]]}
+        largest = images[order[-1]]
+        parts = {id(plane): _split_block(plane, guard, 0.75, _spans_of(largest, plane)) for plane in largest}
         training = [parts[id(plane)][0] if id(plane) in parts else plane for plane in planes]
         held_out = [held for _, held in parts.values()]
     else:
@@ -153,7 +154,7 @@ def two_folds(planes: Sequence[Plane], guard: int) -> tuple[list[Plane], list[Pl
             smaller = a if sum(map(_count, a)) <= sum(map(_count, b)) else b
             smaller.extend(images[image])
     else:
-        halves = [_split_block(plane, guard, 0.5) for plane in planes]
+        halves = [_split_block(plane, guard, 0.5, _spans_of(planes, plane)) for planes in images.values() for plane in planes]
         a, b = _annotated(half for half, _ in halves), _annotated(half for _, half in halves)
     return (a, b) if min(sum(map(_count, a)), sum(map(_count, b))) >= _FEWEST else ([], [])
 
@@ -173,10 +174,9 @@ def _count(plane: Plane) -> int:
     return len(np.unique(plane.labels[plane.labels > 0]))
 
 
-def _split_block(plane: Plane, guard: int, share: float) -> tuple[Plane, Plane]:
-    """Cut what is annotated in two along its longer axis, `share` of it before the cut; cells on a cut belong to neither side."""
+def _split_block(plane: Plane, guard: int, share: float, spans: Sequence[slice]) -> tuple[Plane, Plane]:
+    """Cut a box in two along its longer axis, `share` of it before the cut; cells on a cut belong to neither side."""
     labels, steps = plane.labels, [plane.aspect, 1.0, 1.0][-plane.labels.ndim :]
-    spans = _annotated_spans(plane)
     axis = int(np.argmax([(span.stop - 1 - span.start) * step for span, step in zip(spans, steps, strict=True)]))
     stop = spans[axis].stop
     side = stop - spans[axis].start
@@ -184,12 +184,19 @@ def _split_block(plane: Plane, guard: int, share: float) -> tuple[Plane, Plane]:
     end = start - min(round(guard / steps[axis]), side // 8)
     along = np.broadcast_to(np.expand_dims(np.arange(labels.shape[axis]), [a for a in range(labels.ndim) if a != axis]), labels.shape)
 
-    def part(inside: NDArray[np.bool_]) -> Plane:
-        cut = np.intersect1d(labels[inside], labels[~inside])
-        known = inside & ~np.isin(labels, cut[cut > 0])
-        return replace(plane, labels=np.where(known, labels, NOT_ANNOTATED).astype(np.int32))
+    return replace(plane, labels=_only(labels, along < end)), replace(plane, labels=_only(labels, along >= start))
 
-    return part(along < end), part(along >= start)
+
+def _only(labels: NDArray[np.int32], inside: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Forget what is drawn outside, and the cells that reach across."""
+    cut = np.intersect1d(labels[inside], labels[~inside])
+    return np.where(inside & ~np.isin(labels, cut[cut > 0]), labels, NOT_ANNOTATED).astype(np.int32)
+
+
+def _spans_of(planes: Sequence[Plane], plane: Plane) -> list[slice]:
+    """Give the box of what is annotated in all planes of one size: those of a stack show the same cells, so they are cut in one place."""
+    boxes = [_annotated_spans(other) for other in planes if other.labels.shape == plane.labels.shape]
+    return [slice(min(span.start for span in spans), max(span.stop for span in spans)) for spans in zip(*boxes, strict=True)]
 
 
 def to_judge_by(planes: Sequence[Plane]) -> list[Plane]:
@@ -208,7 +215,9 @@ def _window(plane: Plane) -> Plane:
         cut = max(0, span.stop - span.start - most)
         spans[i] = slice(span.start + cut // 2, span.stop - (cut - cut // 2))
     part = tuple(spans)
-    return replace(plane, picture=plane.picture[:, *part], labels=plane.labels[part], border=plane.border[part])
+    inside = np.zeros(plane.labels.shape, bool)
+    inside[part] = True
+    return replace(plane, picture=plane.picture[:, *part], labels=_only(plane.labels, inside)[part], border=plane.border[part])
 
 
 def _annotated_spans(plane: Plane) -> list[slice]:

@@ -48,6 +48,7 @@ from napari_tally.core.counting import measure_cells, measuring_cells, size_rema
 from napari_tally.core.events import beside, mapped, paced, saying
 from napari_tally.core.images import Image
 from napari_tally.core.lazy import LabelsZarr
+from napari_tally.core.results import few
 from napari_tally.settings import CountingSettings, PredictionSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._gaze import Gaze
@@ -256,7 +257,8 @@ class PredictWidget(QWidget):
         say(self.message, "" if model else "Train a model (2 Train), or load one: some come with napari-tally.")
         if model and model.counting != self._offered:  # else the user's own thresholds stay: in training a copy comes every few seconds
             self._offered = self.counting.value = model.counting
-        self._enable()
+            self._later.stop()  # they are for what it will find: what another model found was counted with thresholds of its own
+        self._show()
 
     def _tell_way(self, settings: object) -> None:
         """Many files shall be counted as this image is."""
@@ -413,7 +415,8 @@ class PredictWidget(QWidget):
     def _decide(self, returned: object = None) -> None:
         """Find the cells anew where other thresholds are wished; the latest wish wins. Slides are too large for that: they stay."""
         counting = self.counting.value
-        stale = [counted for counted in self._results.values() if counted.counting != counting and counted.found.probabilities is not None]
+        mine = [counted for counted in self._results.values() if counted.run.model is self._session.model]
+        stale = [counted for counted in mine if counted.counting != counting and counted.found.probabilities is not None]
         if not stale or self._later.isActive() or self._finding.is_active:
             return
         if self._deciding.is_active:
@@ -469,7 +472,8 @@ class PredictWidget(QWidget):
             say(self.count_text, "")
             say(self.details, "Nothing is counted yet.")
             return
-        if any(counted.found.probabilities is None and counted.counting != self.counting.value for counted in shown):
+        mine = [counted for counted in shown if counted.run.model is self._session.model]
+        if any(counted.found.probabilities is None and counted.counting != self.counting.value for counted in mine):
             say(self.message, "The image is large: press Count cells to use the new thresholds.")
         n, inside = int(rows["count"].sum()), int(rows["count_without_border"].sum())
         say(self.count_text, f"{n} cell{'s' * (n != 1)}")
@@ -486,6 +490,8 @@ class PredictWidget(QWidget):
         ]
         for counted in shown:
             remarks += [f"{counted.layer.name}: {text}" for text in (counted.image.note, counted.remark, self._set_aside(counted))]
+        if others := [counted.run.name or "another model" for counted in shown if counted.run.model is not self._session.model]:
+            details.append(f"Counted with {escape(few(list(dict.fromkeys(others))))}. Press Count cells to use the model above.")
         details += [f"<b>Please look:</b> {escape(remark)}" for remark in remarks if not remark.endswith(": ")]
         say(self.details, "<br>".join(details))
         self._fill_table(rows)
@@ -640,7 +646,9 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
         found = replace(old.found, labels=labels, types=types, cells=number)
         measuring = measuring_cells(found.labels, old.image, shapes=number <= _MANY, are_bodies=found.are_bodies)
         cells = with_types((yield from saying(paced(measuring), Results(tuple(counted)))), types, n)
-        counted.append(replace(old, found=found, counting=counting, cells=cells, summary=summarise(cells, old.image)))
+        summary = summarise(cells, old.image)
+        summary = summary[summary["plane"].isin(old.summary["plane"])]  # others were never looked at
+        counted.append(replace(old, found=found, counting=counting, cells=cells, summary=summary, is_mended=False))
         yield Results(tuple(counted))
 
 

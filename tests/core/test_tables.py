@@ -38,11 +38,18 @@ def test_a_table_of_any_country(tmp_path, text):
     assert table.to_dict("list") == {"image": ["001"], "y": [1.5], "x": [2]}
 
 
+@pytest.mark.parametrize("letters", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_letters_of_any_spreadsheet(tmp_path, letters):
+    (tmp_path / "groups.csv").write_bytes("sep=;\r\nimage;group\r\n001;Ödem\r\n".encode(letters))
+    assert read_table(tmp_path / "groups.csv").to_dict("list") == {"image": ["001"], "group": ["Ödem"]}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         (b"", "this is no table of comma-separated values \\(No columns"),
-        (b"\xff\xfe\x00", "this is no table of comma-separated values \\('utf-8'"),
+        (b"\xff\xfe\x00", "this is no table of comma-separated values \\('utf-16"),
+        (b"\x81\x8d", "this is no table of comma-separated values \\('charmap"),
         (b"image,hand\na,1\nb,2,3\n", "this is no table of comma-separated values \\(Error tokenizing"),
         (b"picture,hand\na,1\n", "the column 'image' is missing; wanted are image, here are picture, hand."),
         (b"image,hand\na,many\n", "the column 'hand' holds something that is no number"),

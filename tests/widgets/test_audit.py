@@ -151,6 +151,61 @@ def test_cells_that_were_changed_after_the_drawing_are_named(started, model, qtb
     qtbot.waitUntil(lambda: named in again.details.text())
 
 
+def test_a_smaller_audit_is_opened_over_a_larger_one(started, model, qtbot, tmp_path):
+    images = [StudyImage(f"im{i}", model.layers[f"im{i} labels"].data) for i in range(3)]
+    write_audit(tmp_path / "small.json", draw_audit(images, AuditSettings(windows=4, window=40)))
+    started._number = 11
+    started.open(tmp_path / "small.json")
+    qtbot.waitUntil(lambda: started.place_text.text() == "Window 1 of 4")
+
+
+def test_another_image_of_the_same_name_is_not_taken_for_that_of_the_audit(started, model, qtbot, truth, tmp_path):
+    wanted = started._audit.window(0).image
+    viewer = fill_viewer(ViewerModel(), truth)
+    names = list(truth)
+    viewer.layers[wanted].name = "another name"
+    other = next(name for name in names if name != wanted)
+    viewer.layers[other].name = wanted
+    again = make(viewer, qtbot)
+    again.open(tmp_path / "audit.json")
+    qtbot.waitUntil(lambda: again._frame.is_shown)
+    assert again._images[wanted] is viewer.layers["another name"]  # by its pixels
+    viewer.layers.remove("another name")
+    again._go_there()
+    assert f"{wanted} has other pixels than when the windows were drawn" in again.message.text()
+
+
+def test_labels_of_another_origin_lie_on_one_image(qtbot, truth, tmp_path):
+    viewer = ViewerModel()
+    for i, name in enumerate(("a DAPI", "b DAPI")):
+        viewer.add_image(nt.simulate_nuclei(seed=i, n=30, diameter=12, shape=(128, 160))[0], name=name)
+    for name, cells in (("b cells", truth["im1"]), ("a cells", truth["im0"])):
+        viewer.add_labels(cells, name=name)
+    widget = make(viewer, qtbot)
+    widget.start(tmp_path / "audit.json")
+    qtbot.waitUntil(lambda: widget._frame.is_shown)
+    counted = {image.name: image.predicted for image in widget._audit.images}
+    assert counted == {"a DAPI": len(np.unique(truth["im0"])) - 1, "b DAPI": len(np.unique(truth["im1"])) - 1}
+    assert "The cells are those of “a cells” on a DAPI, “b cells” on b DAPI." in widget.message.text()
+    for name in ("b cells", "a cells"):
+        viewer.layers[name].name = "cells"
+    viewer.layers.remove("cells")
+    assert [layer.name for layer in viewer.layers if widget._can_be_audited(layer)] == ["b DAPI"]  # the next one below
+
+
+def test_no_window_lies_where_nobody_has_counted(qtbot, truth, tmp_path):
+    viewer = ViewerModel()
+    stack = np.stack([nt.simulate_nuclei(seed=0, n=30, diameter=12, shape=(128, 160))[0]] * 3)
+    image = viewer.add_image(stack, name="stack")
+    labels = viewer.add_labels(np.stack([0 * truth["im0"], truth["im0"], 0 * truth["im0"]]), name="stack labels")
+    belong(labels, "prediction", image)
+    labels.metadata["napari_tally"]["planes"] = (1,)
+    widget = make(viewer, qtbot)
+    widget.start(tmp_path / "audit.json")
+    qtbot.waitUntil(lambda: widget._frame.is_shown)
+    assert set(widget._audit.windows["plane"]) == {1}
+
+
 def test_what_is_clicked_outside_is_shown_and_not_counted(started, model):
     window, points = started._frame.window, model.layers["Click on cells"]
     points.add([window.top + 1, window.left + 1])

@@ -53,8 +53,11 @@ def read_table(source: str | Path | io.StringIO, wanted: Collection[str] = (), n
     """
     name = "The table" if isinstance(source, io.StringIO) else source
     try:
-        text = source if isinstance(source, io.StringIO) else io.StringIO(Path(source).read_text(encoding="utf-8-sig"))
+        text = source if isinstance(source, io.StringIO) else io.StringIO(_text_of(Path(source).read_bytes()))
         head = text.readline()
+        if head.lower().startswith("sep="):  # Excel's own note of what stands between the fields
+            head = text.readline()
+            text = io.StringIO(head + text.read())
         text.seek(0)
         between = max(",;\t", key=head.count)
         words = {"dtype": dict.fromkeys(_WORDS, str), "keep_default_na": False, "na_values": [""]}
@@ -70,3 +73,13 @@ def read_table(source: str | Path | io.StringIO, wanted: Collection[str] = (), n
         except ValueError as error:
             raise ValueError(f"{name}: the column {column!r} holds something that is no number ({error}).") from error
     return table
+
+
+def _text_of(content: bytes) -> str:
+    """Decode what a spreadsheet writes: UTF-8, UTF-16 with its mark, else the letters of Windows in western countries."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")

@@ -17,6 +17,7 @@ generator cannot flood the window, and the last news of each kind always arrives
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -25,6 +26,7 @@ from qtpy.QtCore import QObject, QThreadPool, QTimer
 from superqt.utils import WorkerBase
 
 from napari_tally.core.events import OUT_OF_MEMORY, is_out_of_memory
+from napari_tally.widgets._garbage import hold
 
 _INTERVAL = 100
 """Milliseconds between two looks into the tray."""
@@ -106,6 +108,7 @@ class Job:
         if self.is_active:
             raise RuntimeError(f"This job is {self.state}; one at a time.")
         self._task = _Task(make_generator, description)
+        weakref.finalize(self, _stop, weakref.ref(self._task))  # a widget without a dock may be collected without a word from Qt
         # Through napari, so that it asks before closing the window and stops the work when it closes. Not with a progress bar
         # of napari: its animation repaints the whole window all the time, which without a graphics card takes half a core.
         create_worker(self._task, _worker_class=_Worker, _ignore_errors=True, _start_thread=True)
@@ -226,6 +229,11 @@ class _Task:
             generator.close()
 
 
+def _stop(task: "weakref.ref[_Task]") -> None:
+    if there := task():
+        there.stop()
+
+
 class _Worker(WorkerBase):
     """Runs a task in the thread pool, in a way that napari knows of.
 
@@ -237,6 +245,7 @@ class _Worker(WorkerBase):
         super().__init__()
         self.setAutoDelete(False)  # Python alone owns it: else Qt deletes it on its thread, while Python may just collect it on another
         self._task: _Task | None = task
+        self._let_go = hold()
 
     def run(self) -> None:
         """Run the task; called by the thread pool."""
@@ -248,6 +257,7 @@ class _Worker(WorkerBase):
         self._task = None  # Qt and napari remember a worker for a while; what came of the work must not hang on it
         self.finished.emit()
         self._finished.emit(self)
+        self._let_go()
         pool.reserveThread()
 
     def quit(self) -> None:

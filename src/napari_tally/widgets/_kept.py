@@ -27,6 +27,7 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_tally.core.files import state_folder, whole_file
 from napari_tally.core.journal import Journal, Region, read_about
+from napari_tally.widgets._garbage import hold
 
 _MONTH = 30 * 24 * 3600.0
 _DELAY = 500
@@ -202,7 +203,9 @@ class Keeper:
             path = state_folder() / "drawings" / f"{os.getpid()}-{labels.unique_id}.journal"
             about = {**owner(), "image": self._image, "shape": list(labels.data.shape), "layer": labels.name}
             journal = self._journals[labels.unique_id] = Journal(path, about)
+        let_go = hold()
         self._writing = _writer.submit(journal.write, labels.data, region)
+        self._writing.add_done_callback(lambda _: let_go())
 
     def _look(self, wait: bool = False) -> None:
         """See how the last writing ended."""

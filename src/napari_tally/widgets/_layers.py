@@ -13,6 +13,7 @@ Positions follow napari: a layer with fewer axes than the viewer has the last on
 """
 
 from collections.abc import Callable, Sequence
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,6 +159,35 @@ def fits(layer: Layer, image: ImageLayer) -> bool:
     if not isinstance(layer, Labels) or layer.data.shape != label_shape(image):
         return False
     return _notes(layer).get("image") in (None, image.unique_id) and _notes(layer).get("role") != "aid"
+
+
+def cells_on(viewer: ViewerModel, image: ImageLayer) -> Labels | None:
+    """Find the cells of an image: its newest prediction, else labels of another origin that are its own."""
+    found = layers_of(viewer, "prediction", image)
+    others = [layer for layer in viewer.layers if not _notes(layer) and fits(layer, image) and image_under(viewer, layer) is image]
+    return next(reversed([*others, *found]), None)
+
+
+def image_under(viewer: ViewerModel, labels: Labels) -> ImageLayer | None:
+    """Find the one image that cells lie on: noted, else of those that they fit the one called most alike, else the next one below."""
+    if noted := image_of(viewer, labels):
+        return noted
+    images = [layer for layer in viewer.layers if is_source(layer) and _can_hold(layer, labels)]
+    if len(images) < 2:
+        return next(iter(images), None)
+    alike = [len(commonprefix([image.name.lower(), labels.name.lower()])) for image in images]
+    if alike.count(max(alike)) == 1:
+        return images[alike.index(max(alike))]
+    at = viewer.layers.index(labels)
+    return next((image for image in reversed(images) if viewer.layers.index(image) < at), images[0])
+
+
+def _can_hold(image: ImageLayer, labels: Labels) -> bool:
+    """Whether labels are of the shape of an image; false where that cannot be told."""
+    try:
+        return fits(labels, image)
+    except ValueError:
+        return False
 
 
 def annotation_of(viewer: ViewerModel, image: ImageLayer) -> Labels | None:

@@ -1,6 +1,7 @@
 """Small parts of which the dock widgets are made, so that they look alike: buttons, groups, wrapped text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import (
@@ -10,12 +11,14 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QGroupBox,
     QHBoxLayout,
+    QHeaderView,
     QLabel,
     QLayout,
     QMessageBox,
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QTableWidget,
     QVBoxLayout,
     QWidget,
 )
@@ -58,6 +61,19 @@ def may_lose_model(parent: QWidget, session: Session) -> bool:
     yes = QMessageBox.StandardButton.Discard
     question = "The current model is not saved. Discard it?"
     return QMessageBox.question(parent, "napari-tally", question, yes | QMessageBox.StandardButton.Cancel) == yes
+
+
+@contextmanager
+def filling(table: QTableWidget) -> Iterator[None]:
+    """Fill a table: its columns are measured once, at the end, and not again for every cell, which takes seconds for hundreds of rows."""
+    header = table.horizontalHeader()
+    modes = [header.sectionResizeMode(column) for column in range(table.columnCount())]
+    header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
+    try:
+        yield
+    finally:
+        for column, mode in enumerate(modes):
+            header.setSectionResizeMode(column, mode)
 
 
 def ask_for_file(parent: QWidget, title: str, kinds: str, chosen: Callable[[str], object]) -> None:

@@ -24,7 +24,7 @@ from napari_tally.core.export import FORMATS, Format, export
 from napari_tally.core.images import writing_labels
 from napari_tally.core.lazy import write_tiff_in_pieces
 from napari_tally.core.regions import Region
-from napari_tally.core.results import Results
+from napari_tally.core.results import Results, few
 from napari_tally.settings import PredictionSettings, RuleSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
@@ -122,8 +122,7 @@ class ResultsPart(QWidget):
     def summary(self, found: "Counted") -> pd.DataFrame:
         """Give the table of planes by the rule."""
         cells, rules, _ = self._by_rule(found)
-        made = summarise(cells, found.image, rules)
-        return made[made["plane"].isin(found.summary["plane"])]  # of a stack, only the planes that were looked at
+        return found.only(summarise(cells, found.image, rules))
 
     def _by_rule(self, found: "Counted") -> tuple[pd.DataFrame, RuleSettings, list[Region]]:
         rules, regions = self.form.value, self._regions(found)
@@ -147,9 +146,11 @@ class ResultsPart(QWidget):
                     escape(f"{found.image.name}: all sizes count, for the pixel size of the image is not known. State the area in px.")
                 )
             if regions:
-                for row in summarise(cells, found.image, rules, regions).itertuples():
+                rows = found.only(summarise(cells, found.image, rules, regions))
+                for row in rows.itertuples():
                     density = f", {row.cells_per_mm2:,.0f}/mm²" if np.isfinite(row.cells_per_mm2) else ""
                     which = f"{found.image.name}, " if len(self._shown) > 1 else ""
+                    which += f"plane {row.plane}, " if rows["plane"].nunique() > 1 else ""
                     lines.append(escape(f"{which}{row.region}: {row.count} cell{'s' * (row.count != 1)}{density}"))
         more = [f"… and {len(lines) - _LINES} more; Save writes them all"] if len(lines) > _LINES else []
         say(self.region_text, "<br>".join(lines[:_LINES] + more))
@@ -234,17 +235,21 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
     (folder / "labels").mkdir(exist_ok=True)
     results = Results(rules)
     record = RunRecord.begin(first.run.model, first.run.name, first.run.settings, first.counting, rules)
+    names: list[str] = []
     for found, regions in items:
-        results.take(*(yield from saying(results.measuring(found.found.labels, found.image, regions, "", *found.found.kinds), None)))
-        name, labels = _file_name(found.image.name), found.found.labels
+        made = yield from saying(results.measuring(found.found.labels, found.image, regions, "", *found.found.kinds), None)
+        results.take(*(None if table is None else found.only(table) for table in made))
+        name, labels = _file_name(found.image.name, names), found.found.labels
         if isinstance(labels, np.ndarray):
             yield from writing_labels(folder / "labels" / f"{name}.tif", labels, found.image.pixel_size)
         else:
             target = folder / "labels" / f"{name}.tif"
             writing = write_tiff_in_pieces(target, labels, found.image.shape, "uint32", found.image.pixel_size)
             yield from saying(writing, None)
-        remarks = found.image.note, found.remark, "Cells were corrected by hand after they were counted." * found.is_mended
-        record.add(found.image, found.layer.source.path, found.found, f"labels/{name}.tif", remarks)
+        remarks = [found.image.note, found.remark, "Cells were corrected by hand after they were counted." * found.is_mended]
+        if found.planes is not None:
+            remarks.append(f"Only plane {few([str(plane) for plane in found.planes])} was looked at; the others are not counted.")
+        record.add(found.image, found.layer.source.path, found.found, f"labels/{name}.tif", tuple(remarks))
         yield
     yield from saying(results.writing(folder), None)
     record.write(folder)
@@ -255,15 +260,22 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
 
 def _export(folder: Path, shown: Sequence["Counted"], kind: Format) -> Generator[None, None, str]:
     """Write one format on the worker thread; give what to say."""
+    names: list[str] = []
     for found in shown:
         labels = found.found.labels
         if not isinstance(labels, np.ndarray):
             labels = np.stack([labels[p, : labels.shape[1], : labels.shape[2]] for p in range(labels.shape[0])]).astype(np.int32)
-        export(labels, _file_name(found.image.name), folder, [kind], found.image.pixel_size)
+        export(labels, _file_name(found.image.name, names), folder, [kind], found.image.pixel_size)
         yield
     return f"Exported {len(shown)} image{'s' * (len(shown) != 1)} to {folder / kind}."
 
 
-def _file_name(name: str) -> str:
-    """Turn the name of a layer into one of a file."""
-    return "".join("_" if c in '/\\:*?"<>|' else c for c in name).strip(". ") or "image"
+def _file_name(name: str, taken: list[str]) -> str:
+    """Turn the name of a layer into one of a file that is not taken yet, and take it."""
+    plain = made = "".join("_" if c in '/\\:*?"<>|' else c for c in name).strip(". ") or "image"
+    number = 1
+    while made.lower() in taken:
+        number += 1
+        made = f"{plain} {number}"
+    taken.append(made.lower())
+    return made

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_tally.core.review import ReviewList
-from napari_tally.widgets._parts import button, note, say
+from napari_tally.widgets._parts import button, filling, note, say
 
 _MOST = 300
 """Rows at most: nobody goes through more at a time, and filling a table takes time."""
@@ -119,19 +119,22 @@ class SuspectTable(QWidget):
             cut = f"; the first {_MOST} are shown" if len(listed) > _MOST else ""
             say(self.details, f"{int(cells['accepted'].sum())} accepted or mended, {len(listed)} in the list{cut}")
             several = bool((cells["plane"] > 0).any())
-            self.table.setRowCount(min(len(listed), _MOST))
-            for r, row in enumerate(listed.head(_MOST).itertuples()):
-                fault = ("✓ " if row.accepted else "") + row.fault.replace("image ", "")  # so that it fits
-                texts = (str(r + 1), fault, f"{row.score:.2f}", str(row.area_px))
-                for c, text in enumerate(texts):
-                    item = QTableWidgetItem(text)
-                    item.setData(Qt.ItemDataRole.UserRole, (row.plane, row.label))
-                    item.setToolTip(f"Cell {row.label}" + f", plane {row.plane}" * several)
-                    if c != 1:
-                        item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                    self.table.setItem(r, c, item)
+            with filling(self.table):
+                self._fill(listed.head(_MOST), several)
         self.table.blockSignals(False)
         self.select(self.current)
+
+    def _fill(self, listed: pd.DataFrame, several: bool) -> None:
+        self.table.setRowCount(len(listed))
+        for r, row in enumerate(listed.itertuples()):
+            fault = ("✓ " if row.accepted else "") + row.fault.replace("image ", "")  # so that it fits
+            for c, text in enumerate((str(r + 1), fault, f"{row.score:.2f}", str(row.area_px))):
+                item = QTableWidgetItem(text)
+                item.setData(Qt.ItemDataRole.UserRole, (row.plane, row.label))
+                item.setToolTip(f"Cell {row.label}" + f", plane {row.plane}" * several)
+                if c != 1:
+                    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                self.table.setItem(r, c, item)
 
     def select(self, cell: Cell | None) -> None:
         """Mark the row of the cell that is looked at."""

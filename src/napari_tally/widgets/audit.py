@@ -32,17 +32,17 @@ from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._frame import CountingFrame
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layers import (
+    KEY,
     LayerCombo,
     annotation_of,
-    fits,
+    cells_on,
     image_from_layer,
     is_source,
     label_shape,
-    layers_of,
     region_mask,
     region_of,
 )
-from napari_tally.widgets._parts import ask_for_file, ask_for_folder, ask_where_to_save, button, fill, group, note, say
+from napari_tally.widgets._parts import ask_for_file, ask_for_folder, ask_where_to_save, button, fill, filling, group, note, say
 from napari_tally.widgets._plots import HandPlot
 from napari_tally.widgets._session import unwrap
 from napari_tally.widgets._stacked import theme_colours
@@ -180,7 +180,7 @@ class AuditWidget(QWidget):
     # Which images, and the drawing
 
     def _can_be_audited(self, layer: Any) -> bool:
-        return is_source(layer) and layer is not getattr(self, "_opened", None) and _labels_on(self._viewer, layer) is not None
+        return is_source(layer) and layer is not getattr(self, "_opened", None) and cells_on(self._viewer, layer) is not None
 
     def _chosen(self) -> Sequence[ImageLayer]:
         return [self.image_choice.layer] if self.image_choice.layer else self.image_choice.layers
@@ -197,9 +197,9 @@ class AuditWidget(QWidget):
         self._job.start(lambda: _draw(parts, settings, Path(path)), description="Drawing counting windows")
 
     def _part(self, image: ImageLayer) -> Part:
-        labels = _labels_on(self._viewer, image)
+        labels = cells_on(self._viewer, image)
         assert labels
-        return Part(image, labels, _annotated(self._viewer, image))
+        return Part(image, labels, _not_to_draw(_annotated(self._viewer, image), labels))
 
     def _ask_for_audit(self) -> None:
         ask_for_file(self, "Go on with an audit", "Audits (*.json)", self.open)
@@ -213,20 +213,29 @@ class AuditWidget(QWidget):
     def _take_audit(self, opened: tuple[Audit, Path]) -> None:
         self._audit, self._path = opened
         self._images, self._others = {}, []
-        say(self.message, f"Kept in {escape(self._path.name)}." + self._left_out())
+        say(self.message, f"Kept in {escape(self._path.name)}." + self._whose_cells() + self._left_out())
         self.message.setToolTip(str(self._path))
         first = self._audit.next_open()
+        self._number = first or 0
         self._show()
         if first is not None:
             self._go_to(first)
         self._compare_cells()
+
+    def _whose_cells(self) -> str:
+        """Say which labels of another origin are taken for the cells of which image."""
+        assert self._audit
+        names = {image.name for image in self._audit.images}
+        both = [(cells_on(self._viewer, layer), layer) for layer in self._viewer.layers if is_source(layer) and layer.name in names]
+        told = [f"“{labels.name}” on {image.name}" for labels, image in both if labels is not None and not labels.metadata.get(KEY)]
+        return f"<br>The cells are those of {escape(few(told))}." * bool(told)
 
     def _compare_cells(self) -> None:
         """Look whether the cells are still those that the windows were drawn for."""
         if self._audit and not self._comparison.is_active:
             audit, now = self._audit, {}
             for layer in self._viewer.layers:
-                if is_source(layer) and (labels := _labels_on(self._viewer, layer)):
+                if is_source(layer) and (labels := cells_on(self._viewer, layer)):
                     now[layer.name] = labels.data
             self._comparison.start(lambda: _compare(audit, now), description="Comparing cells with an audit")
 
@@ -280,15 +289,25 @@ class AuditWidget(QWidget):
         known = self._images.get(name)
         if known is not None and known in self._viewer.layers:
             return known
-        for layer in self._viewer.layers:
-            if is_source(layer) and layer.name == name and label_shape(layer) == shape:
+        fitting = [layer for layer in self._viewer.layers if is_source(layer) and _has_shape(layer, shape)]
+        for layer in sorted(fitting, key=lambda layer: layer.name != name):  # one that was renamed meanwhile has the same pixels
+            if self._is_of(name, layer):
                 self._images[name] = layer
                 return layer
         if name in self._folder:
             return self._open_image(name, shape)
+        if any(layer.name == name for layer in fitting):
+            raise ValueError(f"{name} has other pixels than when the windows were drawn. Open the image of then, and press Go there.")
         raise ValueError(
             f"The next window lies on {name} ({' × '.join(map(str, shape))} px), which is not open. Open it, then press Go there."
         )
+
+    def _is_of(self, name: str, layer: ImageLayer) -> bool:
+        """Whether a layer shows the image that windows were drawn on; of a slide its name must do."""
+        assert self._audit
+        mark = next(image.image_fingerprint for image in self._audit.images if image.name == name)
+        image = image_from_layer(layer)
+        return layer.name == name if image.is_lazy or not mark else image.fingerprint == mark
 
     def _open_image(self, name: str, shape: tuple[int, ...]) -> ImageLayer:
         image = read_image(self._folder[name])
@@ -490,16 +509,17 @@ class AuditWidget(QWidget):
         self.table.setVisible(len(rows) > 0)
         self.table.setRowCount(len(rows))
         self.table.setFixedHeight(self.table.horizontalHeader().height() + min(len(rows), 5) * self.table.rowHeight(0) + 4)
-        for r, row in enumerate(rows.itertuples()):
-            known = row.low == row.low
-            interval = f"{row.low:,.0f}–{row.high:,.0f}" if known else "–"
-            texts = (row.image, f"{row.predicted:,.0f}", f"{row.corrected:,.0f}" if known else "–", interval)
-            for c, text in enumerate(texts):
-                item = QTableWidgetItem(str(text))
-                item.setToolTip(f"{row.windows} windows, {row.clicks} cells counted by hand" if c else str(text))
-                if c:
-                    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                self.table.setItem(r, c, item)
+        with filling(self.table):
+            for r, row in enumerate(rows.itertuples()):
+                known = row.low == row.low
+                interval = f"{row.low:,.0f}–{row.high:,.0f}" if known else "–"
+                texts = (row.image, f"{row.predicted:,.0f}", f"{row.corrected:,.0f}" if known else "–", interval)
+                for c, text in enumerate(texts):
+                    item = QTableWidgetItem(str(text))
+                    item.setToolTip(f"{row.windows} windows, {row.clicks} cells counted by hand" if c else str(text))
+                    if c:
+                        item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                    self.table.setItem(r, c, item)
 
     def _ask_where_to_save(self) -> None:
         ask_where_to_save(self, "Save the corrected counts", "corrected.csv", "Tables (*.csv)", self.save)
@@ -515,13 +535,22 @@ class AuditWidget(QWidget):
         say(self.message, f"Saved {escape(str(path))}.")
 
 
-def _labels_on(viewer: "napari.Viewer", image: ImageLayer) -> Labels | None:
-    """Find the predicted cells of an image: the newest prediction, else other labels that fit and are no annotation."""
-    found = layers_of(viewer, "prediction", image)
-    if found:
-        return found[-1]
-    annotated = layers_of(viewer, "annotation", image)
-    return next((layer for layer in reversed(viewer.layers) if fits(layer, image) and layer not in annotated), None)
+def _has_shape(layer: ImageLayer, shape: tuple[int, ...]) -> bool:
+    """Whether cells on a layer have this shape; false where that cannot be told."""
+    try:
+        return label_shape(layer) == shape
+    except ValueError:
+        return False
+
+
+def _not_to_draw(annotated: Any, labels: Labels) -> Any:
+    """Tell where no window may lie: what is annotated, and planes that nobody has counted; None = they may lie anywhere."""
+    planes = labels.metadata.get(KEY, {}).get("planes")
+    if planes is None:
+        return annotated
+    known = np.zeros(labels.data.shape, bool) if annotated is None else annotated
+    counted = np.isin(np.arange(int(np.prod(known.shape[:-2]))), planes).reshape(known.shape[:-2])
+    return known | ~counted[..., None, None]
 
 
 def _annotated(viewer: "napari.Viewer", image: ImageLayer) -> Any:

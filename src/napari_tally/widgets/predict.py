@@ -44,7 +44,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_tally.core.cell_types import types_of_cells, with_types
-from napari_tally.core.counting import measure_cells, measuring_cells, size_remark, summarise
+from napari_tally.core.counting import measure_cells, measuring_cells, size_remark
 from napari_tally.core.events import beside, mapped, paced, saying
 from napari_tally.core.images import Image
 from napari_tally.core.lazy import LabelsZarr
@@ -67,7 +67,7 @@ from napari_tally.widgets._layers import (
     placement,
     what_is_odd,
 )
-from napari_tally.widgets._parts import ask_for_file, ask_for_folder, button, fill, group, may_lose_model, note, say
+from napari_tally.widgets._parts import ask_for_file, ask_for_folder, button, fill, filling, group, may_lose_model, note, say
 from napari_tally.widgets._results import SAVED, ResultsPart, Run
 from napari_tally.widgets._session import SHIPPED, session, unwrap, usual_way
 
@@ -102,14 +102,16 @@ class Counted:
         The thresholds that gave the labels.
     diameter : float
         Median diameter of the training cells in pixels.
-    cells, summary : pandas.DataFrame
-        One row a cell, one row a plane; see :mod:`napari_tally.core.counting`. As measured: the rules are applied in `_results.py`.
+    cells : pandas.DataFrame
+        One row a cell; see :mod:`napari_tally.core.counting`. As measured: the rules are applied in `_results.py`.
     run : Run
         The model, what it is called, and how it was run.
     remark : str
         Whether the image is unlike those that the model was trained on; "" = it is not, or that is not known.
     is_mended : bool
         Cells were mended by hand since.
+    planes : tuple of int, or None
+        The planes of a stack that were looked at (of volumes their first slices); None = all.
     """
 
     layer: ImageLayer
@@ -118,10 +120,14 @@ class Counted:
     counting: CountingSettings
     diameter: float
     cells: pd.DataFrame
-    summary: pd.DataFrame
     run: Run
     remark: str = ""
     is_mended: bool = False
+    planes: tuple[int, ...] | None = None
+
+    def only(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Leave out what a table says of planes that nobody looked at."""
+        return table if self.planes is None else table[table["plane"].isin(self.planes)].reset_index(drop=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,7 +351,8 @@ class PredictWidget(QWidget):
         labels = self._put_labels(image, _to_show(counted.found.labels, counted.image))
         labels.visible = labels.visible or new
         self._tabulate(labels, counted)
-        labels.metadata[KEY]["found"] = counted.found, counted.counting  # for who looks at the cells one by one
+        # For who looks at the cells one by one, or draws windows.
+        labels.metadata[KEY] |= {"found": (counted.found, counted.counting), "planes": counted.planes}
         labels.refresh()
         self._viewer.layers.selection.active = active
 
@@ -506,15 +513,16 @@ class PredictWidget(QWidget):
         self.table.setRowCount(len(rows))
         self.table.setFixedHeight(self.table.horizontalHeader().height() + min(len(rows), 5) * self.table.rowHeight(0) + 4)
         planes = rows.groupby("image")["plane"].transform("max")
-        for r, row in enumerate(rows.itertuples()):
-            name = f"{row.image}, plane {row.plane}" if planes[r] else row.image
-            density = f"{row.cells_per_mm2:,.0f}" if np.isfinite(row.cells_per_mm2) else "–"
-            for c, text in enumerate((name, row.count, row.count_without_border, density)):
-                item = QTableWidgetItem(str(text))
-                item.setToolTip(str(text))
-                if c:
-                    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                self.table.setItem(r, c, item)
+        with filling(self.table):
+            for r, row in enumerate(rows.itertuples()):
+                name = f"{row.image}, plane {row.plane}" if planes[r] else row.image
+                density = f"{row.cells_per_mm2:,.0f}" if np.isfinite(row.cells_per_mm2) else "–"
+                for c, text in enumerate((name, row.count, row.count_without_border, density)):
+                    item = QTableWidgetItem(str(text))
+                    item.setToolTip(str(text))
+                    if c:
+                        item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                    self.table.setItem(r, c, item)
 
     def _forget(self, event: Any) -> None:
         """An image is gone, and with it what was found in it."""
@@ -646,9 +654,7 @@ def _decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[R
         found = replace(old.found, labels=labels, types=types, cells=number)
         measuring = measuring_cells(found.labels, old.image, shapes=number <= _MANY, are_bodies=found.are_bodies)
         cells = with_types((yield from saying(paced(measuring), Results(tuple(counted)))), types, n)
-        summary = summarise(cells, old.image)
-        summary = summary[summary["plane"].isin(old.summary["plane"])]  # others were never looked at
-        counted.append(replace(old, found=found, counting=counting, cells=cells, summary=summary, is_mended=False))
+        counted.append(replace(old, found=found, counting=counting, cells=cells, is_mended=False))
         yield Results(tuple(counted))
 
 
@@ -660,10 +666,8 @@ def _mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
         types = types_of_cells(found.probabilities, labels.reshape(-1, *labels.shape[-2:]), n)
     number = len(np.unique(labels[labels > 0]))
     cells = with_types(measure_cells(labels, known.image, shapes=number <= _MANY, are_bodies=found.are_bodies), types, n)
-    summary = summarise(cells, known.image)
-    summary = summary[summary["plane"].isin(known.summary["plane"])]
     found = replace(found, labels=labels, types=types, cells=number)
-    return replace(known, found=found, cells=cells, summary=summary, is_mended=True)
+    return replace(known, found=found, cells=cells, is_mended=True)
 
 
 def _count(
@@ -674,12 +678,10 @@ def _count(
 
     measuring = measuring_cells(found.labels, image, shapes=found.cells <= _MANY, are_bodies=found.are_bodies)
     cells = with_types((yield from aside(1, "measuring cells", measuring)), found.types, found.n_types)
-    summary = summarise(cells, image)
-    if planes is not None:
-        first = {p - p % image.slices for p in planes} if found.are_bodies else planes
-        summary = summary[summary["plane"].isin(first)]
+    if planes is not None and found.are_bodies:
+        planes = sorted({p - p % image.slices for p in planes})
     remark = yield from saying(judging(run.model, image, found), TileDone(1, 1, "comparing with the training images"))
-    return Counted(layer, image, found, counting, run.model.diameter, cells, summary, run, remark)
+    return Counted(layer, image, found, counting, run.model.diameter, cells, run, remark, planes=None if planes is None else tuple(planes))
 
 
 def _to_show(labels: Any, image: Image) -> Any:

@@ -33,9 +33,7 @@ from napari_tally.widgets._job import Job
 from napari_tally.widgets._layers import (
     KEY,
     LayerCombo,
-    fits,
-    image_of,
-    is_a,
+    image_under,
     is_source,
     layers_of,
     send_cells,
@@ -158,9 +156,8 @@ class ReviewWidget(QWidget):
         return self._image_of(layer) is not None
 
     def _image_of(self, labels: Labels) -> ImageLayer | None:
-        """Give the image that the cells lie on: noted, or the first that they fit."""
-        noted = image_of(self._viewer, labels)
-        return noted or next((layer for layer in self._viewer.layers if is_source(layer) and _fits(labels, layer)), None)
+        """Give the image that the cells lie on."""
+        return image_under(self._viewer, labels)
 
     def _offer_newest(self, event: object = None) -> None:
         """Offer the newest prediction, unless a review is under way."""
@@ -581,14 +578,6 @@ def _rank(
     """Rank the cells on the worker thread; give the list with the pixels that it is of."""
     ranked = yield from ReviewList(data, probabilities, counting, zoom).measure()
     return data, ranked
-
-
-def _fits(labels: Labels, image: ImageLayer) -> bool:
-    """Whether labels are of the shape of an image; false where that cannot be told."""
-    try:
-        return fits(labels, image) or is_a(labels, "prediction", image)
-    except ValueError:
-        return False
 
 
 def _cross(point: NDArray[np.float64], arm: float) -> list[NDArray[np.float64]]:

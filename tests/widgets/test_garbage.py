@@ -1,0 +1,73 @@
+"""While a job works, garbage is collected on the main thread alone: in it lie closed widgets, which Qt destroys nowhere else."""
+
+import gc
+import threading
+import weakref
+
+import pytest
+from qtpy.QtWidgets import QWidget
+
+from napari_tally.widgets._garbage import _collector, hold
+from napari_tally.widgets._job import Job
+
+
+@pytest.fixture
+def collected():
+    """Which threads collected garbage."""
+    threads = []
+
+    def note(phase, info):
+        if phase == "start":
+            threads.append(threading.current_thread() is threading.main_thread())
+
+    gc.callbacks.append(note)
+    yield threads
+    gc.callbacks.remove(note)
+
+
+def allocating():
+    kept = []
+    for turn in range(30):
+        kept.append([{"a": [k]} for k in range(10_000)])  # each turn would have Python collect a dozen times
+        yield turn
+
+
+def test_a_worker_collects_nothing(qtbot, collected):
+    parent = QWidget()
+    qtbot.addWidget(parent)
+    job = Job(parent)
+    job.start(allocating)
+    qtbot.waitUntil(lambda: job.state == "done")
+    qtbot.waitUntil(gc.isenabled)
+    assert collected
+    assert all(collected)
+
+
+def test_who_has_switched_it_off_finds_it_off(qtbot):
+    gc.disable()
+    try:
+        let_go = hold()
+        let_go()
+        let_go()
+        qtbot.waitUntil(lambda: not _collector._timer.isActive())
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_garbage_of_all_ages_goes_while_somebody_works(qtbot):
+    class Knot:
+        def __init__(self):
+            self.me = self
+
+    let_go = hold()
+    try:
+        gone = []
+        knot = Knot()
+        weakref.finalize(knot, gone.append, True)
+        gc.collect()  # it is old now
+        del knot
+        kept = []
+        qtbot.waitUntil(lambda: bool(gone) or bool(kept.append([[k] for k in range(20_000)])), timeout=20_000)
+    finally:
+        let_go()

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import napari_tally as nt
 from napari_tally.cli import main
-from napari_tally.core.model_file import find_model, header_of
+from napari_tally.core.model_file import find_model, header_of, load_model
 
 
 def discs(shape=(96, 96), centres=((20, 20), (20, 60), (60, 24), (68, 70)), radius=9):
@@ -168,6 +168,16 @@ def test_an_interrupt_before_the_first_step_leaves_a_model_alone(tmp_path, folde
     monkeypatch.setattr("napari_tally.core.train.train", interrupted)
     assert train(*folders, keep) == 130
     assert keep.read_bytes() == model_file.read_bytes()
+
+
+def test_an_interrupt_leaves_the_model_that_was_there(tmp_path, folders, model_file, monkeypatch, capsys):
+    keep = tmp_path / "keep.safetensors"
+    keep.write_bytes(model_file.read_bytes())
+    interrupted_after(monkeypatch, 2)
+    assert train(*folders, keep, "--steps", 4, "--start", "none") == 130
+    assert keep.read_bytes() == model_file.read_bytes()
+    assert "keep.interrupted.safetensors" in capsys.readouterr().out
+    assert load_model(tmp_path / "keep.interrupted.safetensors").record["steps"] == 2
 
 
 def interrupted_after(monkeypatch, step):

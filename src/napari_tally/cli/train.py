@@ -121,8 +121,9 @@ def fit(
                     progress.say(f"{event.step} steps in {event.seconds:.0f} s.")
         except (KeyboardInterrupt, ValueError, RuntimeError):
             if learned:
-                save_model(model, out)
-                progress.say(f"Stopped; the model as it was then is in {out}.{' To go on: --resume' * unfinished.exists()}")
+                kept = out.with_name(f"{out.stem}.interrupted{out.suffix}") if out.exists() else out  # the model of before may be better
+                save_model(model, kept)
+                progress.say(f"Stopped; the model as it was then is in {kept}.{' To go on: --resume' * unfinished.exists()}")
             raise
     save_model(model, out)
     unfinished.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ Only what nobody works on any more is offered. What is older than a month goes.
 
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator
@@ -40,17 +41,19 @@ _writer = ThreadPoolExecutor(1, "journal")
 
 
 def owner() -> dict[str, Any]:
-    """Say which process this is; the time tells it from a later one of the same number."""
-    return {"pid": os.getpid(), "began": psutil.Process().create_time()}
+    """Say which process this is, on which machine; the time tells it from a later one of the same number."""
+    return {"pid": os.getpid(), "began": psutil.Process().create_time(), "host": platform.node()}
 
 
 def is_alone(about: dict[str, Any]) -> bool:
-    """Whether the process that wrote something runs no more."""
+    """Whether the process that wrote something runs no more; one on another machine may."""
     try:
+        if about.get("host", platform.node()) != platform.node():
+            return False
         return abs(psutil.Process(int(about["pid"])).create_time() - float(about["began"])) > 1
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return True
-    except (LookupError, TypeError, ValueError, OverflowError):
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError):
         return False
 
 
@@ -90,10 +93,11 @@ def unfinished_trainings() -> list[Unfinished]:
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
             when = path.stat().st_mtime
-            if time.time() - when > _MONTH:
+            alone = is_alone(about)
+            if alone and time.time() - when > _MONTH:
                 discard(path.parent)
             elif (
-                (is_alone(about) or about["pid"] == os.getpid())
+                (alone or about["pid"] == os.getpid())
                 and path.parent not in at_work
                 and (path.parent / "state.safetensors").is_file()
             ):
@@ -121,12 +125,14 @@ def _alone() -> Iterator[Path]:
     for path in (state_folder() / "drawings").glob("*.journal"):
         try:
             age = time.time() - path.stat().st_mtime
-            if age > _MONTH or (path.name.startswith(".") and age > 3600):  # half written by a crash
-                path.unlink()
-            elif path.name.startswith("."):
-                continue
+            if path.name.startswith("."):
+                if age > 3600:  # half written by a crash
+                    path.unlink()
             elif is_alone(read_about(path)):
-                yield path
+                if age > _MONTH:
+                    path.unlink()
+                else:
+                    yield path
         except (OSError, ValueError):
             continue
 

@@ -81,7 +81,7 @@ class BatchWidget(QWidget):
         self.table.setMinimumHeight(200)
         self.table.verticalHeader().hide()
         self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        self.table.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
+        self.table.setColumnWidth(1, self.fontMetrics().horizontalAdvance("0,000,000 (!)") + 24)  # not by contents: files are many
         self.out_text = QLabel()
         self.out_button = button("Choose…", "The folder for label images, tables and the record.", self._ask_for_out)
         self.files = SettingsForm(BatchSettings)
@@ -165,6 +165,9 @@ class BatchWidget(QWidget):
         self._enable()
 
     def _set(self, row: int, column: int, text: str, tip: str) -> None:
+        old = self.table.item(row, column)
+        if old and (old.text(), old.toolTip()) == (text, tip or text):
+            return
         item = QTableWidgetItem(text)
         item.setToolTip(tip or text)
         if column:

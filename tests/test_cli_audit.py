@@ -12,6 +12,8 @@ from PIL import Image as Pillow
 from test_cli import one_line, run
 
 import napari_tally as nt
+from napari_tally.core.audit import Audit, StudyImage, draw_audit, read_audit, write_audit
+from napari_tally.settings import AuditSettings
 
 
 @pytest.fixture
@@ -189,3 +191,130 @@ def test_images_that_are_called_by_numbers(study, tmp_path, capsys):
     assert run("audit", "report", tmp_path / "many", "--points", tmp_path / "p.csv") == 0
     assert run("audit", "more", tmp_path / "many", "--windows", -3) == 2
     assert "--windows is -3; a number from 1 on is wanted" in one_line(capsys)
+
+
+def click(study: Path, *numbers: int, inside: int = 1) -> Audit:
+    """Count windows in the window of napari: clicks in their middle."""
+    audit = read_audit(study / "audit.json")
+    for number in numbers:
+        w = audit.window(number)
+        audit.count_clicks(number, [((w.top + w.bottom) / 2, (w.left + w.right) / 2)] * inside)
+    write_audit(study / "audit.json", audit)
+    return audit
+
+
+def write_hand(study: Path, hand: dict[int, float]) -> None:
+    table = pd.read_csv(study / "windows.csv")
+    table.assign(hand=table["window"].map(hand)).to_csv(study / "windows.csv", index=False)
+
+
+def test_clicks_stay_beside_the_numbers_of_the_table(study, capsys):
+    assert draw(study) == 0
+    place = study / "audit"
+    write_hand(place, {1: 2, 2: 1, 3: 3})
+    assert run("audit", "report", place) == 0
+    click(place, *range(3, 12))
+    click(place, 12, inside=0)
+    capsys.readouterr()
+    assert run("audit", "report", place) == 0
+    assert "Windows counted: 3 in windows.csv, 10 more by clicks." in capsys.readouterr().out
+    expected = {0: 2, 1: 1, 2: 3} | dict.fromkeys(range(3, 12), 1) | {12: 0}
+    assert read_audit(place / "audit.json").counts == expected
+    write_hand(place, {1: 2, 2: 1, 5: 4})  # 3 is taken out, 5 has another number than clicks
+    assert run("audit", "report", place) == 0
+    assert "the clicks in windows 5 are not as many as windows.csv says" in capsys.readouterr().out
+    del expected[2]
+    assert read_audit(place / "audit.json").counts == expected | {4: 4}
+    write_hand(place, {})
+    assert run("audit", "report", place) == 0
+    assert "Windows counted" not in capsys.readouterr().out
+    assert read_audit(place / "audit.json").counts == dict.fromkeys(range(3, 12), 1) | {12: 0}
+
+
+def test_an_audit_that_the_window_wrote_has_no_table(study, capsys):
+    audit = draw_audit([StudyImage("im0", tifffile.imread(study / "labels" / "im0.tif"))], AuditSettings(windows=8))
+    place = study / "seen"
+    write_audit(place / "audit.json", audit)
+    assert run("audit", "report", place) == 2
+    assert "audit.json: no window is counted yet; count some with '4 Check the count' in napari." in one_line(capsys)
+    click(place, *range(8))
+    assert run("audit", "report", place) == 0
+    assert "from 8 windows, 8 cells counted by hand" in capsys.readouterr().out
+    assert run("audit", "more", place, "--windows", 2) == 0
+    table = pd.read_csv(place / "windows.csv")
+    assert table["window"].tolist() == list(range(1, 11))
+    assert table["hand"].isna().all()  # clicks may change in the window: the table would hide it
+    capsys.readouterr()
+    assert run("audit", "report", place) == 0
+    assert "from 8 windows, 8 cells counted by hand" in capsys.readouterr().out
+
+
+def test_windows_do_not_vanish_where_the_table_cannot_be_read(study, capsys):
+    assert draw(study) == 0
+    table, record = study / "audit" / "windows.csv", study / "audit" / "audit.json"
+    before, known = table.read_bytes(), record.read_bytes()
+    table.write_text("no,table\n1,2\n")
+    assert run("audit", "more", study / "audit") == 2
+    assert run("audit", "more", study / "audit", "--images", study / "truth", "--windows", 0) == 2
+    assert record.read_bytes() == known
+    table.write_bytes(before)
+    (study / "images" / "im0.tif").unlink()
+    assert run("audit", "more", study / "audit", "--windows", 38, "--images", study / "images") == 2
+    assert "no image belongs to the labels im0" in capsys.readouterr().err
+    assert (table.read_bytes(), record.read_bytes()) == (before, known)
+    audit = read_audit(record)
+    audit.add_windows(3)  # in the window, which knows no table
+    write_audit(record, audit)
+    assert run("audit", "more", study / "audit", "--windows", 2) == 0
+    assert pd.read_csv(table)["window"].tolist() == list(range(1, 22))
+
+
+def test_points_of_stacks_have_a_plane(study, capsys):
+    (study / "stacks").mkdir()
+    cells = tifffile.imread(study / "truth" / "im0.tif")
+    tifffile.imwrite(study / "stacks" / "im0.tif", np.stack([cells, np.where(cells > 0, cells + 100, 0)]).astype(np.uint16))
+    assert run("audit", "draw", "--labels", study / "stacks", "--out", study / "audit", "--windows", 8) == 0
+    points = middles(study).query("image == 'im0'")
+    points.to_csv(study / "points.csv", index=False)
+    capsys.readouterr()
+    assert run("audit", "report", study / "audit", "--points", study / "points.csv") == 2
+    assert "The points have no column 'plane', but there are stacks among the images of the audit." in one_line(capsys)
+    points.assign(plane=1).to_csv(study / "points.csv", index=False)
+    assert run("audit", "report", study / "audit", "--points", study / "points.csv") == 0
+
+
+def test_training_labels_that_belong_to_no_image(study, capsys):
+    trained = study / "trained"
+    trained.mkdir()
+    (trained / "im0_labels.tif").write_bytes((study / "truth" / "im0.tif").read_bytes())
+    assert draw(study, "--trained", trained) == 2
+    assert "no training label image (im0_labels) is called as an image that is counted (im0, im1, im2 …)" in one_line(capsys)
+    assert not (study / "audit").exists()
+    (trained / "im1.tif").write_bytes((study / "truth" / "im1.tif").read_bytes())
+    assert draw(study, "--trained", trained) == 0
+    assert "Note: 1 of 2 training labels belong to no image that is counted: im0_labels." in capsys.readouterr().out
+
+
+def test_a_report_of_results_with_an_audit_of_all_cells(study, capsys):
+    out = study / "out"
+    assert run("count", "--images", study / "images", "--labels", study / "labels", "--out", out, "--border", "exclude") == 0
+    counted = int(pd.read_csv(out / "counts.csv")["count"].sum())
+    assert run("audit", "draw", "--labels", out, "--out", study / "audit", "--windows", 16, "--window", 50) == 0
+    fill_in(study)
+    assert run("audit", "report", study / "audit") == 0
+    assert run("report", out, "--audit", study / "audit") == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f'<p class="count">{counted} cells</p>' in page
+    assert "all cells (those at the border included) in 6 of 6 images" in page
+
+
+def test_a_number_for_a_window_that_there_is_not(study, capsys):
+    assert draw(study) == 0
+    for row, said in (
+        ("17,1", "there is no window 17 in this audit; its windows are 1 to 16"),
+        ("1,1.5", "window 1 has the hand count 1.5"),
+    ):
+        (study / "audit" / "windows.csv").write_text(f"window,hand\n{row}\n")
+        capsys.readouterr()
+        assert run("audit", "report", study / "audit") == 2
+        assert said in one_line(capsys)

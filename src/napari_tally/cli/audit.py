@@ -1,7 +1,7 @@
 """``napari-tally audit``: check a count by hand in random windows, and correct it."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ def register(command: Commands) -> None:
     more.add_argument("--images", type=Path, metavar="DIR", help="the images, for pictures of the new windows")
     report = steps.add_parser("report", help="correct the count by the hand counts", formatter_class=parser.formatter_class)
     report.add_argument("study", type=Path, metavar="STUDY")
-    points = "clicks instead of windows.csv: columns image, y, x and, of stacks, plane; all windows count as done"
+    points = "clicks instead of windows.csv: columns image, y, x and, where there are stacks, plane; all windows count as done"
     report.add_argument("--points", type=Path, metavar="CSV", help=points)
 
 
@@ -64,9 +64,10 @@ def _draw(arguments: argparse.Namespace) -> None:
     labels, others = recorded_labels(arguments.labels)
     say_others(others)
     pictures = list_images(arguments.images) if arguments.images else {}
-    if pictures and (missing := [stem for stem in labels if stem not in pictures]):
-        raise ValueError(f"{arguments.images}: no image belongs to the labels {', '.join(missing[:3])}. Name images and labels alike.")
+    _require_pictures(arguments.images, pictures, labels)
     trained = list_images(arguments.trained) if arguments.trained else {}
+    if trained:
+        _compare_stems(arguments.trained, trained, labels)
     groups = read_groups(arguments.groups) if arguments.groups else {}
     if groups and (without := [stem for stem in labels if stem not in groups]):
         print(f"Note: the table of groups does not name {few(without)}.")
@@ -80,7 +81,8 @@ def _draw(arguments: argparse.Namespace) -> None:
 
     audit = draw_audit(study(), settings)
     out.mkdir(parents=True, exist_ok=True)
-    _write_windows(out, audit, 0, pictures)
+    _write_windows(out / "windows.csv", audit)
+    _write_pictures(out / "windows", audit, 0, pictures)
     write_audit(out / "audit.json", audit)
     total = audit.total()
     print(f"Drew {audit.wanted} windows of {len(audit.windows)} in {len(audit.images)} images with {total.predicted:.0f} predicted cells.")
@@ -94,17 +96,42 @@ def _draw(arguments: argparse.Namespace) -> None:
     print(f"Then: napari-tally audit report {out}")
 
 
+def _require_pictures(folder: Path, pictures: Collection[str], names: Iterable[str]) -> None:
+    if pictures and (missing := [stem for stem in names if stem not in pictures]):
+        raise ValueError(f"{folder}: no image belongs to the labels {', '.join(missing[:3])}. Name images and labels alike.")
+
+
+def _compare_stems(folder: Path, trained: Collection[str], labels: Collection[str]) -> None:
+    """Say which training labels belong to no image of the study: windows would be drawn in what the model has learnt from."""
+    from napari_tally.core.results import few
+
+    strangers = [stem for stem in trained if stem not in labels]
+    if len(strangers) == len(trained):
+        raise ValueError(
+            f"{folder}: no training label image ({few(strangers, 3)}) is called as an image that is counted ({few(list(labels), 3)}). "
+            "Name them alike, or leave --trained out if the model was trained on none of these images."
+        )
+    if strangers:
+        print(f"Note: {len(strangers)} of {len(trained)} training labels belong to no image that is counted: {few(strangers)}.")
+
+
 def _more(arguments: argparse.Namespace) -> None:
     from napari_tally.core.audit import read_audit, write_audit
     from napari_tally.core.images import list_images
+    from napari_tally.core.tables import read_table
 
     if arguments.windows < 1:
         raise ValueError(f"--windows is {arguments.windows}; a number from 1 on is wanted.")
     audit = read_audit(arguments.study / "audit.json")
+    pictures = list_images(arguments.images) if arguments.images else {}
     before = audit.wanted
     added = audit.add_windows(arguments.windows) - before
+    _require_pictures(arguments.images, pictures, dict.fromkeys(audit.window(n).image for n in range(before, audit.wanted)))
+    # First the table, which may be open in a spreadsheet: windows that only the audit knows would never be counted.
+    table = arguments.study / "windows.csv"
+    _write_windows(table, audit, read_table(table, _TABLE, _NUMBERS) if table.exists() else None)
     write_audit(arguments.study / "audit.json", audit)
-    _write_windows(arguments.study, audit, before, list_images(arguments.images) if arguments.images else {})
+    _write_pictures(arguments.study / "windows", audit, before, pictures)
     print(f"Added {added} windows to {arguments.study / 'windows.csv'}; there are {audit.wanted} now.")
 
 
@@ -116,10 +143,13 @@ def _report(arguments: argparse.Namespace) -> None:
     audit = read_audit(out / "audit.json")
     if arguments.points:
         _take_points(audit, read_table(arguments.points, ["image", "y", "x"], _NUMBERS))
-    else:
+    elif (out / "windows.csv").exists():
         _take_counts(audit, read_table(out / "windows.csv", ["window", "hand"], _NUMBERS))
     if not audit.counts:
-        raise ValueError(f"{out / 'windows.csv'}: no window is counted yet; write the number of cells of each into the column 'hand'.")
+        where, how = out / "windows.csv", "write the number of cells of each into the column 'hand'"
+        if not where.exists():
+            where, how = out / "audit.json", "count some with '4 Check the count' in napari"
+        raise ValueError(f"{where}: no window is counted yet; {how}.")
     write_audit(out / "audit.json", audit)
     total, table = audit.total(), audit.table()
     write_table(out / "corrected.csv", table)
@@ -151,29 +181,33 @@ def describe(total: "Corrected") -> str:
     )
 
 
-def _write_windows(out: Path, audit: "Audit", first: int, pictures: dict[str, Path]) -> None:
-    """Write the table of windows to fill in (what is filled in stays), and their pictures.
+def _write_windows(path: Path, audit: "Audit", before: "pd.DataFrame | None" = None) -> None:
+    """Write the table of windows to fill in; what is in the one before stays, windows that it lacks are added.
 
-    The predicted count of a window is not in it: who knows it counts otherwise.
+    The predicted count of a window is not in it: who knows it counts otherwise. Nor are counts by clicks, which may change in the window.
     """
     import pandas as pd
 
-    from napari_tally.core.tables import read_table, write_table
+    from napari_tally.core.tables import write_table
 
+    there = set() if before is None else set(before["window"])
     rows = []
-    for number in range(first, audit.wanted):
-        w = audit.window(number)
-        rows.append([number + 1, w.image, w.plane, w.top, w.left, w.bottom, w.right, audit.counts.get(number)])
+    for number in range(audit.wanted):
+        if number + 1 not in there:
+            w = audit.window(number)
+            hand = None if number in audit.clicks else audit.counts.get(number)
+            rows.append([number + 1, w.image, w.plane, w.top, w.left, w.bottom, w.right, hand])
     table = pd.DataFrame(rows, columns=_TABLE)
     table["hand"] = table["hand"].astype("Int64")
-    if first:
-        table = pd.concat([read_table(out / "windows.csv", _TABLE, _NUMBERS), table], ignore_index=True)
-    write_table(out / "windows.csv", table)
-    if pictures:
-        _write_pictures(out / "windows", audit, first, pictures)
+    if before is not None:
+        table = pd.concat([before, table], ignore_index=True) if rows else before
+    write_table(path, table)
 
 
 def _write_pictures(folder: Path, audit: "Audit", first: int, pictures: dict[str, Path]) -> None:
+    """Write the windows from a position of the order on as pictures to count in, where there are images."""
+    if not pictures:
+        return
     from PIL import Image as Pillow
 
     from napari_tally.core.images import read_image
@@ -186,20 +220,44 @@ def _write_pictures(folder: Path, audit: "Audit", first: int, pictures: dict[str
 
 
 def _take_counts(audit: "Audit", table: "pd.DataFrame") -> None:
-    if table["hand"].notna().any():  # else they were counted in the window: the table was never used
-        audit.counts.clear()  # what is taken out of the table counts no more
-    for number, hand in zip(table["window"], table["hand"], strict=True):
-        if hand != hand:  # an empty cell
-            continue
-        if hand < 0 or hand != int(hand) or not 1 <= number <= audit.wanted:
-            raise ValueError(f"windows.csv: window {number} has the hand count {hand}; a whole number from 0 on is wanted.")
+    """Take the numbers of the table; a count stays where the table has none and the window was counted by clicks."""
+    filled = table["hand"].notna()
+    for number in table["window"][~filled & table["window"].notna()]:
+        _forget_number(audit, int(number) - 1)
+    others = []
+    for number, hand in zip(table["window"][filled], table["hand"][filled], strict=True):
+        if number not in range(1, audit.wanted + 1):
+            raise ValueError(f"windows.csv: there is no window {number:g} in this audit; its windows are 1 to {audit.wanted}.")
+        if hand < 0 or hand % 1 != 0:
+            raise ValueError(f"windows.csv: window {number:g} has the hand count {hand:g}; a whole number from 0 on is wanted.")
+        clicked = audit.clicks.get(int(number) - 1)
+        if clicked and audit.window(int(number) - 1).holds(clicked).sum() != hand:
+            others.append(f"{number:g}")
         audit.counts[int(number) - 1] = int(hand)
+    in_table = int(filled.sum())
+    if in_table and len(audit.counts) > in_table:
+        print(f"Windows counted: {in_table} in windows.csv, {len(audit.counts) - in_table} more by clicks.")
+    if others:
+        print(f"Note: the clicks in windows {', '.join(others)} are not as many as windows.csv says; the number in the table is taken.")
+
+
+def _forget_number(audit: "Audit", number: int) -> None:
+    """Drop the count of a window that is empty in the table, unless it was counted by clicks (none, where there is no cell)."""
+    clicks = audit.clicks.get(number)
+    if number in audit.counts and clicks:
+        audit.count_clicks(number, clicks)  # the table may have said another number before
+    elif clicks is None or audit.counts.get(number):
+        audit.counts.pop(number, None)
 
 
 def _take_points(audit: "Audit", table: "pd.DataFrame") -> None:
     names = table["image"].astype(str)
     if unknown := sorted(set(names) - {image.name for image in audit.images}):
         raise ValueError(f"The points name images that are not in the audit: {', '.join(unknown[:3])}.")
+    if "plane" not in table and (audit.windows["plane"] > 0).any():
+        raise ValueError(
+            "The points have no column 'plane', but there are stacks among the images of the audit. Add it: 0 = the first plane of a stack."
+        )
     planes = table["plane"] if "plane" in table else 0 * table["y"]
     clicks = []
     for number in range(audit.wanted):

@@ -22,17 +22,16 @@ def run(arguments: argparse.Namespace) -> None:
     from napari_tally.core.record import changed_labels, read_record
     from napari_tally.core.report import say_changed, write_report
 
-    checked, windows = None, None
+    audit = None
     if arguments.audit:
         audit = read_audit(arguments.audit / "audit.json")
         counted = {entry["name"]: entry["labels_fingerprint"] for entry in read_record(arguments.results).content["images"]}
         other = [image.name for image in audit.images if counted.get(image.name) != image.labels_fingerprint]
         if other:
             raise ValueError(f"{arguments.audit}: this audit is of other labels than these results ({other[0]}). Draw one of these.")
-        checked, windows = audit.total(), audit.compared()
-        if not checked.known:
+        if not audit.total().known:
             raise ValueError(f"{arguments.audit}: too few windows are counted by hand to give an interval. Count some more.")
-    page = write_report(arguments.results, arguments.title, checked, windows)
+    page = write_report(arguments.results, arguments.title, audit)
     if changed := changed_labels(arguments.results):
         print(f"Note: {say_changed(changed)}")
     print(f"The report is in {page}.")

@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image as Pillow
 
 import napari_tally
+from napari_tally.core.audit import Audit
 from napari_tally.core.corrected_count import Corrected
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import read_image, read_labels
@@ -24,6 +25,7 @@ from napari_tally.core.overlay import overlay
 from napari_tally.core.record import changed_labels, read_record
 from napari_tally.core.results import few
 from napari_tally.core.tables import read_table
+from napari_tally.settings import RuleSettings, from_dict
 
 NAME = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -32,6 +34,8 @@ _WIDTH, _HEIGHT = 420, 180
 """Of a plot, in pixels."""
 _SQUARE, _EDGE = 260, 10
 """Side of the plot of hand against predicted counts, and how far its corners are inside, in pixels."""
+_TRUE = ("true", "1", "1.0", "yes", "wahr", "vrai", "verdadero", "verdadeiro", "vero", "waar")
+"""How spreadsheets write that a cell counts."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,31 @@ class Dot:
     says: str
 
 
-def write_report(folder: str | Path, title: str = "", checked: Corrected | None = None, windows: pd.DataFrame | None = None) -> Path:
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What an audit says of a folder of results.
+
+    Attributes
+    ----------
+    count : Corrected
+    windows : pandas.DataFrame
+        The windows counted by hand, :meth:`napari_tally.core.audit.Audit.compared`.
+    scope : str
+        The cells that the corrected count is of, in words, where they are not those that the results count; "" where they are the same,
+        so that it may stand in the place of their number.
+    """
+
+    count: Corrected
+    windows: pd.DataFrame
+    scope: str = ""
+
+    @classmethod
+    def by(cls, audit: Audit, record: dict[str, Any]) -> "Checked":
+        """Compare what an audit covers with what the run record says was counted."""
+        return cls(audit.total(), audit.compared(), _scope(audit, record))
+
+
+def write_report(folder: str | Path, title: str = "", audit: Audit | None = None) -> Path:
     """Write report.html into a folder of results.
 
     Parameters
@@ -64,10 +92,9 @@ def write_report(folder: str | Path, title: str = "", checked: Corrected | None 
         What ``predict`` wrote, or *Save* in the window.
     title : str
         Left out: the name of the folder.
-    checked : Corrected, optional
-        The corrected count, if it was audited.
-    windows : pandas.DataFrame, optional
-        The windows of the audit, :meth:`napari_tally.core.audit.Audit.compared`.
+    audit : Audit, optional
+        An audit of the labels of these results, with windows enough for an interval. Its corrected count becomes that of the page if it is
+        of the same cells; else it is shown beside the number of cells, and the page says what it is of.
 
     Returns
     -------
@@ -86,7 +113,8 @@ def write_report(folder: str | Path, title: str = "", checked: Corrected | None 
             f"{folder}: there are no results in this folder; counts.csv and cells.csv are wanted. 'napari-tally predict' writes them."
         )
     counts, cells, record = tables["counts"], tables["cells"], read_record(folder).content
-    counted = cells[cells["counted"].astype(bool)]
+    checked = Checked.by(audit, record) if audit else None
+    counted = cells[_truth(cells["counted"])]
     many = counts["plane"].groupby(counts["image"]).transform("max") > 0
     counts = counts.assign(name=counts["image"].astype(str) + np.where(many, ", plane " + counts["plane"].astype(str), ""))
     known = bool(counts["cells_per_mm2"].notna().all())
@@ -110,11 +138,12 @@ def write_report(folder: str | Path, title: str = "", checked: Corrected | None 
             densities=_bars(density.to_numpy(float), counts["name"].tolist()),
             density_top=float(density.max()),
             plot=(_WIDTH, _HEIGHT),
-            dots=[] if windows is None else _dots(windows),
+            dots=_dots(checked.windows) if checked else [],
             square=_SQUARE,
-            most=0 if windows is None else int(windows.to_numpy().max(initial=1)),
+            most=int(checked.windows.to_numpy().max(initial=1)) if checked else 0,
             thumbnails=_thumbnails(folder, record),
             changed=say_changed(changed_labels(folder)),
+            failed=say_failed([entry["name"] for entry in record.get("failed", [])], len(record["images"])),
             remarks=[(entry["name"], remark) for entry in record["images"] for remark in entry.get("remarks", [])],
             record=record,
             methods=methods(record, counts, checked),
@@ -132,7 +161,13 @@ def say_changed(names: Sequence[str]) -> str:
     return f"{text} Count them anew with 'napari-tally count'." if names else ""
 
 
-def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Corrected | None = None) -> str:
+def say_failed(names: Sequence[str], counted: int) -> str:
+    """Say that images could not be counted, beside those that were; "" where there are none."""
+    what = f"{len(names)} of {len(names) + counted} images could not be counted, so they are in none of the numbers"
+    return f"{what}: {few(names)}. The table failed.csv says why." if names else ""
+
+
+def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Checked | None = None) -> str:
     """Write the paragraph for the section "Methods" of a paper, in plain text.
 
     Parameters
@@ -141,7 +176,7 @@ def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Corrected | N
         The content of the run record.
     counts : pandas.DataFrame
         The table of images.
-    checked : Corrected, optional
+    checked : Checked, optional
     """
     settings, n = record["settings"], counts["image"].nunique()
     program = f"with napari-tally {record['versions']['napari-tally']}"
@@ -160,14 +195,45 @@ def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Corrected | N
     if settings.get("prediction", {}).get("diameter"):
         sentences.append(f"The diameter of the cells was stated as {settings['prediction']['diameter']:g} px.")
     sentences.append(f"In all, {int(counts['count'].sum()):,} cells were counted.")
-    if checked is None:
-        sentences.append("The count was not checked against hand counts.")
-    else:
-        sentences.append(
-            f"The count was corrected by {checked.clicks:,} cells counted by hand in {checked.windows} randomly placed windows: "
-            f"{checked.corrected:,.0f} (95 % confidence interval {checked.low:,.0f} to {checked.high:,.0f})."
-        )
+    sentences.append(_how_checked(checked) if checked else "The count was not checked against hand counts.")
     return " ".join(sentences)
+
+
+def _how_checked(checked: Checked) -> str:
+    count = checked.count
+    by = f"by {count.clicks:,} cells counted by hand in {count.windows} randomly placed windows"
+    result = f"{count.corrected:,.0f} (95 % confidence interval {count.low:,.0f} to {count.high:,.0f})"
+    if not checked.scope:
+        return f"The count was corrected {by}: {result}."
+    return (
+        f"This number is not corrected. The predictions were checked {by}; the corrected count is of {checked.scope}: "
+        f"{result}, where {count.predicted:,.0f} cells were predicted."
+    )
+
+
+def _scope(audit: Audit, record: dict[str, Any]) -> str:
+    """Say which cells an audit is of, where they are not those that were counted; "" where they are.
+
+    An audit covers every cell whose middle lies in one of its windows, whatever the rule of the results says of it.
+    """
+    rules = from_dict(RuleSettings, record["settings"]["rules"])
+    counted, audited = {entry["name"] for entry in record["images"]}, {image.name for image in audit.images}
+    annotated = _leaves_out(audit)
+    others = ["those at the border"] * (rules.border != "all") + ["small ones"] * (rules.smallest > 0)
+    if not (others or annotated or counted != audited):
+        return ""
+    text = "all cells" + (f" ({' and '.join(others)} included)" if others else "")
+    text += f" in {len(counted & audited)} of {len(counted)} image{'s' * (len(counted) != 1)}"
+    if more := len(audited - counted):
+        text += f" and in {more} that {'is' if more == 1 else 'are'} not among them"
+    return text + (f", without the windows that touch training annotations ({audit.left_out:,} predicted cells)" if annotated else "")
+
+
+def _leaves_out(audit: Audit) -> bool:
+    """Tell whether windows could not be drawn; there may be cells in them even where none is predicted."""
+    w = audit.windows
+    drawable = int(((w["bottom"] - w["top"]) * (w["right"] - w["left"])).sum())
+    return audit.left_out > 0 or drawable < sum(int(np.prod(image.shape)) for image in audit.images)
 
 
 def _how_found(model: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -202,6 +268,11 @@ def _environment() -> jinja2.Environment:
 
 def _read(path: Path) -> pd.DataFrame | None:
     return read_table(path) if path.exists() else None
+
+
+def _truth(column: pd.Series) -> pd.Series:
+    """Read yes and no as spreadsheets of several languages write them; text would all be true to Python."""
+    return column.astype(str).str.strip().str.lower().isin(_TRUE)
 
 
 def _rows(table: pd.DataFrame | None) -> list[dict[Any, Any]]:

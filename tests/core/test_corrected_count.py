@@ -52,6 +52,52 @@ def test_the_mean_of_the_parts_over_every_sample():
     assert np.mean(known) == pytest.approx(HAND[part].sum(), rel=0.02)
 
 
+def test_a_part_in_which_the_model_is_far_off_is_counted_by_hand_alone():
+    """Debris in six of 40 windows, and just these are drawn: with the prediction that would be 300 - 40 * 48 cells."""
+    part, drawn = np.arange(80) < 40, [*range(6), *range(40, 60)]
+    predicted, hand = np.repeat([50, 0, 9], [6, 34, 40]), np.repeat([2, 9], [40, 40])
+    hand[3] = 4
+    sample = Sample(predicted, np.zeros(80, int), drawn, hand[drawn], weight=1.0)
+    row, other = sample.part(part), sample.part(~part)
+    assert (row.weight, other.weight, sample.total().weight) == (0, 1, 1)
+    assert row.corrected == pytest.approx(40 * 14 / 6)
+    assert 14 <= row.low <= row.corrected <= row.high < 3 * row.corrected
+    assert (other.corrected, other.clicks) == (360, 180)
+
+
+def test_a_part_of_which_too_little_is_known_has_no_interval_rather_than_an_absurd_one():
+    hand, strata = np.zeros(80, int), np.tile(np.repeat([0, 1], [36, 4]), 2)
+    hand[36] = 30  # one window with cells, in the stratum that is small
+    drawn = [0, 36, 37, 38, 40, 76]
+    row = Sample(np.zeros(80), strata, drawn, hand[drawn]).part(np.arange(80) < 40)
+    assert row.corrected == pytest.approx(40 * (30 * 2) / (36 + 3 * 2))
+    assert not row.known
+
+
+def test_the_parts_of_a_study_are_sensible_whatever_the_model_finds(rng):
+    rows, covered = [], []
+    for _ in range(60):
+        true, image = rng.poisson(rng.gamma(0.5, 12, 200)), np.arange(200) // 40
+        predicted = rng.poisson(6, 200) * (rng.random(200) < 0.5) * 3  # nonsense
+        drawn = rng.permutation(200)[:30]
+        sample = Sample(predicted, np.zeros(200, int), drawn, true[drawn])
+        for k in range(5):
+            row = sample.part(image == k)
+            if row.windows >= 4:
+                rows.append(row)
+                covered += [row.low <= true[image == k].sum() <= row.high] * row.known
+    assert all(row.clicks <= row.corrected for row in rows)
+    assert all(row.clicks <= row.low <= row.corrected <= row.high < 40 * row.corrected for row in rows if row.known)
+    assert sum(row.known for row in rows) > 0.9 * len(rows)
+    assert np.mean(covered) > 0.88
+
+
+def test_a_part_without_cells_keeps_its_interval():
+    row = Sample(np.zeros(40), np.zeros(40, int), range(10), [0, 0, 0, 0, 0, 3, 2, 4, 3, 2]).part(np.arange(40) % 20 < 5)
+    assert (row.corrected, row.low, row.clicks) == (0, 0, 0)
+    assert row.high == pytest.approx(3.689 * 10 / 5 * np.sqrt(0.5), rel=1e-3)
+
+
 def test_all_windows_counted_is_the_truth_and_nothing_is_left_to_guess():
     total = Sample(PREDICTED, STRATA, range(9), HAND).total()
     assert (total.corrected, total.low, total.high) == pytest.approx((HAND.sum(),) * 3)

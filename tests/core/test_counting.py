@@ -5,9 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import discs, picture
+from skimage.measure import regionprops
 
+from napari_tally.core import counting
 from napari_tally.core.counting import measure_cells, size_remark, summarise
 from napari_tally.core.images import as_image
+from napari_tally.core.regions import Region
 from napari_tally.settings import RuleSettings
 
 LABELS = picture("""
@@ -149,6 +152,32 @@ def test_counts_survive_turning_mirroring_and_renumbering(turns, mirror, ids):
     after = measure_cells(after, as_image(after))
     assert sorted(after["area_px"]) == sorted(before["area_px"])
     assert after["touches_border"].sum() == before["touches_border"].sum() == 2
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_density_is_that_of_the_place_where_regions_lie_in_each_other(order):
+    labels = np.zeros((100, 100), np.int32)
+    labels[4::10, 4::10] = np.arange(1, 101).reshape(10, 10)  # everywhere one cell to 100 pixels
+    image = as_image(labels, pixel_size=(1.0, 1.0))
+    corners = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, 0.5], [0.5, -0.5]])
+    regions = [Region("tissue", (80 * corners + 49.5,)), Region("tumour", (40 * corners + 49.5,))][::order]
+    counts = summarise(measure_cells(labels, image, regions=regions), image, regions=regions).set_index("region")
+    assert counts["count"].to_dict() == {"tissue": 48, "tumour": 16, "outside": 36}
+    assert counts["area_px"].to_dict() == {"tissue": 4800, "tumour": 1600, "outside": 3600}
+    assert counts["cells_per_mm2"].tolist() == pytest.approx([10_000] * 3)
+    assert counts["covered_percent"].tolist() == pytest.approx([1] * 3)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint32, np.uint64])
+def test_high_ids_cost_nothing_and_stay(kind, monkeypatch):
+    highest = []
+    monkeypatch.setattr(counting, "regionprops", lambda labels, pixels: highest.append(labels.max()) or regionprops(labels, pixels))
+    labels = LABELS.astype(kind)
+    labels[LABELS > 1] += 4_000_000_000
+    cells, same = measure_cells(labels, as_image(LABELS)), measure_cells(LABELS, as_image(LABELS))
+    assert cells["label"].tolist() == [1, 4_000_000_003, 4_000_000_007]
+    assert cells.drop(columns="label").equals(same.drop(columns="label"))
+    assert highest == [3, 7]
 
 
 def test_labels_of_another_shape(image):

@@ -260,3 +260,15 @@ def test_a_cell_that_was_annotated_already_keeps_its_id():
         """),
     )
     assert list(ids) == [1]
+
+
+def test_ids_may_be_as_high_as_they_like():
+    """Nothing is counted up to the highest: 2**40 would not fit into memory."""
+    high = 2**40
+    labels = np.where(TWO > 0, TWO.astype(np.int64) + high, 0)
+    ys, xs = np.nonzero(TWO == 1)
+    cut = split_by_line(labels, (ys.min() - 1, xs.mean()), (ys.max() + 1, xs.mean()))
+    assert set(cut.ids) == {high + 1, next_id(labels)}
+    taken, ids = take_over(labels, labels, (slice(0, labels.shape[0]), slice(0, labels.shape[1])))
+    np.testing.assert_array_equal(taken, labels)
+    assert ids.tolist() == np.unique(labels[labels > 0]).tolist()

@@ -12,6 +12,7 @@ from napari_tally.core.prediction import Prediction
 from napari_tally.core.range import (
     KEY,
     NAMES,
+    UNITS,
     Fingerprint,
     distance,
     fingerprint,
@@ -106,6 +107,20 @@ def test_distance_is_to_the_nearest_kind():
     assert distance(known, -surer) > 4
     assert distance(known, np.full(8, np.nan)) == 0
     assert fingerprint(points[:1]).limit == 6
+
+
+def test_an_empty_image_in_training_does_not_make_all_others_known(rng):
+    points = UNITS * rng.normal(0, 0.5, (5, 8))
+    empty = np.full(8, np.nan)
+    empty[[NAMES.index("certainty"), NAMES.index("share")]] = 0.03, -6
+    odd = UNITS * np.array([0, 8, 6, -4, 1, 5, 5, -4])
+    without, known = fingerprint(points), fingerprint([*points, empty])
+    assert known.limit == without.limit
+    assert distance(known, odd) == distance(without, odd) > known.limit
+    sparse = np.where(np.isnan(empty), odd, empty)  # few cells, but what there is of them is unlike
+    assert distance(known, sparse) > known.limit
+    assert distance(known, empty) == 0
+    assert distance(Fingerprint(empty[None], 6), odd) < np.inf  # nothing better is known
 
 
 def test_words_name_what_no_training_image_has():

@@ -9,7 +9,7 @@ import torch
 
 import napari_tally as nt
 from napari_tally.core.events import run_to_end
-from napari_tally.core.images import fingerprint_labels, write_labels
+from napari_tally.core.images import fingerprint_labels, read_labels, write_labels
 from napari_tally.core.model_file import save_model
 from napari_tally.core.record import Replayed, RunRecord, read_record, replay
 from napari_tally.settings import PredictionSettings
@@ -89,6 +89,21 @@ def test_other_versions_are_named(study):
     assert (same, a.same, b.same) == (False, False, True)
     assert a.why[0].startswith("other versions: torch 1.0 then, ")
     assert a.pixels is None  # the label file is not that of the record, so it says nothing
+
+
+def test_cells_that_were_corrected_by_hand_are_the_reason(study):
+    labels = read_labels(study / "out" / "a.tif")
+    labels[:3, :3] = labels.max() + 1
+    write_labels(study / "out" / "a.tif", labels)
+    mended = {"labels_fingerprint": fingerprint_labels(labels), "remarks": ["Cells were corrected by hand after they were counted."]}
+    change(study, lambda content: content["images"][0].update(mended))
+    same, (a, b) = again(study)
+    assert (same, a.same, b.same) == (False, False, True)
+    assert a.why == ("the cells were corrected by hand after they were predicted, which a prediction does not repeat",)
+    assert a.pixels > 0
+    assert b.why == ()
+    change(study, lambda content: content["images"][0].update(remarks=[]))
+    assert again(study)[1][0].why[0].startswith("no reason is known")
 
 
 def test_a_moved_image_is_looked_for_and_a_lost_one_named(study):

@@ -1,13 +1,16 @@
 """Regions: where a cell belongs, and how large they are."""
 
 import json
+from itertools import permutations
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pictures import picture
 
-from napari_tally.core.regions import Region, locate, read_regions, regions_for
+from napari_tally.core.regions import OUTSIDE, Region, areas, locate, read_regions, regions_for
 
 SQUARE = np.array([[-0.5, -0.5], [-0.5, 3.5], [3.5, 3.5], [3.5, -0.5]])  # 4 x 4 pixels
 HOLE = SQUARE / 4 + 1
@@ -47,6 +50,63 @@ def test_the_area_of_a_bent_region_that_reaches_out_twice():
 
 def test_holes_are_no_area():
     assert Region("a", (SQUARE,), (HOLE,)).area((9, 9)) == pytest.approx(15)
+
+
+def square(first, last):
+    return np.array([[first, first], [first, last], [last, last], [last, first]], float) - 0.5
+
+
+def pixels_of(regions, shape, plane=0):
+    """Name -> pixels whose centre a region gets."""
+    names, times = np.unique(locate(regions, np.argwhere(np.ones(shape)).astype(float), plane).astype(str), return_counts=True)
+    return {region.name: 0 for region in regions} | {OUTSIDE: 0} | dict(zip(names.tolist(), times.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_what_lies_inside_a_larger_region_is_of_its_own_whatever_the_order(order):
+    all_of_them = [Region("tissue", (square(2, 18),)), Region("tumour", (square(5, 15),)), Region("necrosis", (square(5, 9),))]
+    regions = [all_of_them[i] for i in order]
+    assert areas(regions, (20, 20)) == {"tissue": 256 - 100, "tumour": 100 - 16, "necrosis": 16, OUTSIDE: 400 - 256}
+    assert pixels_of(regions, (20, 20)) == areas(regions, (20, 20))
+
+
+def test_of_regions_that_overlap_the_first_has_what_they_share():
+    one, other = Region("one", (square(0, 10),)), Region("other", (square(6, 18),))
+    assert areas([one, other], (20, 20)) == {"one": 100, "other": 144 - 16, OUTSIDE: 400 - 228}
+    assert areas([other, one], (20, 20)) == {"other": 144, "one": 100 - 16, OUTSIDE: 400 - 228}
+    same = [one, Region("again", one.outlines), Region("one", other.outlines)]
+    assert areas(same, (20, 20)) == {"one": 228, "again": 0, OUTSIDE: 400 - 228}
+
+
+def test_regions_of_other_planes_and_one_that_is_called_outside():
+    regions = [Region(OUTSIDE, (square(0, 4),)), Region("a", (square(0, 10),), plane=1), Region("b", (square(0, 10),), plane=2)]
+    assert areas(regions, (10, 10), plane=0) == {OUTSIDE: 100}
+    assert areas(regions, (10, 10), plane=1) == {"a": 84, OUTSIDE: 16}
+
+
+def test_a_lasso_that_crosses_itself_has_the_area_of_the_pixels_in_it():
+    bow = Region("bow", (np.array([[0, 0], [40, 40], [0, 40], [40, 0]], float),))  # two triangles that run round different ways
+    assert bow.area((60, 60)) == pytest.approx(2 * 40 * 20 / 2, rel=1e-3)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.lists(st.tuples(st.integers(-5, 35), st.integers(-5, 45)), min_size=3, max_size=7), min_size=1, max_size=4))
+def test_areas_are_those_of_the_pixels_that_cells_are_sought_in(rings):
+    """For any polygons, crossing themselves and each other: with corners off the centres of pixels, and so many pixels that it shows."""
+    regions = [Region(str(n), (2 * np.array(ring) + 1.37,)) for n, ring in enumerate(rings)]
+    found, pixels = areas(regions, (60, 80)), pixels_of(regions, (60, 80))
+    assert sum(found.values()) == pytest.approx(60 * 80)
+    around = 1 + sum(np.abs(np.diff(region.outlines[0], axis=0, append=region.outlines[0][:1])).sum() for region in regions)
+    assert found == pytest.approx(pixels, abs=0.25 * around)
+
+
+def test_the_parts_of_a_slide_are_measured_in_a_moment():
+    turn = np.linspace(0, 2 * np.pi, 1000, endpoint=False)
+    circle = np.stack([np.sin(turn), np.cos(turn)], axis=1)
+    inner = [Region(str(n), (150 * circle + (10000 + 400 * (n // 10), 10000 + 400 * (n % 10)),)) for n in range(100)]
+    found = areas([Region("tissue", (14000 * circle + 15000,)), *inner], (30000, 30000))
+    assert found["7"] == pytest.approx(np.pi * 150**2, rel=1e-3)
+    assert found["tissue"] == pytest.approx(np.pi * (14000**2 - 100 * 150**2), rel=1e-4)
 
 
 def test_geojson_as_qupath_writes_it(tmp_path):

@@ -137,7 +137,9 @@ class Sample:
 
         Notes
         -----
-        Saerndal et al. 1992, section 10.3: the mean residual in the part times its number of windows. The weight is that of the study.
+        Saerndal et al. 1992, section 10.3: the mean residual in the part times its number of windows. The weight is that of the study,
+        but 0, so hand counts alone, where the standard error is larger than the count: what the model does elsewhere is no help then.
+        Where it is larger even so there is no interval. A part holds no fewer cells than were counted in it.
         """
         here, p = of[self._drawn], float(self._p[of].sum())
         n, clicks = int(here.sum()), float(self._y[here].sum())
@@ -145,15 +147,27 @@ class Sample:
             return Corrected(p, clicks, clicks, clicks, n, int(clicks), self.weight)
         if n < _FEW or not self.enough:
             return Corrected(p, np.nan, np.nan, np.nan, n, int(clicks), self.weight)
+        weight = self.weight
+        corrected, error = self._part(of, here, weight)
+        if error > corrected:  # a prediction that is far off in this part, and would make it negative
+            weight = 0.0
+            corrected, error = self._part(of, here, weight)
+        known = error <= corrected  # else the upper end, which grows as exp(error / corrected), would say nothing
+        corrected = max(corrected, clicks)
+        if not known:
+            return Corrected(p, corrected, np.nan, np.nan, n, int(clicks), weight)
+        low, high = _bounds(corrected, error, n - 1 - self._learnt, clicks, _UNSEEN * of.sum() / n * np.sqrt(1 - n / of.sum()))
+        return Corrected(p, corrected, low, high, n, int(clicks), weight)
+
+    def _part(self, of: NDArray[np.bool_], here: NDArray[np.bool_], weight: float) -> tuple[float, float]:
+        """Give the corrected count of a part and its standard error; `here` are the windows drawn that lie in it."""
+        n, size = here.sum(), of.sum()
         expansion = (self._size / np.maximum(self._n, 1))[self._in]
-        residual = self._y - self.weight * self._p[self._drawn]
+        residual = self._y - weight * self._p[self._drawn]
         seen = expansion[here].sum()  # windows of the part, as the sample estimates them
         mean = (expansion * residual)[here].sum() / seen
-        corrected = self.weight * p + of.sum() * mean
-        error = np.sqrt(self._variance(self._spread(here * (residual - mean) * of.sum() / seen), self._n) * n / (n - 1))
-        free = n - 1 - self._learnt
-        low, high = _bounds(corrected, error, free, clicks, _UNSEEN * of.sum() / n * np.sqrt(1 - n / of.sum()))
-        return Corrected(p, corrected, low, high, n, int(clicks), self.weight)
+        variance = self._variance(self._spread(here * (residual - mean) * size / seen), self._n)
+        return float(weight * self._p[of].sum() + size * mean), float(np.sqrt(variance * n / (n - 1)))
 
     def expected_margin(self, more: ArrayLike) -> float:
         """Give the margin to be expected after more windows.

@@ -24,13 +24,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from skimage.measure import regionprops
+from skimage.segmentation import relabel_sequential
 
 from napari_tally.core.annotations import cells_go_through
 from napari_tally.core.body_table import measuring_bodies
 from napari_tally.core.events import mapped, part_of, run_to_end
 from napari_tally.core.images import Image
 from napari_tally.core.large import measuring_pieces
-from napari_tally.core.regions import OUTSIDE, Region, locate
+from napari_tally.core.regions import Region, areas, locate
 from napari_tally.settings import RuleSettings
 
 _OTHER_SIZE = 2.0
@@ -62,7 +63,8 @@ def measure_cells(
     rules : RuleSettings, optional
         Which cells count; left out: all.
     regions : sequence of Region, optional
-        Named parts of the image.
+        Named parts of the image. A cell belongs to one: of several to the inner one, where one lies wholly inside the other, else to
+        the first.
     shapes : bool
         Measure perimeter, eccentricity and solidity too, about a millisecond a cell; not of labels that are read in pieces.
     are_bodies : bool, optional
@@ -146,6 +148,9 @@ def _from_above(regions: Sequence[Region], slices: int) -> list[Region]:
 
 def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, shapes: bool) -> Generator[float, None, pd.DataFrame]:
     whole = slice(0, image.shape[-2]), slice(0, image.shape[-1])
+    ids = None
+    if labels.max(initial=0) > labels.size:  # regionprops walks through all ids up to the highest
+        labels, _, ids = relabel_sequential(labels)
     found = regionprops(labels, image.read(p, whole).transpose(1, 2, 0))
     names = ["label", "centroid-0", "centroid-1", "area", *(f"bbox-{i}" for i in range(4)), *(_SHAPES if shapes else ())]
     names += [f"intensity_{what}-{c}" for what in ("mean", "min", "max") for c in range(image.channels)]
@@ -158,7 +163,8 @@ def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, shapes: bo
         rows[n] = [cell.label, *cell.centroid, cell.area, *cell.bbox, *shape, *np.concatenate(seen)]
     table = dict(zip(names, rows.T, strict=True))
     height, width = image.pixel_size or (float("nan"), float("nan"))
-    cells = pd.DataFrame({"image": image.name, "plane": p, "label": table["label"].astype(int)})
+    own = table["label"].astype(int)
+    cells = pd.DataFrame({"image": image.name, "plane": p, "label": own if ids is None else ids[own].astype(int)})
     cells["y"], cells["x"] = table["centroid-0"], table["centroid-1"]
     cells["y_um"], cells["x_um"] = (cells["y"] + 0.5) * height, (cells["x"] + 0.5) * width
     cells["area_px"] = table["area"].astype(int)
@@ -210,8 +216,9 @@ def summarise(
     image : Image
     rules : RuleSettings, optional
     regions : sequence of Region, optional
-        Left out: a row a plane. Given: a row a region of a plane, and one for what lies outside all of them. Of cells that are
-        bodies: a row a volume; regions are seen from above.
+        Left out: a row a plane. Given: a row a region of a plane, and one for what lies outside all of them. Where regions overlap,
+        areas go to the region that the cells there go to: that of "tissue" is without the "tumour" that lies inside it.
+        Of cells that are bodies: a row a volume; regions are seen from above.
 
     Returns
     -------
@@ -229,9 +236,10 @@ def summarise(
     shape = (image.shape[-2], image.shape[-1])
     mm3 = mm2 * image.z_size * 1e-3 if image.z_size else float("nan")
     rules, rows = rules or RuleSettings(), []
+    regions = _from_above(regions or (), slices)
     for p in range(0, len(image.planes), slices):
         plane = cells[cells["volume"] == p // slices] if bodies else cells[cells["plane"] == p]
-        parts = _areas(_from_above(regions or (), slices), shape, p, rules)
+        parts = _areas(regions, shape, p, rules)
         for name, area in parts.items():
             found = plane[plane["region"] == name] if regions else plane
             inside = found["volume_vx"].sum() / slices if bodies else found["area_px"].sum()
@@ -268,17 +276,12 @@ def _of_bodies(cells: pd.DataFrame, voxels: float, slices: int, mm3: float) -> d
     }
 
 
-def _areas(regions: Sequence[Region] | None, shape: tuple[int, int], plane: int, rules: RuleSettings) -> dict[str, float]:
+def _areas(regions: Sequence[Region], shape: tuple[int, int], plane: int, rules: RuleSettings) -> dict[str, float]:
     """Give name -> pixels of the regions of a plane, and of what lies outside; of no regions: of the plane."""
-    whole = float(shape[0] * shape[1])
-    if not regions:
-        line = int(rules.border == "frame")
-        return {"": float((shape[0] - line) * (shape[1] - line))}
-    areas: dict[str, float] = {}
-    for region in regions:
-        if region.plane in (None, plane):
-            areas[region.name] = areas.get(region.name, 0.0) + region.area(shape)
-    return areas | {OUTSIDE: max(0.0, whole - sum(areas.values()))}
+    if regions:
+        return areas(regions, shape, plane)
+    line = int(rules.border == "frame")
+    return {"": float((shape[0] - line) * (shape[1] - line))}
 
 
 def size_remark(areas: ArrayLike, expected: float) -> str:

@@ -183,7 +183,7 @@ def split_by_line(labels: NDArray[np.integer], start: Point, end: Point, new_id:
     under = np.array([_id_at(labels, point) for point in np.round(along).astype(int)])
     if not under.any() or length == 0:
         raise ValueError("The line crosses no cell. Draw it across the cell that is two.")
-    cell_id = int(np.bincount(under[under > 0]).argmax())
+    cell_id = _most_frequent(under[under > 0])
     step = (end - start) / length / 2
     for tip, direction in ((start, -step), (end, step)):
         while _id_at(labels, np.round(tip).astype(int)) == cell_id:
@@ -231,13 +231,13 @@ def take_over(
     boxes = ndi.find_objects(place + 1)  # of each id; that of the background is not looked at
     inside = np.zeros(labels.shape, bool)
     inside[window] = True
-    sizes = np.bincount(np.maximum(annotation, 0).ravel())
+    sizes = dict(zip(*(n.tolist() for n in np.unique(annotation, return_counts=True)), strict=True))  # ids may be as high as they like
     for n in np.unique(place[inside & (labels > 0)]):
         box = boxes[n]
         cell, there, part = place[box] == n, annotation[box], wanted[box]
-        before = np.bincount(there[cell & (there > 0)])
-        likest = int(before.argmax()) if before.size else 0
-        own = likest if likest and before[likest] * 2 > max(cell.sum(), sizes[likest]) else top
+        before = there[cell & (there > 0)]
+        likest = _most_frequent(before)
+        own = likest if likest and (before == likest).sum() * 2 > max(cell.sum(), sizes[likest]) else top
         top += own == top
         part[cell & (inside[box] | (part == 0))] = own
         ids.append(own)
@@ -247,6 +247,12 @@ def take_over(
 def next_id(labels: NDArray[np.integer]) -> int:
     """Give an id that no cell has: one more than the highest."""
     return max(0, int(labels.max(initial=0))) + 1
+
+
+def _most_frequent(ids: NDArray[np.integer]) -> int:
+    """Give the id that comes most often, of several the lowest; of none 0. Not by counting up to the highest, which may be anything."""
+    found, times = np.unique(ids, return_counts=True)
+    return int(found[times.argmax()]) if found.size else 0
 
 
 def _number(

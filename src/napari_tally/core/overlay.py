@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,10 @@ from napari_tally.core.images import Image, read_image
 _PREDICTED, _TRUE = (255, 80, 220), (70, 230, 90)
 _INCLUDED, _EXCLUDED = (60, 220, 90), (255, 70, 60)
 _SIDE, _CAPTION, _COLUMNS = 420, 22, 3
+_LONGEST = 1024
+"""Pixels along the longer side that are enough for a small picture, or to see how bright an image is."""
+_PIECES, _PIECE = 8, 128
+"""Pieces along a side, and their side in pixels, that say how bright a plane is that stays in its file."""
 
 
 def overlay(image: Image, predicted: NDArray[np.integer], truth: NDArray[np.integer] | None = None) -> NDArray[np.uint8]:
@@ -23,33 +28,36 @@ def overlay(image: Image, predicted: NDArray[np.integer], truth: NDArray[np.inte
     Returns
     -------
     (Y, X, 3) uint8
+        Of an image with 2048 pixels or more along a side every n-th pixel, so that the longer side has 1024 to 2047: slides stay in
+        their files.
     """
-    plane = np.asarray(image.planes[0][:3]).astype(np.float32)  # (1 or 3, Y, X)
-    low, high = np.percentile(plane, (0.5, 99.8))
-    grey = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) ** (1 if image.colour else 0.6)  # dim cells become visible
-    shown = grey.transpose(1, 2, 0) if image.colour else np.repeat(grey[0][:, :, None], 3, axis=2)
-    picture = (255 * shown).astype(np.uint8)
+    step = max(1, max(image.shape[-2:]) // _LONGEST)
+    rows, columns = slice(0, image.shape[-2], step), slice(0, image.shape[-1], step)
+    plane = image.read(0, (rows, columns))
+    picture = _shown(image, plane, _range_of(plane))
     if truth is not None:
-        picture[find_boundaries(_first(truth), mode="inner")] = _TRUE
-    picture[find_boundaries(_first(predicted), mode="inner")] = _PREDICTED
+        picture[find_boundaries(_first(truth)[rows, columns], mode="inner")] = _TRUE
+    picture[find_boundaries(_first(predicted)[rows, columns], mode="inner")] = _PREDICTED
     return picture
 
 
 def frame_picture(image: Image, window: Window) -> NDArray[np.uint8]:
     """Draw a counting window with its surroundings: included edges green, excluded edges red and dashed.
 
+    Of the plane only these and a sample for the range of intensities are read.
+
     Returns
     -------
     (Y, X, 3) uint8
         At least 400 pixels on the longer side.
     """
-    plane = Image(image.planes[window.plane][None], image.name, colour=image.colour)
-    picture = Pillow.fromarray(overlay(plane, np.zeros(plane.shape, np.int32)))
     margin = max(window.bottom - window.top, window.right - window.left) // 4 + 1
     left, top = max(0, window.left - margin), max(0, window.top - margin)
-    right, bottom = min(picture.width, window.right + margin), min(picture.height, window.bottom + margin)
+    right, bottom = min(image.shape[-1], window.right + margin), min(image.shape[-2], window.bottom + margin)
+    plane = image.read(window.plane, (slice(top, bottom), slice(left, right)))
+    picture = Pillow.fromarray(_shown(image, plane, _range_of(_sample(image, window.plane))))
     factor = max(1, -(-_SIDE // max(right - left, bottom - top)))
-    picture = picture.crop((left, top, right, bottom)).resize(((right - left) * factor, (bottom - top) * factor), Pillow.Resampling.NEAREST)
+    picture = picture.resize(((right - left) * factor, (bottom - top) * factor), Pillow.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
     x0, y0, x1, y1 = (factor * n for n in (window.left - left, window.top - top, window.right - left, window.bottom - top))
     x1, y1 = x1 - 1, y1 - 1
@@ -58,6 +66,35 @@ def frame_picture(image: Image, window: Window) -> NDArray[np.uint8]:
         draw.line((x1, y0 + a, x1, min(y0 + a + 6, y1)), fill=_EXCLUDED, width=2)
     draw.line((x0, y1, x0, y0, x1, y0), fill=_INCLUDED, width=2)
     return np.asarray(picture)
+
+
+def _shown(image: Image, plane: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint8]:
+    """Turn a part (C, Y, X) of a plane into what is seen, (Y, X, 3): the colours, or the first channel in grey."""
+    low, high = window
+    pixels = plane[: 3 if image.colour else 1].astype(np.float32)
+    grey = np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) ** (1 if image.colour else 0.6)  # dim cells become visible
+    return np.repeat((255 * grey).astype(np.uint8).transpose(1, 2, 0), 1 if image.colour else 3, axis=2)
+
+
+def _range_of(pixels: NDArray[Any]) -> tuple[float, float]:
+    """Give what is shown as black and as white of pixels (C, ...)."""
+    low, high = np.percentile(pixels[:3].astype(np.float32), (0.5, 99.8))
+    return float(low), float(high)
+
+
+def _sample(image: Image, p: int) -> NDArray[Any]:
+    """Read every n-th pixel of a plane, about a million, from the file: (C, Y, X).
+
+    Of a plane that stays in its file pieces that lie spread over it, for every n-th pixel would unpack all of it.
+    """
+    height, width = image.shape[-2:]
+    if not image.is_lazy:
+        step = max(1, max(height, width) // _LONGEST)
+        return image.read(p, (slice(0, height, step), slice(0, width, step)))
+    rows, columns = (
+        [slice(int(first), int(first) + _PIECE) for first in np.linspace(0, max(0, n - _PIECE), _PIECES)] for n in (height, width)
+    )
+    return np.concatenate([image.read(p, (down, right)).reshape(image.channels, -1) for down in rows for right in columns], axis=1)
 
 
 def contact_sheet(items: Sequence[tuple[Path, NDArray[np.integer], NDArray[np.integer]]], path: str | Path) -> None:
@@ -88,4 +125,5 @@ def contact_sheet(items: Sequence[tuple[Path, NDArray[np.integer], NDArray[np.in
 
 
 def _first(labels: NDArray[np.integer]) -> NDArray[np.integer]:
-    return labels.reshape(-1, *labels.shape[-2:])[0]
+    """Give the first plane."""
+    return labels[(0,) * (labels.ndim - 2)]

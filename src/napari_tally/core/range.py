@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 from skimage.measure import regionprops
+from skimage.segmentation import relabel_sequential
 
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
@@ -119,7 +120,7 @@ def measure(model: Model, image: Image, found: Prediction, window: NDArray[np.fl
     numbers = dict.fromkeys(NAMES, float("nan"))
     numbers["certainty"] = float(np.abs(2 * cell[maybe] - 1).mean()) if maybe.any() else 1.0
     numbers["share"] = float(np.log(inside.mean() + 0.002))
-    cells = regionprops(labels)
+    cells = regionprops(relabel_sequential(np.maximum(labels, 0))[0])  # those of a middle may have high ids, which it would walk through
     if len(cells) >= _FEW:
         seen = rescale(grey[None], (max(8, round(grey.shape[0] * scale)), max(8, round(grey.shape[1] * scale))))[0]
         fine, middle, coarse = (ndi.gaussian_filter(seen, sigma) for sigma in (0.7, 1.4, 2.8))
@@ -157,13 +158,18 @@ def distance(known: Fingerprint, point: NDArray[np.float64]) -> float:
     """Give how far a point (8,) is from the nearest training image, in units.
 
     A model that is surer, or a share of cells that is smaller, than in training is no difference: so it is in an empty well.
+    An image with cells is compared with training images that have cells, for all else is unknown of an empty one.
     """
-    point = point.copy()
+    point, points = point.copy(), known.points
+    size = NAMES.index("size")
+    with_cells = ~np.isnan(points[:, size])
+    if not np.isnan(point[size]) and with_cells.any():
+        points = points[with_cells]
     for name, limit in (("certainty", np.nanmax), ("share", np.nanmin)):
         i = NAMES.index(name)
-        bound = limit(known.points[:, i])
+        bound = limit(points[:, i])
         point[i] = min(point[i], bound) if name == "certainty" else max(point[i], bound)
-    apart = np.nan_to_num((point - known.points) / UNITS)
+    apart = np.nan_to_num((point - points) / UNITS)
     return float(np.sqrt((apart**2).sum(axis=1)).min())
 
 

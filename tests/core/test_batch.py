@@ -1,6 +1,7 @@
 """A batch: tables fill as it goes, what is done is not done again, a bad file is passed over."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import tifffile
 import zarr
@@ -19,6 +21,7 @@ from napari_tally.core import batch as module
 from napari_tally.core import images
 from napari_tally.core.batch import Batch, ImageDone, PassedOver, Working
 from napari_tally.core.events import run_to_end
+from napari_tally.core.files import LOCK
 from napari_tally.core.images import read_image, read_labels
 from napari_tally.core.model_file import find_model, save_model
 from napari_tally.core.regions import Region
@@ -125,6 +128,53 @@ def test_what_could_not_be_counted_is_in_the_tables(model, paths, tmp_path):
     tifffile.imwrite(paths[1], np.zeros((20, 20), np.uint8))
     events_of(batch(model, tmp_path / "out").run(paths[:2]))
     assert not (tmp_path / "out" / "failed.csv").exists()
+
+
+def test_a_table_that_is_open_in_another_program(model, paths, tmp_path, monkeypatch):
+    """All images are counted and the record is written, though a table can be replaced neither between images nor at the end."""
+    monkeypatch.setattr(module, "_TABLES_EVERY", 0.0)
+    monkeypatch.setattr(module, "_SHARE", 0)
+    out, news = tmp_path / "out", []
+    (out / "counts.csv").mkdir(parents=True)  # cannot be replaced by a file
+    with pytest.raises(OSError, match=r"counts\.csv"):
+        run_to_end(batch(model, out).run(paths), news.append)
+    done = [event for event in news if isinstance(event, ImageDone)]
+    assert [event.path for event in done] == paths
+    assert all("counts.csv could not be written (" in event.remark for event in done)
+    noted = json.loads((out / "record.json").read_text())["images"]
+    assert [entry["name"] for entry in noted] == [path.stem for path in paths]
+    assert not any("counts.csv" in remark for entry in noted for remark in entry["remarks"])
+    (out / "counts.csv").rmdir()
+    events_of(batch(model, out).run(paths))
+    assert len(pd.read_csv(out / "counts.csv")) == 3
+
+
+def test_a_folder_of_results_that_holds_other_things(model, paths, tmp_path):
+    out = tmp_path / "out"
+    kept = [out / ".my.partition" / "thesis.txt", out / ".download.part", out / ".thesis.abcdefgh.part.docx"]
+    left = [
+        out / ".counts.csv.abcdefgh.part.csv",
+        out / "labels" / ".x.zarr.abcdefgh.part.zarr" / "0",
+        out / "done" / ".x.json.abcdefgh.part.json",
+    ]
+    for path in (*kept, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    events_of(batch(model, out).run(paths[:1]))
+    assert all(path.exists() for path in kept)
+    assert sorted(path.name for path in (out / "labels").iterdir()) == ["one.tif"]
+    assert not any(path.exists() for path in left)
+
+
+def test_two_runs_into_one_folder(model, paths, tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        began = psutil.Process(other.pid).create_time()
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / LOCK).write_text(json.dumps({"host": platform.node(), "pid": other.pid, "began": began}))
+        with pytest.raises(ValueError, match=r"out: another run writes into this folder"):
+            events_of(batch(model, out).run(paths))
+        assert [path.name for path in out.iterdir()] == [LOCK]
 
 
 def test_a_run_without_any_result_leaves_what_there_was(model, paths, tmp_path):

@@ -1,14 +1,25 @@
 """Files are there whole or not at all, whatever happens in between."""
 
 import errno
+import json
 import os
+import platform
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from napari_tally.core.files import remove_leftovers, state_folder, whole_file
+from napari_tally.core.files import (
+    LOCK,
+    alone_in,
+    folder_done,
+    partial_folder,
+    remove_all_leftovers,
+    remove_leftovers,
+    state_folder,
+    whole_file,
+)
 from napari_tally.core.images import write_labels
 
 
@@ -83,11 +94,62 @@ except OSError as error:
 
 
 def test_what_a_crash_left_goes_and_nothing_else(tmp_path):
-    keep = ["m.safetensors", ".m.safetensors.x.part.csv", ".other.safetensors.x.part.safetensors", "m.safetensors.part", ".m.safetensors"]
-    for name in [*keep, ".m.safetensors.abc_1.part.safetensors"]:
+    made_up = ".abcd_123.part"
+    keep = ["m.safetensors", f".m.safetensors{made_up}.csv", f".other.safetensors{made_up}.safetensors", "m.safetensors.part"]
+    keep += [".m.safetensors", ".m.safetensors.abc.part.safetensors", f"m.safetensors{made_up}.safetensors"]
+    for name in [*keep, f".m.safetensors{made_up}.safetensors", f".m.safetensors{made_up}.safetensors.old"]:
         (tmp_path / name).touch()
     remove_leftovers(tmp_path / "m.safetensors")
     assert sorted(os.listdir(tmp_path)) == sorted(keep)
+
+
+NAMES = ["a.csv", "a", "a [1].tif", "a.zarr", "細" * 80 + ".tif", "é" * 120, "細.細細細細細細細細細細", "x" * 250 + ".tif"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_crash_left_of_any_name_goes(tmp_path, name):
+    for remove in (lambda: remove_leftovers(tmp_path / name), lambda: remove_all_leftovers(tmp_path)):
+        crash = whole_file(tmp_path / name)
+        crash.__enter__().rename(tmp_path / "kept")  # as a crash would: nothing cleans up
+        left = partial_folder(tmp_path / name)
+        (left / "chunk").touch()
+        left.with_name(f"{left.name}.old").mkdir()
+        remove()
+        assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+        del crash
+
+
+def test_hidden_files_of_the_user_stay(tmp_path):
+    """A folder of results may be one that the user has long had."""
+    names = [".download.part", ".config.parts", ".a.csv.part", ".a.12345678.party", ".12345678.part", ".a.ABCDEFGH.part"]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / ".my.partition").mkdir()
+    (tmp_path / ".my.partition" / "thesis.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    remove_all_leftovers(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    remove_all_leftovers(tmp_path / "not there")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_that_the_disk_takes_is_written(tmp_path, name):
+    """File systems limit the bytes of a name, and a letter may have several."""
+    write(tmp_path / name, "1")
+    assert (tmp_path / name).read_text() == "1"
+    (tmp_path / name).unlink()
+    folder_done(partial_folder(tmp_path / name), tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_mount_that_knows_no_rights(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(type(tmp_path), "chmod", refuse)
+    write(tmp_path / "a.csv", "1")
+    folder_done(partial_folder(tmp_path / "a.zarr"), tmp_path / "a.zarr")
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "a.zarr"]
 
 
 def test_the_folder_for_what_outlives_a_crash(monkeypatch, tmp_path):
@@ -95,3 +157,50 @@ def test_the_folder_for_what_outlives_a_crash(monkeypatch, tmp_path):
     assert state_folder() == tmp_path / "here"
     monkeypatch.delenv("NAPARI_TALLY_STATE")
     assert state_folder().name == "napari-tally"
+
+
+OTHER_RUN = """
+import sys
+from pathlib import Path
+from napari_tally.core.files import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("here", flush=True)
+    input()
+"""
+
+
+def test_one_run_at_a_time_in_a_folder(tmp_path):
+    command = [sys.executable, "-c", OTHER_RUN, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline().strip() == b"here"
+        with (
+            pytest.raises(ValueError, match=rf"another run writes into this folder: process {other.pid}, last seen 2.*delete"),
+            alone_in(tmp_path),
+        ):
+            pass
+        other.kill()  # so its lock stays, and keeps nobody out
+    assert (tmp_path / LOCK).exists()
+    with alone_in(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_was_walked_away_from_keeps_nobody_out(tmp_path):
+    first, second = alone_in(tmp_path), alone_in(tmp_path)
+    first.__enter__()
+    alive = second.__enter__()
+    first.__exit__(None, None, None)  # late, and the lock is not its own any more
+    alive()
+    assert (tmp_path / LOCK).exists()
+    second.__exit__(None, None, None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"host": 3}', "[" * 100_000, '{"host": "HOST", "pid": "x"}', '{"host": "HOST", "pid": 1e99}']
+)
+def test_a_lock_that_says_nothing_keeps_nobody_out(tmp_path, text):
+    (tmp_path / LOCK).write_text(text.replace("HOST", platform.node()))
+    with alone_in(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())

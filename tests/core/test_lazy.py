@@ -1,5 +1,7 @@
 """Images that stay in their files: the same pixels, and one sentence where they cannot be read."""
 
+import time
+
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from napari_tally.core.events import run_to_end
 from napari_tally.core.find import Piece, find_cells
 from napari_tally.core.images import as_image, intensity_window, read_image, read_labels
 from napari_tally.core.large import measuring_pieces
-from napari_tally.core.lazy import LabelsZarr, write_tiff_in_pieces
+from napari_tally.core.lazy import LabelsZarr, open_ome_zarr, write_tiff_in_pieces
 from napari_tally.core.model_file import find_model
 from napari_tally.core.regions import Region
 from napari_tally.settings import NormalisationSettings, PredictionSettings, RuleSettings
@@ -67,6 +69,49 @@ def test_ome_zarr(tmp_path, rng, version):
     assert image.channels == 2
     assert image.pixel_size == (0.25, 0.5)
     np.testing.assert_array_equal(image.read(0, WHOLE), pixels)
+
+
+def claim(path, shape, chunks, axes="yx"):
+    """Write an OME-Zarr that says how large it is, and holds nothing."""
+    group = zarr.open_group(path, mode="w")
+    array = group.create_array("0", shape=shape, chunks=chunks, dtype="uint8")
+    names = [{"name": name, "type": "channel" if name == "c" else "space"} for name in axes]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": names, "datasets": [{"path": "0"}]}]}
+    return array
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "axes", "wanted"),
+    [
+        ((2000, 2000), (64, 500), "yx", (512, 1000)),
+        ((2000, 2000), (1024, 600), "yx", (1024, 600)),
+        ((3, 5, 700, 40), (1, 2, 16, 40), "czyx", (1, 2, 512, 40)),
+    ],
+)
+def test_small_chunks_are_read_several_at_a_time(tmp_path, rng, shape, chunks, axes, wanted):
+    array = claim(tmp_path / "a.zarr", shape, chunks, axes)
+    pixels = rng.integers(0, 255, shape).astype(np.uint8)
+    array[:] = pixels
+    opened = open_ome_zarr(tmp_path / "a.zarr")
+    assert opened.pixels.chunksize == wanted
+    np.testing.assert_array_equal(opened.pixels, pixels)
+
+
+def test_a_file_that_claims_ten_million_chunks(tmp_path):
+    """No list of what is missing, and no graph of as many parts."""
+    claim(tmp_path / "a.zarr", (200_000, 200_000), (64, 64))
+    began = time.monotonic()
+    image = read_image(tmp_path / "a.zarr")
+    assert time.monotonic() - began < 30  # it was minutes
+    assert (image.shape, image.note) == ((200_000, 200_000), "")
+    assert image.read(0, (slice(0, 64), slice(0, 64))).max() == 0
+
+
+def test_a_file_that_claims_too_many_chunks_is_refused(tmp_path):
+    claim(tmp_path / "a.zarr", (10**7, 64, 64), (1, 64, 64), "zyx")
+    wanted = r"a\.zarr: .*10000000 x 64 x 64 in chunks of 1 x 64 x 64 would be read in 10000000 pieces, and 1000000 are the most; save"
+    with pytest.raises(ValueError, match=wanted):
+        read_image(tmp_path / "a.zarr")
 
 
 def test_a_folder_that_is_no_ome_zarr(tmp_path):

@@ -12,7 +12,7 @@ from models import bright_is_cell
 from safetensors.torch import load_file, save_file
 
 from napari_tally.core import model_file
-from napari_tally.core.model_file import FORMAT, Model, build_network, load_model, save_model
+from napari_tally.core.model_file import FORMAT, Model, build_network, find_model, load_model, save_model
 from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings
 
 SMALL = NetworkSettings(base_width=2, depth=1)
@@ -264,3 +264,16 @@ def test_a_model_that_could_not_be_read_again_is_not_written(tmp_path, model):
 def test_the_fingerprint_stays_what_records_know():
     """A setting that is new must not change the fingerprints of models without it."""
     assert bright_is_cell().fingerprint == "04aff42e883aaab8"
+
+
+def test_a_folder_does_not_hide_a_shipped_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nuclei").mkdir()
+    assert find_model("nuclei").fingerprint == load_model(model_file.shipped_models()["nuclei"]).fingerprint
+
+
+def test_a_huge_value_is_not_written_out_for_a_sentence():
+    shared = ["x"] * 10
+    for _ in range(30):
+        shared = [shared] * 10
+    assert len(model_file._short(shared)) <= 60

@@ -6,6 +6,7 @@
     DIR/done/STEM.json, STEM.csv      the image is done, with what, and its tables: for the next run
     DIR/counts.csv, cells.csv, ...    the tables of all images (core/results.py), written again every few seconds and at the end
     DIR/record.json                   how it came about (core/record.py)
+    DIR/.running.json                 which run writes here now: there is one at a time (core/files.py)
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +24,7 @@ import pandas as pd
 
 from napari_tally.core.counting import size_remark
 from napari_tally.core.events import OUT_OF_MEMORY, beside, is_out_of_memory, mapped, saying
-from napari_tally.core.files import file_state, remove_all_leftovers, whole_file
+from napari_tally.core.files import LOCK, alone_in, file_state, remove_all_leftovers, remove_leftovers, whole_file
 from napari_tally.core.find import find_cells
 from napari_tally.core.images import Image, fingerprinting, fingerprinting_labels, read_image, writing_labels
 from napari_tally.core.lazy import LabelsZarr, write_tiff_in_pieces
@@ -31,7 +33,7 @@ from napari_tally.core.predict import TileDone, aside
 from napari_tally.core.range import judging
 from napari_tally.core.record import NAME, RunRecord
 from napari_tally.core.regions import Region
-from napari_tally.core.results import Results
+from napari_tally.core.results import TABLES, Results
 from napari_tally.core.tables import read_table, writing_table
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings, RuleSettings, to_dict
 
@@ -135,12 +137,17 @@ class Batch:
 
         Raises
         ------
+        ValueError
+            If another process writes into the folder.
         OSError
-            If the folder cannot be written. What is counted by then stays.
+            If the folder cannot be written. What is counted by then stays. A table that cannot be replaced, as it is open in another
+            program, is a remark until the end.
         """
-        for folder in (self.out, self.out / "labels", self.out / "done"):
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_all_leftovers(folder)
+        with alone_in(self.out) as alive:
+            return (yield from self._run(paths, alive))
+
+    def _run(self, paths: Sequence[Path], alive: Callable[[], None]) -> Generator[Event, None, Results]:
+        self._clear()
         results, record = Results(self.rules), RunRecord.begin(self.model, self.model_name, self.settings, self.counting, self.rules)
         again_at, is_written = time.monotonic() + _TABLES_EVERY, True
         try:
@@ -166,16 +173,38 @@ class Batch:
                 results.take(cells, counts, parts)
                 is_written = False
                 if time.monotonic() > again_at:
+                    with suppress(OSError):
+                        alive()
                     began = time.monotonic()
-                    yield from mapped(aside(1, "writing the tables", results.writing(self.out)), working)
-                    again_at, is_written = time.monotonic() + max(_TABLES_EVERY, _SHARE * (time.monotonic() - began)), True
+                    trouble = yield from mapped(self._trying_tables(results), working)
+                    again_at, is_written = time.monotonic() + max(_TABLES_EVERY, _SHARE * (time.monotonic() - began)), not trouble
+                    remark = " ".join(filter(None, (remark, trouble)))
                 yield ImageDone(number, len(paths), path, counts, remark, again=known is not None)
         finally:  # what is counted is kept, whatever happens to the next image
-            if not is_written:
-                results.write(self.out)
-            if len(results) or (record.content["failed"] and not (self.out / NAME).exists()):
-                record.write(self.out)
+            try:
+                if len(results) or (record.content["failed"] and not (self.out / NAME).exists()):
+                    record.write(self.out)
+            finally:  # last: a table may be open in another program, and that must not cost the record
+                if not is_written:
+                    results.write(self.out)
         return results
+
+    def _clear(self) -> None:
+        """Make the folders, and remove what an earlier run left half-written. The folder itself may hold files of the user too."""
+        for folder in (self.out / "labels", self.out / "done"):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_all_leftovers(folder)
+        for name in (LOCK, NAME, "report.html", *(f"{table}{suffix}" for table in TABLES for suffix in (".csv", ".parquet"))):
+            remove_leftovers(self.out / name)
+
+    def _trying_tables(self, results: Results) -> Generator[TileDone, None, str]:
+        """Write the tables; say what was in the way, "" = nothing. Later there is another try, so it is no end yet."""
+        try:
+            yield from aside(1, "writing the tables", results.writing(self.out))
+        except OSError as error:
+            name = Path(error.filename2 or error.filename or self.out).name
+            return f"{name} could not be written ({error.strerror}) and is tried again; if another program has it open, close it there."
+        return ""
 
     def _count(self, path: Path) -> Generator[TileDone, None, _Done]:
         """Predict, measure and write one image; give its tables, what is odd about it, and the note for the record."""

@@ -2,24 +2,36 @@
 
 ::
 
-    model.safetensors            the file before, until the very last moment
-    .model.safetensors.k3x9.part what is being written; goes away if anything fails
+    model.safetensors                               the file before, until the very last moment
+    .model.safetensors.k3x9_a7q.part.safetensors    what is being written; goes away if anything fails
 
 A rename within a folder is one step: whoever reads, and whoever comes after a crash or a power cut, finds the old file or
 the new one. The name in between is made up anew and never opened if it exists, so a link that somebody laid there is not
 followed. A link at the place itself is replaced; the file that it points to is left alone.
 """
 
-import glob
+import json
 import os
+import platform
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
 
 _STATE = "NAPARI_TALLY_STATE"
+_MADE_UP = r"\.[a-z0-9_]{8}\.part"
+"""The middle of a name in between, as the module tempfile makes it up."""
+LOCK = ".running.json"
+"""Says in a folder of results which run writes there."""
+_OURS = re.compile(rf"\..+{_MADE_UP}(\.[^.]+)?(\.old)?", re.DOTALL)
 
 
 @contextmanager
@@ -48,14 +60,15 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The ending stays the last: some writers choose the format by it.
-    number, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=f".part{path.suffix[:20]}", dir=path.parent)
+    prefix, suffix = _around(path)
+    number, name = tempfile.mkstemp(prefix=f"{prefix}.", suffix=f".part{suffix}", dir=path.parent)
     os.close(number)
     partial = Path(name)
     try:
         yield partial
         _to_the_disk(partial)
-        partial.chmod(0o666 & ~_UMASK)  # a temporary file is for its owner alone
+        with suppress(OSError):  # a temporary file is for its owner alone; some mounts know no such rights and refuse
+            partial.chmod(0o666 & ~_UMASK)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -70,7 +83,8 @@ def file_state(path: Path) -> list[int]:
 def partial_folder(path: Path) -> Path:
     """Make a folder beside `path` to be filled, with a name that no other run has; :func:`folder_done` puts it in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=f".part{path.suffix[:20]}", dir=path.parent))
+    prefix, suffix = _around(path)
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}.", suffix=f".part{suffix}", dir=path.parent))
 
 
 def folder_done(partial: Path, path: Path) -> None:
@@ -78,7 +92,8 @@ def folder_done(partial: Path, path: Path) -> None:
 
     What was there before is replaced; folders cannot be swapped in one step, so for a moment there is none.
     """
-    partial.chmod(0o777 & ~_UMASK)
+    with suppress(OSError):  # as for a file
+        partial.chmod(0o777 & ~_UMASK)
     old = partial.with_name(f"{partial.name}.old")
     if path.exists():
         path.rename(old)
@@ -88,20 +103,96 @@ def folder_done(partial: Path, path: Path) -> None:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what a crash in the middle of writing `path` left under a name of its own. Nobody else may be writing it now."""
-    _remove(path.parent, f".{glob.escape(path.name[:100])}.*.part{glob.escape(path.suffix[:20])}*")
+    prefix, suffix = (re.escape(part) for part in _around(path))
+    _remove(path.parent, re.compile(rf"{prefix}{_MADE_UP}{suffix}(\.old)?"))
 
 
 def remove_all_leftovers(folder: Path) -> None:
-    """Remove what a crash left of any file in a folder. Nobody else may be writing there now."""
-    _remove(folder, ".*.part*")
+    """Remove what a crash left of any file in a folder that is ours alone. Nobody else may be writing there now."""
+    _remove(folder, _OURS)
 
 
-def _remove(folder: Path, pattern: str) -> None:
-    for left in folder.glob(pattern):
+def _around(path: Path) -> tuple[str, str]:
+    """Give how a name in between begins and ends. The ending stays the last: some writers choose the format by it."""
+    return f".{_cut(path.name, 100)}", _cut(path.suffix, 20)
+
+
+def _cut(name: str, most: int) -> str:
+    """Cut a name to so many bytes: they, not letters, are what file systems have a limit for."""
+    name = name[:most]
+    while len(os.fsencode(name)) > most:
+        name = name[:-1]
+    return name
+
+
+def _remove(folder: Path, names: re.Pattern[str]) -> None:
+    for left in folder.iterdir() if folder.is_dir() else ():
+        if not names.fullmatch(left.name):
+            continue  # a folder of results may be one that the user keeps other things in, hidden ones too
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[Callable[[], None]]:
+    """Keep other processes of this machine out of a folder as long as the block lasts.
+
+    A run of the same process is not kept out: one that was walked away from may not have come to its end. Nor is one on another
+    machine, of which nobody here can tell whether it lives.
+
+    Yields
+    ------
+    callable
+        To be called now and then, as a sign of life.
+
+    Raises
+    ------
+    ValueError
+        If a process that lives writes there.
+    OSError
+        If the folder cannot be written.
+    """
+    lock = folder / LOCK
+    me = {"run": uuid4().hex, "host": platform.node(), "pid": os.getpid(), "began": psutil.Process().create_time()}
+    other = _read_lock(lock)
+    if _lives_elsewhere(other):
+        raise ValueError(
+            f"{folder}: another run writes into this folder: process {other['pid']}, last seen {other.get('alive')}. "
+            f"Wait for its end or choose another folder; if there is no such run, delete {lock}."
+        )
+
+    def alive() -> None:
+        with whole_file(lock) as partial:
+            partial.write_text(json.dumps(me | {"alive": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}), encoding="utf-8")
+
+    alive()
+    try:
+        yield alive
+    finally:
+        if _read_lock(lock).get("run") == me["run"]:  # else another run has taken over
+            lock.unlink(missing_ok=True)
+
+
+def _read_lock(lock: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(lock.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lives_elsewhere(run: dict[str, Any]) -> bool:
+    """Whether a lock is that of another process of this machine that still runs."""
+    try:
+        if run["host"] != platform.node() or run["pid"] == os.getpid():
+            return False
+        process = psutil.Process(int(run["pid"]))
+        # the time tells it from a later process of the same number
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - float(run["began"])) < 1
+    except (psutil.Error, LookupError, TypeError, ValueError, OverflowError):
+        return False
 
 
 def state_folder() -> Path:

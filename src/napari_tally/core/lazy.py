@@ -23,6 +23,10 @@ CHUNK = 512
 """Side of the chunks and TIFF tiles of label images, in pixels."""
 _SMALLEST = 512
 """The pyramid of a label image ends where both sides are at most this."""
+_MOST_CHUNKS = 10**6
+"""More pieces than that of one image are not opened: each costs memory and time though nothing is read."""
+_MOST_LISTED = 10**5
+"""Of so many chunks it is looked up whether they are there."""
 _UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "angstrom": 1e-4, "meter": 1e6}
 _SECONDS = {"millisecond": 1e-3, "second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 
@@ -106,16 +110,34 @@ def open_ome_zarr(path: Path) -> Opened:
         steps = _steps(letters, multiscale, level)
         height, width = steps.pop("Y", 0.0), steps.pop("X", 0.0)
         size = (height, width) if 1e-4 < height < 1e4 and 1e-4 < width < 1e4 else None
-        return Opened(da.from_zarr(array), letters, size, steps, missing_chunks(array))
+        return Opened(da.from_zarr(array, chunks=_chunks(array, letters)), letters, size, steps, missing_chunks(array))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: this folder cannot be read as an OME-Zarr image ({str(error) or type(error).__name__}).") from error
 
 
+def _chunks(array: Any, letters: str) -> tuple[int, ...]:
+    """Give the sides of the pieces to read a zarr array in: whole stored chunks, several where these are small.
+
+    How many chunks there are is only a claim of the file, and one of a kilobyte may claim ten million of them.
+    """
+    small = (math.ceil(CHUNK / max(1, chunk)) if letter in "YX" else 1 for letter, chunk in zip(letters, array.chunks, strict=True))
+    chunks = tuple(chunk * times for chunk, times in zip(array.chunks, small, strict=True))
+    pieces = math.prod(math.ceil(n / chunk) for n, chunk in zip(array.shape, chunks, strict=True))
+    if pieces > _MOST_CHUNKS:
+        raise ValueError(
+            f"an image of {' x '.join(map(str, array.shape))} in chunks of {' x '.join(map(str, array.chunks))} would be read in {pieces} "
+            f"pieces, and {_MOST_CHUNKS} are the most; save it in larger chunks or as several images"
+        )
+    return chunks
+
+
 def missing_chunks(array: Any) -> str:
-    """Say so where chunks of a zarr array are not there; "" = all are.
+    """Say so where chunks of a zarr array are not there; "" = all are, or there are too many to look.
 
     It is no error: what holds nothing but the fill value need not be written. But a copy that was broken off looks the same.
     """
+    if array.nchunks > _MOST_LISTED:
+        return ""
     there, all_of_them = array.nchunks_initialized, array.nchunks
     if there >= all_of_them:
         return ""

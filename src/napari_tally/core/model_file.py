@@ -10,6 +10,7 @@ The file is safetensors: a JSON header, then the tensors. Its metadata holds one
 import hashlib
 import json
 import math
+import reprlib
 import struct
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -234,7 +235,7 @@ def find_model(name: str | Path) -> Model:
     ValueError
         If there is neither; the message lists the shipped names.
     """
-    if not Path(name).exists() and str(name) in shipped_models():
+    if not Path(name).is_file() and str(name) in shipped_models():  # a folder may well be called nuclei
         return load_model(shipped_models()[str(name)])
     if not Path(name).exists():
         names = ", ".join(shipped_models()) or "none in this version"
@@ -380,7 +381,7 @@ def _check_record(record: Any) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    return shorten(repr(value), 60)
+    return shorten(reprlib.repr(value), 60)  # repr() would first write out all of it
 
 
 def shorten(text: object, most: int) -> str:

@@ -209,6 +209,9 @@ class Bomb:
         (lambda m: m | {"rdf.yaml": b"[" * 100_000}, "cannot be"),
         (lambda m: m | {"rdf.yaml": b"a: " + b" " * 2**23}, "larger than it may be"),
         (lambda m: m | {"rdf.yaml": b"3"}, "describes nothing"),
+        (lambda m: m | {"rdf.yaml": b"a: &x [*x]"}, r"the YAML alias \*x; write out what it stands for"),
+        (lambda m: m | {"rdf.yaml": b"a: &x " + b"x" * 5000 + b"\nb: [" + b"*x, " * 1000 + b"]"}, r"the YAML alias \*x"),
+        (lambda m: m | {"rdf.yaml": b"a: &x [1]\nb: [*x, *x]\nc: *x"}, "holds no PyTorch state dict"),  # plain aliases are welcome
     ],
 )
 def test_packages_that_cannot_be_used(tmp_path, packed, change, words):
@@ -219,6 +222,16 @@ def test_packages_that_cannot_be_used(tmp_path, packed, change, words):
         import_package(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_that_unfolds_into_gigabytes(tmp_path, packed):
+    path = tmp_path / "m.zip"
+    path.write_bytes(packed)
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 10)}]" for n in range(12)]
+    more = "weights: {pytorch_state_dict: {source: weights.pt}}\nconfig: {napari_tally: {format: 3, network: *a11}}"
+    rebuilt(path, lambda m: {"weights.pt": b"", "rdf.yaml": "\n".join([*lines, more]).encode()})
+    with pytest.raises(ValueError, match=r"m\.zip: the package cannot be used \(its text is too large with the YAML alias \*a"):
+        import_package(path)
 
 
 def test_a_pickle_bomb_in_a_package(tmp_path, packed):

@@ -353,8 +353,32 @@ def _parse(text: bytes) -> dict[str, Any]:
         import yaml
     except ImportError as error:
         raise ValueError('this needs the extra "zoo": pip install "napari-tally[zoo]"') from error
+
+    class Plain(yaml.SafeLoader):
+        """An alias stands for a part of the text, and that may hold more of them, so a kilobyte may unfold into gigabytes.
+
+        Plain ones are in many packages, ours too, so what counts is how large the text would be with all of them written out.
+        """
+
+        def __init__(self, stream: Any) -> None:
+            super().__init__(stream)
+            self.size, self.sizes = 0, dict[int, int]()
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            alias = self.peek_event().anchor if self.check_event(yaml.AliasEvent) else None
+            before = self.size
+            node = super().compose_node(parent, index)
+            if alias is None:
+                self.size += 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+                self.sizes[id(node)] = self.size - before
+                return node
+            self.size += self.sizes.get(id(node), _LARGEST_TEXT)  # not known yet: the part holds itself
+            if self.size > _LARGEST_TEXT:
+                raise ValueError(f"its text is too large with the YAML alias *{shorten(alias, 40)}; write out what it stands for")
+            return node
+
     try:
-        stated = yaml.safe_load(io.BytesIO(text))
+        stated = yaml.load(io.BytesIO(text), Plain)  # a safe loader too
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"its text cannot be read: {shorten(' '.join(str(error).split()), 100)}") from error
     if not isinstance(stated, dict):

@@ -68,7 +68,7 @@ def test_by_mouse_from_a_model_file_to_the_numbers(make_napari_viewer, qtbot, cl
     dialog.setDirectory(str(tmp_path))
     dialog.selectFile("bright.safetensors")
     dialog.accept()
-    qtbot.waitUntil(lambda: session(viewer).model is not None)
+    qtbot.waitUntil(lambda: session(viewer).model is not None, timeout=60_000)  # torch may be imported now
     assert widget.model_text.text() == "bright"
     click(widget.run_button)
     qtbot.waitUntil(lambda: widget.count_text.text() == "9 cells")
@@ -153,27 +153,6 @@ def test_another_threshold_counts_anew_without_the_network(model, widget, qtbot,
     assert widget.count_text.text() == f"{wanted.max()} cells"
     assert len(layers_of(model, "prediction", image)[0].features) == wanted.max()
     assert list(model.layers) == layers
-
-
-def test_planes_that_nobody_looked_at_are_not_counted(model, widget, qtbot, count, tmp_path):
-    """Neither after another threshold, nor in what is saved."""
-    model.add_image(np.stack([nine_discs()] * 3), name="stack: a/b")
-    model.add_image(np.stack([nine_discs()] * 3), name="stack_ a_b")
-    model.dims.set_point(0, 1)
-    widget.image_choice.setCurrentIndex(widget.image_choice.count() - 1)  # all images
-    widget.this_plane.setChecked(True)
-    count()
-    assert widget.count_text.text() == "18 cells"
-    assert widget.table.rowCount() == 2
-    widget.counting["min_area"].value = 5
-    qtbot.waitUntil(lambda: all(one.counting.min_area == 5 for one in widget._results.values()))
-    assert widget.table.rowCount() == 2
-    widget.save(tmp_path)
-    qtbot.waitUntil(lambda: not widget.results.is_writing)
-    counts = pd.read_csv(tmp_path / "counts.csv")
-    assert counts[["plane", "count"]].to_numpy().tolist() == [[1, 9], [1, 9]]
-    assert "Only plane 1 was looked at" in (tmp_path / "record.json").read_text()
-    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["stack_ a_b 2.tif", "stack_ a_b.tif"]
 
 
 def test_all_images_at_once_and_what_cannot_be_counted_is_named(model, widget, count):

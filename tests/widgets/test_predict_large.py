@@ -5,6 +5,7 @@ import threading
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from models import bright_is_cell, nine_discs
@@ -165,6 +166,27 @@ def test_only_the_plane_that_is_shown(widget, viewer, qtbot):
     assert [int(plane.max() > 0) for plane in labels.data] == [0, 1, 0]
     np.testing.assert_array_equal(labels.data[1] > 0, whole[1] > 0)
     assert widget.count_text.text().startswith(f"{len(np.unique(whole[1])) - 1} cells")
+
+
+def test_planes_that_nobody_looked_at_are_not_counted(widget, viewer, qtbot, tmp_path):
+    """Neither after another threshold, nor in what is saved."""
+    viewer.add_image(np.stack([nine_discs()] * 3), name="stack: a/b")
+    viewer.add_image(np.stack([nine_discs()] * 3), name="stack_ a_b")
+    viewer.dims.set_current_step(0, 1)
+    widget.image_choice.setCurrentIndex(widget.image_choice.count() - 1)  # all images
+    widget.this_plane.setChecked(True)
+    press_count(widget, qtbot)
+    assert widget.count_text.text() == "18 cells"
+    assert widget.table.rowCount() == 2
+    widget.counting["min_area"].value = 5
+    qtbot.waitUntil(lambda: all(one.counting.min_area == 5 for one in widget._results.values()))
+    assert widget.table.rowCount() == 2
+    widget.save(tmp_path)
+    qtbot.waitUntil(lambda: not widget.results.is_writing)
+    counts = pd.read_csv(tmp_path / "counts.csv")
+    assert counts[["plane", "count"]].to_numpy().tolist() == [[1, 9], [1, 9]]
+    assert "Only plane 1 was looked at" in (tmp_path / "record.json").read_text()
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["stack_ a_b 2.tif", "stack_ a_b.tif"]
 
 
 def test_a_single_plane_offers_no_choice_of_planes(widget, viewer):

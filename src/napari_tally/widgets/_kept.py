@@ -96,11 +96,7 @@ def unfinished_trainings() -> list[Unfinished]:
             alone = is_alone(about)
             if alone and time.time() - when > _MONTH:
                 discard(path.parent)
-            elif (
-                (alone or about["pid"] == os.getpid())
-                and path.parent not in at_work
-                and (path.parent / "state.safetensors").is_file()
-            ):
+            elif (alone or about["pid"] == os.getpid()) and path.parent not in at_work and (path.parent / "state.safetensors").is_file():
                 images, stood = tuple(map(str, about["images"])), (int(about["step"]), float(about["fraction"]))
                 found.append(Unfinished(path.parent, images, *stood, datetime.fromtimestamp(when)))
         except (OSError, ValueError, LookupError, TypeError, RecursionError):

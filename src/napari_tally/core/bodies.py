@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
-from napari_tally.core.instances import Hills, TileHills
+from napari_tally.core.instances import TRUNCATE, Hills, TileHills
 from napari_tally.settings import CountingSettings
 
-_TRUNCATE = 4.0
-"""Standard deviations after which the smoothing ends."""
 _NEIGHBOURS = np.array(list(product((-1, 0, 1), repeat=3)))
 """In the order of the voxels, and so that the n-th from the end is the way back of the n-th."""
 
@@ -48,7 +46,7 @@ def find_bodies(
     s = settings or CountingSettings()
     p = np.nan_to_num(probabilities[:2].astype(np.float32, copy=False))  # a network gone wild says NaN
     sd = s.smoothing * zoom
-    height = ndi.gaussian_filter(p[1], (sd / aspect, sd, sd), truncate=_TRUNCATE)
+    height = ndi.gaussian_filter(p[1], (sd / aspect, sd, sd), truncate=TRUNCATE)
     height[(1 - p[0] <= s.edge_threshold) & (height <= s.seed_threshold)] = -np.inf
     values = np.pad(height, 1, constant_values=-np.inf)
     steps = _NEIGHBOURS @ [values.shape[1] * values.shape[2], values.shape[2], 1]

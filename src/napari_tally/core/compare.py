@@ -21,7 +21,7 @@ import numpy as np
 from napari_tally.core.events import mapped, run_to_end
 from napari_tally.core.files import whole_file
 from napari_tally.core.find import find_cells
-from napari_tally.core.metrics import THRESHOLDS, evaluate
+from napari_tally.core.metrics import THRESHOLDS, average_precision, evaluate
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.samples import TrainingPair, data_fingerprint
 from napari_tally.core.train import Finished, Step, train
@@ -201,9 +201,8 @@ def rows(runs: Sequence[Run]) -> list[Row]:
     for architecture, loss in dict.fromkeys((run.architecture, run.loss) for run in runs):
         own = [run for run in runs if (run.architecture, run.loss) == (architecture, loss)]
         sums = np.array([run.counts for run in own]).sum(0)
-        by_seed = [
-            float(_ap(np.array([run.counts for run in own if run.seed == seed]).sum(0)).mean()) for seed in {run.seed for run in own}
-        ]
+        per_seed = ([run.counts for run in own if run.seed == seed] for seed in {run.seed for run in own})
+        by_seed = [float(average_precision(np.array(counts).sum(0)).mean()) for counts in per_seed]
         true = sum(run.true for run in own)
         tp, fp, fn = sums[0]
         table.append(
@@ -211,7 +210,7 @@ def rows(runs: Sequence[Run]) -> list[Row]:
                 architecture,
                 loss,
                 len(own),
-                tuple(_ap(sums).tolist()),
+                tuple(average_precision(sums).tolist()),
                 max(by_seed) - min(by_seed),
                 float(2 * tp / max(1, 2 * tp + fp + fn)),
                 (sum(run.predicted for run in own) - true) / max(1, true),
@@ -222,11 +221,6 @@ def rows(runs: Sequence[Run]) -> list[Row]:
             )
         )
     return sorted(table, key=lambda row: -float(np.mean(row.ap)))
-
-
-def _ap(sums: np.ndarray) -> np.ndarray:
-    """Give TP / (TP + FP + FN) for (..., 3)."""
-    return sums[..., 0] / np.maximum(sums.sum(-1), 1)
 
 
 def plot(table: Sequence[Row]) -> str:

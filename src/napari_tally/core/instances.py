@@ -30,13 +30,13 @@ _FLAT = 1e-3
 """Differences of probability that mean nothing."""
 _AT_ONCE = 100_000
 """Passes between two moments at which a caller may walk away."""
-_TRUNCATE = 4.0
+TRUNCATE = 4.0
 """Standard deviations after which the smoothing ends."""
 
 
 def ring(settings: CountingSettings, zoom: float = 1.0) -> int:
     """Give the pixels that a tile has to know around itself: what the smoothing reaches, and a neighbour."""
-    return int(_TRUNCATE * settings.smoothing * zoom + 0.5) + 1
+    return int(TRUNCATE * settings.smoothing * zoom + 0.5) + 1
 
 
 def find_instances(probabilities: NDArray[np.floating], settings: CountingSettings | None = None, zoom: float = 1.0) -> NDArray[np.int32]:
@@ -180,7 +180,7 @@ def _height_and_mask(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Give the smoothed probability and the mask of `write` with one pixel around it; nothing beyond the plane."""
     p = np.nan_to_num(probabilities[:2].astype(np.float32, copy=False))  # a network gone wild says NaN
-    inside = ndi.gaussian_filter(p[1], settings.smoothing * zoom, truncate=_TRUNCATE)
+    inside = ndi.gaussian_filter(p[1], settings.smoothing * zoom, truncate=TRUNCATE)
     is_cell = (1 - p[0] > settings.edge_threshold) | (inside > settings.seed_threshold)
     height = np.full([part.stop - part.start + 2 for part in write], -np.inf, np.float32)
     mask = np.zeros(height.shape, bool)

@@ -12,7 +12,7 @@ from napari_tally.core.bodies import find_bodies
 from napari_tally.core.cell_types import together
 from napari_tally.core.events import run_to_end
 from napari_tally.core.instances import find_instances
-from napari_tally.core.metrics import Mistakes, iou_matrix, match, mistakes
+from napari_tally.core.metrics import Mistakes, average_precision, iou_matrix, match, mistakes
 from napari_tally.core.predict import predict_plane
 from napari_tally.core.samples import Plane, class_map
 from napari_tally.core.unet import UNet
@@ -191,16 +191,11 @@ def score(judged: Sequence[Judged], countings: Sequence[CountingSettings]) -> Sc
     return Score(
         loss=float(np.concatenate([fold.loss() for fold in judged]).mean()),
         f1=2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0,
-        ap=tuple(_average_precision(sums).tolist()),
+        ap=tuple(average_precision(sums).tolist()),
         true_count=tp + fn,
         predicted_count=tp + fp,
         mistakes=wrong,
     )
-
-
-def _average_precision(sums: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Give TP / (TP + FP + FN) for (..., 3); 1 where there is nothing to find and nothing was found."""
-    return np.where(sums.sum(-1), sums[..., 0] / np.maximum(sums.sum(-1), 1), 1.0)
 
 
 def _worth(ap: Sequence[float] | NDArray[np.floating], true: int, predicted: int) -> float:
@@ -262,7 +257,7 @@ def fit_counting(
     def best(folds: list[int], choices: list[CountingSettings]) -> CountingSettings:
         """Give the first choice, or one that is clearly better on these folds."""
         sums = [sum((found[f, choice] for f in folds), np.zeros((len(_IOUS), 3), int)) for choice in choices]
-        worth = [_worth(_average_precision(s), s[0, 0] + s[0, 2], s[0, 0] + s[0, 1]) for s in sums]  # of TP, FP, FN at the first IoU
+        worth = [_worth(average_precision(s), s[0, 0] + s[0, 2], s[0, 0] + s[0, 1]) for s in sums]  # of TP, FP, FN at the first IoU
         winner = int(np.argmax(worth))
         return choices[winner if worth[winner] > worth[0] + _CLEARLY else 0]
 

@@ -120,9 +120,25 @@ class Matching:
 
     @property
     def ap(self) -> float:
-        """Average precision as the field uses it: TP / (TP + FP + FN)."""
-        total = self.tp + self.fp + self.fn
-        return self.tp / total if total else 1.0
+        """See :func:`average_precision`."""
+        return float(average_precision(np.array([self.tp, self.fp, self.fn])))
+
+
+def average_precision(counts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Give average precision as the field uses it: TP / (TP + FP + FN).
+
+    Parameters
+    ----------
+    counts : (..., 3) int
+        TP, FP, FN.
+
+    Returns
+    -------
+    (...) float, 0..1
+        1 where there is nothing to find and nothing was found.
+    """
+    total = counts.sum(-1)
+    return np.where(total, counts[..., 0] / np.maximum(total, 1), 1.0)
 
 
 def match(iou: NDArray[np.floating], threshold: float) -> Matching:

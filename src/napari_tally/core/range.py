@@ -33,7 +33,7 @@ from napari_tally.core.model_file import Model
 from napari_tally.core.predict import TileDone, looking, window_for
 from napari_tally.core.prediction import Prediction
 from napari_tally.core.rescale import rescale
-from napari_tally.settings import PredictionSettings
+from napari_tally.settings import Device, PredictionSettings
 
 KEY = "range"
 """Where the fingerprint stands in the record of a model."""
@@ -229,10 +229,11 @@ def words_of(known: NDArray[np.float64], point: NDArray[np.float64]) -> list[str
     return [word for word in words if word]
 
 
-def fingerprint_images(model: Model, images: Iterable[Image], side: int = _SIDE) -> Fingerprint:
+def fingerprint_images(model: Model, images: Iterable[Image], side: int = _SIDE, device: Device = "auto") -> Fingerprint:
     """Predict images (of each the middle, at most `side` pixels wide) and make their fingerprint."""
+    how = PredictionSettings(device=device)
     return fingerprint(
-        [measure(model, middle, run_to_end(find_cells(model, middle))) for middle in (middle_of(image, side) for image in images)]
+        [measure(model, middle, run_to_end(find_cells(model, middle, how))) for middle in (middle_of(image, side) for image in images)]
     )
 
 

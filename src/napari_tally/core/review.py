@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from napari_tally.core.instances import TRUNCATE
 from napari_tally.core.suspects import measure_signs, rank_suspects
 from napari_tally.settings import CountingSettings
 
-_TRUNCATE = 4.0
-"""Standard deviations after which a Gaussian filter of scipy ends."""
 _KEY = ["plane", "label"]
 _SAME = ["plane", "label", "area_px", "y", "x"]
 """What tells that a cell has not changed since it was accepted."""
@@ -120,7 +119,7 @@ class ReviewList:
         area = pixels | np.isin(labels, changed[changed > 0])
         affected = self._ids_in(p, _box(area, 1))  # with the neighbours: their borders are others now
         context = self._ids_in(p, _box(area | np.isin(labels, affected), 1))  # the valley to a neighbour needs the whole of it
-        reach = int(np.ceil(_TRUNCATE * self._settings.smoothing * self._zoom)) + 2
+        reach = int(np.ceil(TRUNCATE * self._settings.smoothing * self._zoom)) + 2
         signs = self._measure(p, _box(area | np.isin(labels, context), reach))
         stale = (self._signs["plane"] == p) & self._signs["label"].isin(np.union1d(affected, changed))
         kept = self._signs[~stale], signs[signs["label"].isin(affected)]

@@ -193,8 +193,9 @@ def train(
             model.record["seen"] = start.record.get("seen", []) if start else []
         if isinstance(event, Finished):
             known = start.record.get(RANGE) if start and event.start_kept else None
+            of = [pair.image for pair in pairs[:_KNOWN]]
             if model.settings.dimensions == 2:  # what images are like is known of planes only
-                model.record[RANGE] = known or fingerprint_images(model, [pair.image for pair in pairs[:_KNOWN]], _KNOWN_SIDE).as_dict()
+                model.record[RANGE] = known or fingerprint_images(model, of, _KNOWN_SIDE, s.device).as_dict()
         yield from clock.outside(event)
 
     def checkpoint() -> Checkpoint:

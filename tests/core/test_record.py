@@ -131,6 +131,22 @@ def test_what_is_no_record(tmp_path, text):
         read_record(tmp_path / "other.json")
 
 
+@pytest.mark.parametrize(
+    ("where", "field", "value", "says"),
+    [
+        ("model", "fingerprint", None, "the model whose fingerprint is None"),
+        ("image", "path", 5, "an image whose path is 5"),
+        ("image", "name", ["x"], "an image whose name is"),
+        ("image", "found", "<script>", "an image whose found is"),
+        ("image", "shape", ["x"], "an image whose shape is no list of whole numbers"),
+    ],
+)
+def test_a_record_that_was_changed_by_hand(study, where, field, value, says):
+    change(study, lambda content: (content["model"] if where == "model" else content["images"][0]).update({field: value}))
+    with pytest.raises(ValueError, match=f"this is no run record of napari-tally .{says}"):
+        again(study)
+
+
 @pytest.mark.parametrize("place", ["../a.tif", "/etc/passwd", "labels/../../a.tif", "C:\\a.tif", "..\\a.tif", "//server/a.tif"])
 def test_a_record_leads_nowhere_else(study, place):
     change(study, lambda content: content["images"][0].update(labels=place))

@@ -14,6 +14,7 @@ changed by hand after it was counted is found by its fingerprint.
 import json
 import math
 import platform
+import reprlib
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -148,6 +149,14 @@ class RunRecord:
         return path
 
 
+_MODEL = {"name": str, "path": str | None, "fingerprint": str}
+_ENTRY = {
+    **{"name": str, "path": str | None, "fingerprint": str, "shape": list, "found": int},
+    **{"labels": str | None, "labels_fingerprint": str, "remarks": list},
+}
+"""Fields of a record, and of what kind they are."""
+
+
 @dataclass(frozen=True)
 class Replayed:
     """News: an image was predicted again.
@@ -205,15 +214,25 @@ def read_record(path: str | Path) -> RunRecord:
         predicted = {"prediction": PredictionSettings, "counting": CountingSettings} if content["model"] else {}
         for key, cls in ({"rules": RuleSettings} | predicted).items():
             from_dict(cls, content["settings"][key])
+        if content["model"] is not None:
+            _require(content["model"], _MODEL, "the model")
         for entry in content["images"]:
-            if not {"name", "path", "fingerprint", "labels", "labels_fingerprint", "found"} <= set(entry):
-                raise ValueError("an image without its fingerprints")
+            _require(entry, _ENTRY, "an image")
+            if not all(isinstance(n, int) for n in entry["shape"]):
+                raise ValueError("an image whose shape is no list of whole numbers")
             place = PureWindowsPath(entry["labels"] or "")  # knows both kinds of slashes
             if place.anchor or ".." in place.parts:
                 raise ValueError("labels outside of its folder")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: this is no run record of napari-tally ({error}).") from error
     return RunRecord(content)
+
+
+def _require(part: dict[str, Any], fields: dict[str, Any], what: str) -> None:
+    """Raise a ``ValueError`` if a field is absent or of another kind: a record may have been changed by hand."""
+    for name, kind in fields.items():
+        if not isinstance(part[name], kind):
+            raise ValueError(f"{what} whose {name} is {reprlib.repr(part[name])}")
 
 
 def recorded_labels(folder: str | Path) -> tuple[dict[str, Path], list[str]]:

@@ -20,13 +20,13 @@ def test_whoever_follows_the_list_mends_cells_with_mouse_and_keyboard(make_napar
     def shoot(name):
         seen[name] = viewer.layers["crowded nuclei labels"].data.copy()
 
-    before, after, true = _tour()(viewer, shoot, looks=4)
+    before, after, true = _tour()(viewer, shoot, looks=14)
     assert list(seen) == ["suspects", "split", "mended"]
     assert before < after <= true
     labels = viewer.layers["crowded nuclei labels"]
     found = set(np.unique(labels.data)) - {0}
     assert set(labels.features["index"]) == found
     assert labels.metadata["napari_tally"]["corrected"]
-    for _ in range(10):
+    for _ in range(20):
         labels.undo()
     np.testing.assert_array_equal(labels.data, seen["suspects"])

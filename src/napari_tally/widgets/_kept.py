@@ -93,10 +93,11 @@ def unfinished_trainings() -> list[Unfinished]:
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
             when = path.stat().st_mtime
-            alone = is_alone(about)
-            if alone and time.time() - when > _MONTH:
+            if path.parent in at_work or not (is_alone(about) or about["pid"] == os.getpid()):
+                continue
+            if time.time() - when > _MONTH:
                 discard(path.parent)
-            elif (alone or about["pid"] == os.getpid()) and path.parent not in at_work and (path.parent / "state.safetensors").is_file():
+            elif (path.parent / "state.safetensors").is_file():
                 images, stood = tuple(map(str, about["images"])), (int(about["step"]), float(about["fraction"]))
                 found.append(Unfinished(path.parent, images, *stood, datetime.fromtimestamp(when)))
         except (OSError, ValueError, LookupError, TypeError, RecursionError):

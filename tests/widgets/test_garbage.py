@@ -25,10 +25,12 @@ def collected():
     gc.callbacks.remove(note)
 
 
-def allocating():
-    kept = []
-    for turn in range(30):
+def allocating(collected):
+    """Make objects until somebody has collected, and a while longer."""
+    kept, turn = [], 0
+    while turn < 30 or (not collected and turn < 3000):
         kept.append([{"a": [k]} for k in range(10_000)])  # each turn would have Python collect a dozen times
+        turn += 1
         yield turn
 
 
@@ -36,8 +38,8 @@ def test_a_worker_collects_nothing(qtbot, collected):
     parent = QWidget()
     qtbot.addWidget(parent)
     job = Job(parent)
-    job.start(allocating)
-    qtbot.waitUntil(lambda: job.state == "done")
+    job.start(lambda: allocating(collected))
+    qtbot.waitUntil(lambda: job.state == "done", timeout=60_000)
     qtbot.waitUntil(gc.isenabled)
     assert collected
     assert all(collected)

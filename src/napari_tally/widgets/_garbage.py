@@ -8,10 +8,15 @@ segmentation fault (seen with PySide 6.11)::
 """
 
 import gc
+import logging
+import sys
 import threading
 from collections.abc import Callable
+from types import TracebackType
 
 from qtpy.QtCore import QCoreApplication, QTimer
+
+log = logging.getLogger(__name__)
 
 _INTERVAL = 100
 """Milliseconds between two looks at how much garbage there may be."""
@@ -53,7 +58,11 @@ class _Collector:
         if new > few:
             self._made += new
             every = self._made > few * more[0] * more[1]
-            gc.collect(2 if every else int(new > few * more[0]))
+            hook, sys.excepthook = sys.excepthook, _note
+            try:
+                gc.collect(2 if every else int(new > few * more[0]))
+            finally:
+                sys.excepthook = hook
             self._made *= not every
         with self._lock:
             if not self._working:
@@ -61,6 +70,11 @@ class _Collector:
                 self._timer.stop()
                 if self._was_on:
                     gc.enable()
+
+
+def _note(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Keep from the user what half of a plot answers when Qt asks for its size while it is taken apart."""
+    log.debug("While garbage was collected", exc_info=(kind, error, trace))
 
 
 _collector = _Collector()

@@ -175,6 +175,8 @@ class Run:
             problems += [(source, problem) for problem in found]
             if not any(problem.stops for problem in found):
                 drawn.setdefault(source.layer, (image, []))[1].append(known_labels(source.labels, source.region))
+        if sum(problem.kind == "no background" for _, problem in problems) == len(self.sources):  # else others show it
+            problems = [(source, replace(problem, stops=True)) for source, problem in problems]
         if self.settings.types > 1:  # the layers of one image are one type each
             several = self.settings.ids_per_type
             merged = ((image, merge_layers(layers, several) if len(layers) > 1 else layers[0]) for image, layers in drawn.values())

@@ -155,7 +155,7 @@ def alone_in(folder: Path) -> Iterator[Callable[[], None]]:
         If the folder cannot be written.
     """
     lock = folder / LOCK
-    me = {"run": uuid4().hex, "host": platform.node(), "pid": os.getpid(), "began": psutil.Process().create_time()}
+    me = {"run": uuid4().hex, **owner()}
     other = _read_lock(lock)
     if _lives_elsewhere(other):
         raise ValueError(
@@ -173,6 +173,11 @@ def alone_in(folder: Path) -> Iterator[Callable[[], None]]:
     finally:
         if _read_lock(lock).get("run") == me["run"]:  # else another run has taken over
             lock.unlink(missing_ok=True)
+
+
+def owner() -> dict[str, Any]:
+    """Say which process this is, on which machine; the time tells it from a later one of the same number."""
+    return {"pid": os.getpid(), "began": psutil.Process().create_time(), "host": platform.node()}
 
 
 def _read_lock(lock: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from napari.layers import Labels, Shapes
 from psygnal import Signal
 from qtpy.QtCore import QObject, QTimer
 
-from napari_tally.core.files import state_folder, whole_file
+from napari_tally.core.files import owner, state_folder, whole_file
 from napari_tally.core.journal import Journal, Region, read_about
 from napari_tally.widgets._garbage import hold
 
@@ -38,11 +38,6 @@ _number = count()
 at_work: set[Path] = set()
 """Folders of the trainings of this process that are under way."""
 _writer = ThreadPoolExecutor(1, "journal")
-
-
-def owner() -> dict[str, Any]:
-    """Say which process this is, on which machine; the time tells it from a later one of the same number."""
-    return {"pid": os.getpid(), "began": psutil.Process().create_time(), "host": platform.node()}
 
 
 def is_alone(about: dict[str, Any]) -> bool:

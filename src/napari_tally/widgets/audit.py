@@ -226,17 +226,19 @@ class AuditWidget(QWidget):
         """Say which labels of another origin are taken for the cells of which image."""
         assert self._audit
         names = {image.name for image in self._audit.images}
-        both = [(cells_on(self._viewer, layer), layer) for layer in self._viewer.layers if is_source(layer) and layer.name in names]
-        told = [f"“{labels.name}” on {image.name}" for labels, image in both if labels is not None and not labels.metadata.get(KEY)]
+        foreign = {name: labels for name, labels in self._cells_now().items() if name in names and not labels.metadata.get(KEY)}
+        told = [f"“{labels.name}” on {name}" for name, labels in foreign.items()]
         return f"<br>The cells are those of {escape(few(told))}." * bool(told)
+
+    def _cells_now(self) -> dict[str, Labels]:
+        """Give the cells that lie on the images of the viewer, by the names of these."""
+        both = ((layer.name, cells_on(self._viewer, layer)) for layer in self._viewer.layers if is_source(layer))
+        return {name: labels for name, labels in both if labels is not None}
 
     def _compare_cells(self) -> None:
         """Look whether the cells are still those that the windows were drawn for."""
         if self._audit and not self._comparison.is_active:
-            audit, now = self._audit, {}
-            for layer in self._viewer.layers:
-                if is_source(layer) and (labels := cells_on(self._viewer, layer)):
-                    now[layer.name] = labels.data
+            audit, now = self._audit, {name: labels.data for name, labels in self._cells_now().items()}
             self._comparison.start(lambda: _compare(audit, now), description="Comparing cells with an audit")
 
     def _take_others(self, names: list[str]) -> None:

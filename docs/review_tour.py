@@ -12,8 +12,7 @@ import numpy as np
 from napari import Viewer
 from numpy.typing import NDArray
 from qtpy.QtCore import Qt
-from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QWidget
 
 import napari_tally as nt
 from napari_tally.core.metrics import iou_matrix, match
@@ -68,8 +67,7 @@ def review_tour(viewer: Viewer, shoot: Shoot, looks: int = 20, patience: float =
             if number == 1 and keys == Qt.Key.Key_S and wanted:
                 hands.settle()
                 shoot(wanted.pop())
-            QTest.mouseClick(hands._canvas, Qt.MouseButton.LeftButton, pos=hands._at(place))
-            QApplication.processEvents()
+            hands.tap(place)
         _put_down(review, hands)
         if labels.selected_label == cell and keys != Qt.Key.Key_D:
             hands.key(Qt.Key.Key_N)

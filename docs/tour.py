@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from napari import Viewer
+from napari.layers import Layer
 from qtpy.QtCore import QEvent, QEventLoop, QPoint, QPointF, Qt, QTimer
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
@@ -147,10 +148,14 @@ class _Hands:
         QTest.mouseRelease(self._canvas, Qt.MouseButton.LeftButton, pos=rest[-1])
         QApplication.processEvents()
 
-    def _at(self, point: tuple[float, float]) -> QPoint:
-        """Where on the canvas a pixel of the image is."""
-        image = self._viewer.layers[0]
-        world = np.array(image.data_to_world(point))
+    def tap(self, point: np.ndarray, layer: Layer | None = None) -> None:
+        """Click on a pixel of an image."""
+        QTest.mouseClick(self._canvas, Qt.MouseButton.LeftButton, pos=self._at(point, layer))
+        QApplication.processEvents()
+
+    def _at(self, point: np.ndarray, layer: Layer | None = None) -> QPoint:
+        """Where on the canvas a pixel of an image is; of the lowest, where none is named."""
+        world = np.array((layer or self._viewer.layers[0]).data_to_world(point))
         offset = (world - self._viewer.scene.camera.center[-2:]) * self._viewer.scene.camera.zoom
         return QPoint(round(self._canvas.width() / 2 + offset[1]), round(self._canvas.height() / 2 + offset[0]))
 

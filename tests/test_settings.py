@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import FrozenInstanceError, fields
 from typing import Literal, get_args, get_origin
 
@@ -47,6 +48,8 @@ def test_every_field_is_described(cls):
         assert meta["tooltip"].endswith((".", ")")), name
         if kind in (int, float):
             assert meta["min"] < meta["max"], name
+            assert bool(re.search(r"(^|\. )0 = ", meta["tooltip"])) == ("zero" in meta), name
+            assert "zero" not in meta or meta["min"] == 0, name
 
 
 @pytest.mark.parametrize("cls", CLASSES)

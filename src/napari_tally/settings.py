@@ -3,7 +3,7 @@
 The same frozen dataclasses are the form in the window, the options of the command
 line and the record inside the model file, so a setting is described once. The
 dictionary in each ``Annotated`` is read by magicgui (label, bounds, tooltip) and by
-``cli/`` (help text). Nothing here imports torch, numpy or Qt.
+``cli/`` (help text); "zero" is the word that a form shows for 0. Nothing here imports torch, numpy or Qt.
 
 The names of the Fiji U-Net plugin (Falk et al. 2019) that users know stand in the tooltips.
 """
@@ -42,7 +42,8 @@ class NetworkSettings:
     ] = 3
     types: Annotated[int, {"min": 1, "max": 32, "label": "Cell types", "tooltip": "Kinds of cells that the network tells apart."}] = 1
     depth: Annotated[
-        int, {"min": 1, "max": 6, "label": "Depth", "tooltip": "How often the image is halved on the way down (paper: 4)."}
+        int,
+        {"min": 1, "max": 6, "label": "Depth", "tooltip": "How often the image is halved on the way down (paper: 4)."},
     ] = 4
     base_width: Annotated[int, {"min": 2, "max": 128, "label": "Base width", "tooltip": "Feature maps at full resolution (paper: 64)."}] = (
         16
@@ -128,6 +129,7 @@ class AugmentationSettings:
             "max": 50.0,
             "step": 0.5,
             "label": "Elastic (px)",
+            "zero": "off",
             "tooltip": "Standard deviation of the 3x3 displacement grid in pixels (paper: 10). 0 = off.",
         },
     ] = 10.0
@@ -138,6 +140,7 @@ class AugmentationSettings:
             "max": 1.0,
             "step": 0.05,
             "label": "Intensity",
+            "zero": "off",
             "tooltip": "Strength of random brightness, contrast, gamma, blur and noise. 0 = off.",
         },
     ] = 0.5
@@ -160,7 +163,13 @@ class TrainingSettings:
     ] = 2.0
     steps: Annotated[
         int,
-        {"min": 0, "max": 10**7, "label": "Steps", "tooltip": "0 = by minutes. A number trains for so many steps: repeatable to the bit."},
+        {
+            "min": 0,
+            "max": 10**7,
+            "label": "Steps",
+            "zero": "by minutes",
+            "tooltip": "0 = by minutes. A number trains for so many steps: repeatable to the bit.",
+        },
     ] = 0
     device: Annotated[
         Device, {"label": "Device", "tooltip": "Where to compute. 'auto' takes the GPU (CUDA, then Apple's MPS) where there is one."}
@@ -168,9 +177,16 @@ class TrainingSettings:
     seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed", "tooltip": "The same seed repeats the same random draws."}] = 0
     patch: Annotated[
         int,
-        {"min": 0, "max": 2048, "step": 16, "label": "Patch (px)", "tooltip": "Side of a training patch in network pixels. 0 = by preset."},
+        {
+            "min": 0,
+            "max": 2048,
+            "step": 16,
+            "label": "Patch (px)",
+            "zero": "by preset",
+            "tooltip": "Side of a training patch in network pixels. 0 = by preset.",
+        },
     ] = 0
-    batch: Annotated[int, {"min": 0, "max": 64, "label": "Batch", "tooltip": "Patches a step. 0 = by preset."}] = 0
+    batch: Annotated[int, {"min": 0, "max": 64, "label": "Batch", "zero": "by preset", "tooltip": "Patches a step. 0 = by preset."}] = 0
     learning_rate: Annotated[
         float,
         {
@@ -178,6 +194,7 @@ class TrainingSettings:
             "max": 1.0,
             "step": 1e-6,
             "label": "Learning rate",
+            "zero": "by preset",
             "tooltip": "The largest learning rate of the schedule. 0 = by preset.",
         },
     ] = 0.0
@@ -202,11 +219,19 @@ class TrainingSettings:
             "min": 0,
             "max": 6,
             "label": "Depth",
+            "zero": "by preset",
             "tooltip": "How often the network halves the image on the way down; a deeper one sees farther. 0 = by preset.",
         },
     ] = 0
     base_width: Annotated[
-        int, {"min": 0, "max": 128, "label": "Base width", "tooltip": "Feature maps at full resolution (paper: 64). 0 = by preset."}
+        int,
+        {
+            "min": 0,
+            "max": 128,
+            "label": "Base width",
+            "zero": "by preset",
+            "tooltip": "Feature maps at full resolution (paper: 64). 0 = by preset.",
+        },
     ] = 0
     dimensions: Annotated[
         Dimensions,
@@ -223,6 +248,7 @@ class TrainingSettings:
             "max": 1000.0,
             "step": 0.1,
             "label": "Slice distance (px)",
+            "zero": "from file",
             "tooltip": "In 3-D, how far slices are apart, in widths of a pixel: 2.2 for slices every 0.28 µm and pixels of 0.127 µm. "
             "0 = as the file says, else 1.",
         },
@@ -268,6 +294,7 @@ class TrainingSettings:
             "min": 0,
             "max": 32,
             "label": "Cell types",
+            "zero": "automatic",
             "tooltip": "How many types of cells to tell apart; the number of a cell says its type. In the window, several label layers of "
             "one image are one type each, in their order. 0 = as the model to start from: mostly 1.",
         },
@@ -311,6 +338,7 @@ class PredictionSettings:
             "max": 10000.0,
             "step": 1.0,
             "label": "Cell diameter (px)",
+            "zero": "as trained",
             "tooltip": "How large the cells of these images are, in pixels. 0 = as large as those that the model was trained on.",
         },
     ] = 0.0
@@ -321,6 +349,7 @@ class PredictionSettings:
             "max": 16384,
             "step": 16,
             "label": "Tile (px)",
+            "zero": "automatic",
             "tooltip": "Side of a tile. 0 = chosen for you; never changes the result.",
         },
     ] = 0
@@ -331,6 +360,7 @@ class PredictionSettings:
             "max": 1000.0,
             "step": 0.1,
             "label": "Slice distance (px)",
+            "zero": "from file",
             "tooltip": "For 3-D models: how far slices are apart, in widths of a pixel. 0 = as the file says, else as in training.",
         },
     ] = 0.0
@@ -428,6 +458,7 @@ class RuleSettings:
             "max": 1e6,
             "step": 1.0,
             "label": "Smallest that counts",
+            "zero": "all count",
             "tooltip": "Cells of a smaller area are found, but do not count. 0 = all do.",
         },
     ] = 0.0
@@ -456,6 +487,7 @@ class AuditSettings:
             "min": 0,
             "max": 100000,
             "label": "Window side (px)",
+            "zero": "automatic",
             "tooltip": "Side of a counting window in pixels. 0 = chosen so that an average window holds about 8 predicted cells.",
         },
     ] = 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_tally import settings as all_settings
-from napari_tally.settings import AugmentationSettings, CountingSettings, TrainingSettings, check, fields_of
+from napari_tally.settings import AuditSettings, AugmentationSettings, CountingSettings, TrainingSettings, check, fields_of
 from napari_tally.widgets._form import SettingsForm
 
 CLASSES = [c for c in vars(all_settings).values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
@@ -70,6 +70,17 @@ def test_a_small_number_is_visible(qtbot):
     form = SettingsForm(TrainingSettings, TrainingSettings(learning_rate=3e-6))
     qtbot.addWidget(form.native)
     assert float(form["learning_rate"].native.text()) == 3e-6
+
+
+def test_a_zero_that_means_something_is_a_word(qtbot):
+    form = SettingsForm(AuditSettings)
+    qtbot.addWidget(form.native)
+    side = form["window"].native
+    assert side.text() == "automatic"
+    side.setValue(40)
+    assert (side.text(), form.value.window) == ("40", 40)
+    side.setValue(0)
+    assert (side.text(), form.value) == ("automatic", AuditSettings())
 
 
 def test_an_edit_changes_its_field_only(qtbot):

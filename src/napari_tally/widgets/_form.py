@@ -47,6 +47,7 @@ class SettingsForm:
 
     def __init__(self, cls: type, value: Any = None, fields: tuple[str, ...] | None = None) -> None:
         described = fields_of(cls)
+        self._whole = {name for name, (kind, _) in described.items() if kind is int}
         self._marks = {name: [meta[key] for key in ("min", "max", "step") if key in meta] for name, (_, meta) in described.items()}
         self._widgets: dict[str, Any] = {}
         self.native = QWidget()
@@ -54,9 +55,15 @@ class SettingsForm:
         rows.setContentsMargins(0, 0, 0, 0)
         for name in described if fields is None else fields:
             kind, meta = described[name]
-            widget: Any = create_widget(name=name, annotation=kind, options=dict(meta))
+            zero = meta.get("zero", "")
+            options = {"step": 1} | meta if zero and kind is int else dict(meta)
+            options.pop("zero", None)
+            # magicgui's box for whole numbers can show no word, so such a field is one for numbers with no decimals
+            widget: Any = create_widget(name=name, annotation=kind, widget_type="FloatSpinBox" if zero else None, options=options)
             if kind is bool:
                 widget.native.setText("")  # the label says it
+            elif zero:
+                widget.native.setSpecialValueText(zero)
             label = QLabel(meta.get("label", name))
             label.setToolTip(meta.get("tooltip", ""))
             rows.addRow(label, widget.native)
@@ -77,7 +84,9 @@ class SettingsForm:
     @property
     def value(self) -> Any:
         """The settings as the form shows them."""
-        edited = {name: w.value for name, w in self._widgets.items() if w.value != self._shown[name]}
+        edited = {
+            name: int(w.value) if name in self._whole else w.value for name, w in self._widgets.items() if w.value != self._shown[name]
+        }
         return dataclasses.replace(self._given, **edited)
 
     @value.setter
@@ -86,7 +95,7 @@ class SettingsForm:
         for name, widget in self._widgets.items():
             number = getattr(settings, name)
             if isinstance(box := widget.native, QDoubleSpinBox):
-                box.setDecimals(_decimals(number, *self._marks[name]))
+                box.setDecimals(0 if name in self._whole else _decimals(number, *self._marks[name]))
             widget.value = number
         self._shown = {name: widget.value for name, widget in self._widgets.items()}
         self._showing = False

@@ -114,7 +114,6 @@ class TrainWidget(QWidget):
 
         others = tuple(name for name in fields_of(TrainingSettings) if name != "minutes")
         self.expert = SettingsForm(TrainingSettings, fields=others)
-        self.expert["learning_rate"].native.setSpecialValueText("by preset")
         self.augmentation = SettingsForm(AugmentationSettings)
         self.normalisation = SettingsForm(NormalisationSettings, fields=("statistics",))
         self.weights_button = button("Show weight map", "How much the gaps between cells weigh in training, as a layer.", self._weigh)

@@ -29,7 +29,8 @@ import numpy as np
 
 import napari_tally as nt
 from napari_tally.core.annotations import require_labels
-from napari_tally.core.images import match_by_stem, read_image, read_labels
+from napari_tally.core.images import match_by_stem, read_image
+from napari_tally.core.label_files import read_labels
 from napari_tally.core.metrics import Mistakes, evaluate, mistakes
 from napari_tally.core.model_file import Model
 from napari_tally.core.plan import new_model, plan_training

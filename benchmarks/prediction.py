@@ -29,7 +29,8 @@ import torch
 import napari_tally as nt
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
-from napari_tally.core.images import as_image, intensity_window, normalise
+from napari_tally.core.images import as_image
+from napari_tally.core.intensity import intensity_window, normalise
 from napari_tally.core.predict import predict
 from napari_tally.settings import PredictionSettings
 

@@ -6,8 +6,9 @@ from pictures import discs
 
 import napari_tally as nt
 from napari_tally.core.events import run_to_end
-from napari_tally.core.images import as_image, intensity_window, normalise
+from napari_tally.core.images import as_image
 from napari_tally.core.instances import label_planes
+from napari_tally.core.intensity import intensity_window, normalise
 from napari_tally.core.predict import predict, predict_plane
 from napari_tally.core.train import Finished, Step
 from napari_tally.settings import CountingSettings, PredictionSettings

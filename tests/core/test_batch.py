@@ -22,7 +22,8 @@ from napari_tally.core import images
 from napari_tally.core.batch import Batch, ImageDone, PassedOver, Working
 from napari_tally.core.events import run_to_end
 from napari_tally.core.files import LOCK
-from napari_tally.core.images import read_image, read_labels
+from napari_tally.core.images import read_image
+from napari_tally.core.label_files import read_labels
 from napari_tally.core.model_file import find_model, save_model
 from napari_tally.core.regions import Region
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings

@@ -12,7 +12,7 @@ from napari_tally.core.batch import Batch, ImageDone, Working
 from napari_tally.core.cluster import Cluster, _compute, _Task, connect, gpu_of
 from napari_tally.core.events import run_to_end
 from napari_tally.core.files import file_state
-from napari_tally.core.images import read_labels
+from napari_tally.core.label_files import read_labels
 from napari_tally.core.model_file import find_model
 from napari_tally.settings import PredictionSettings
 

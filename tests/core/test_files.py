@@ -20,7 +20,7 @@ from napari_tally.core.files import (
     state_folder,
     whole_file,
 )
-from napari_tally.core.images import write_labels
+from napari_tally.core.label_files import write_labels
 
 
 def write(path, text):
@@ -80,7 +80,7 @@ def test_a_full_disk_says_so_and_leaves_the_old_file(tmp_path):
     code = f"""
 import resource, signal, numpy as np
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from napari_tally.core.images import write_labels
+from napari_tally.core.label_files import write_labels
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
     write_labels({str(path)!r}, np.random.default_rng(0).integers(0, 9999, (500, 500)))

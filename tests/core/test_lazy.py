@@ -10,11 +10,13 @@ import tifffile
 import zarr
 from models import bright_is_cell, nine_discs
 
-from napari_tally.core import images
+from napari_tally.core import images, intensity
 from napari_tally.core.counting import apply_rules, measure_cells
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import Piece, find_cells
-from napari_tally.core.images import as_image, intensity_window, read_image, read_labels
+from napari_tally.core.images import as_image, read_image
+from napari_tally.core.intensity import intensity_window
+from napari_tally.core.label_files import read_labels
 from napari_tally.core.large import measuring_pieces
 from napari_tally.core.lazy import LabelsZarr, open_ome_zarr, write_tiff_in_pieces
 from napari_tally.core.model_file import find_model
@@ -206,10 +208,11 @@ def labels_of(rng):
 def test_the_window_of_a_large_image_is_that_of_the_whole(rng, monkeypatch):
     pixels = rng.integers(0, 4000, (2, 3, 70, 50)).astype(np.uint16)
     whole = intensity_window(as_image(pixels, axes="QCYX"), NormalisationSettings())
-    monkeypatch.setattr(images, "_BAND", 300)
+    monkeypatch.setattr(images, "BAND", 300)
+    monkeypatch.setattr(intensity, "BAND", 300)
     for planes in (pixels, da.from_array(pixels, chunks=(1, 2, 12, 50))):
         image, news = as_image(planes, axes="QCYX"), []
-        np.testing.assert_array_equal(run_to_end(images.measuring_window(image, NormalisationSettings()), news.append), whole)
+        np.testing.assert_array_equal(run_to_end(intensity.measuring_window(image, NormalisationSettings()), news.append), whole)
         assert len(news) > 3
         assert news == sorted(news)
         assert image.fingerprint == as_image(pixels, axes="QCYX").fingerprint

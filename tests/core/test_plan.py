@@ -9,7 +9,8 @@ from pictures import discs
 
 import napari_tally as nt
 from napari_tally.core.devices import choose_device, describe_device
-from napari_tally.core.images import as_image, intensity_window
+from napari_tally.core.images import as_image
+from napari_tally.core.intensity import intensity_window
 from napari_tally.core.model_file import find_model, load_model, save_model
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.samples import TrainingPair

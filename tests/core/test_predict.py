@@ -9,8 +9,9 @@ from models import bright_is_cell, nine_discs
 
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
-from napari_tally.core.images import as_image, intensity_window, normalise
+from napari_tally.core.images import as_image
 from napari_tally.core.instances import climb_tile
+from napari_tally.core.intensity import intensity_window, normalise
 from napari_tally.core.model_file import Model, build_network
 from napari_tally.core.predict import Predictor, TileDone, predict, predict_plane, working_scale
 from napari_tally.settings import NetworkSettings, NormalisationSettings, PredictionSettings

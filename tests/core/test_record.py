@@ -9,7 +9,7 @@ import torch
 
 import napari_tally as nt
 from napari_tally.core.events import run_to_end
-from napari_tally.core.images import fingerprint_labels, read_labels, write_labels
+from napari_tally.core.label_files import fingerprint_labels, read_labels, write_labels
 from napari_tally.core.model_file import save_model
 from napari_tally.core.record import Replayed, RunRecord, read_record, replay
 from napari_tally.settings import PredictionSettings

@@ -11,7 +11,7 @@ from pictures import discs
 
 import napari_tally as nt
 from napari_tally.core.audit import StudyImage, draw_audit
-from napari_tally.core.images import write_labels
+from napari_tally.core.label_files import write_labels
 from napari_tally.core.prediction import Prediction
 from napari_tally.core.record import RunRecord, read_record
 from napari_tally.core.report import Checked, methods, write_report

@@ -13,7 +13,8 @@ from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QApplication
 
-from napari_tally.widgets._layers import annotation_of, belong, image_of, region_mask, region_of, start_annotation
+from napari_tally.widgets._annotation import region_mask, start_annotation
+from napari_tally.widgets._layers import annotation_of, belong, image_of, region_of
 from napari_tally.widgets.annotate import AnnotateWidget
 from napari_tally.widgets.predict import PredictWidget
 

@@ -13,8 +13,9 @@ from qtpy.QtWidgets import QFileDialog
 import napari_tally as nt
 from napari_tally.core.audit import StudyImage, Window, draw_audit, read_audit, write_audit
 from napari_tally.settings import AuditSettings
+from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._frame import CountingFrame, frame_lines
-from napari_tally.widgets._layers import belong, start_annotation
+from napari_tally.widgets._layers import belong
 from napari_tally.widgets._plots import HandPlot
 from napari_tally.widgets.audit import AuditWidget
 

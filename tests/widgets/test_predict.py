@@ -18,7 +18,8 @@ import napari_tally as nt
 from napari_tally.core.counting import measure_cells, summarise
 from napari_tally.core.model_file import shipped_models
 from napari_tally.settings import CountingSettings
-from napari_tally.widgets._layers import annotation_of, image_from_layer, layers_of, region_of, start_annotation
+from napari_tally.widgets._annotation import start_annotation
+from napari_tally.widgets._layers import annotation_of, image_from_layer, layers_of, region_of
 from napari_tally.widgets._session import session
 from napari_tally.widgets.predict import PredictWidget
 

@@ -17,16 +17,8 @@ from scipy import ndimage as ndi
 from napari_tally.core.counting import measure_cells
 from napari_tally.core.prediction import Prediction
 from napari_tally.settings import CountingSettings
-from napari_tally.widgets._layers import (
-    KEY,
-    annotation_of,
-    belong,
-    image_from_layer,
-    is_corrected,
-    region_mask,
-    region_of,
-    start_annotation,
-)
+from napari_tally.widgets._annotation import region_mask, start_annotation
+from napari_tally.widgets._layers import KEY, annotation_of, belong, image_from_layer, is_corrected, region_of
 from napari_tally.widgets.review import ReviewWidget
 
 TWO_IN_ONE, FAINT, LEFT, RIGHT = 4, 5, 6, 7

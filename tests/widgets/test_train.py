@@ -17,8 +17,9 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 import napari_tally as nt
 from napari_tally.core.events import run_to_end
 from napari_tally.widgets import train as train_module
+from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._curves import Curves
-from napari_tally.widgets._layers import belong, start_annotation
+from napari_tally.widgets._layers import belong
 from napari_tally.widgets._pairs import propose_pairs
 from napari_tally.widgets._session import session
 from napari_tally.widgets.train import TrainWidget

@@ -93,7 +93,8 @@ def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 
     if radius:
         return _read_points(images, labels, radius)
     from napari_tally.core.annotations import check_labels, require_labels, split_pieces
-    from napari_tally.core.images import match_by_stem, read_image, read_labels
+    from napari_tally.core.images import match_by_stem, read_image
+    from napari_tally.core.label_files import read_labels
     from napari_tally.core.samples import TrainingPair
 
     pairs, odd = [], []

@@ -53,7 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _draw(arguments: argparse.Namespace) -> None:
     from napari_tally.core.annotations import known_labels, require_ids
     from napari_tally.core.audit import StudyImage, draw_audit, write_audit
-    from napari_tally.core.images import list_images, read_image, read_labels
+    from napari_tally.core.images import list_images, read_image
+    from napari_tally.core.label_files import read_labels
     from napari_tally.core.record import recorded_labels
     from napari_tally.core.results import few, read_groups
 

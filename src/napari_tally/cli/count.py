@@ -29,7 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from napari_tally.core.annotations import require_labels
-    from napari_tally.core.images import list_images, match_by_stem, read_image, read_labels
+    from napari_tally.core.images import list_images, match_by_stem, read_image
+    from napari_tally.core.label_files import read_labels
     from napari_tally.core.prediction import Prediction
     from napari_tally.core.record import RunRecord
     from napari_tally.core.results import Results, few
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _keep(path: Path, labels: "NDArray[np.integer]", image: "Image", out: Path, anew: bool) -> str:
     """Copy labels into the folder of results, so that it is whole, unless they lie there already; give their place in it."""
-    from napari_tally.core.images import write_labels
+    from napari_tally.core.label_files import write_labels
 
     place = out / "labels" / path.name
     if anew or path.resolve() != place.resolve():

@@ -22,7 +22,7 @@ def register(command: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from napari_tally.core.batch import Batch
-    from napari_tally.core.images import read_labels
+    from napari_tally.core.label_files import read_labels
     from napari_tally.core.metrics import evaluate
     from napari_tally.core.overlay import contact_sheet
     from napari_tally.core.start import choose_start

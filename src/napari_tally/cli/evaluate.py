@@ -22,7 +22,8 @@ def register(command: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from napari_tally.core.annotations import require_ids
-    from napari_tally.core.images import match_by_stem, read_labels
+    from napari_tally.core.images import match_by_stem
+    from napari_tally.core.label_files import read_labels
     from napari_tally.core.metrics import evaluate
 
     pairs = match_by_stem(arguments.truth, arguments.predicted)

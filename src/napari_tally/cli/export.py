@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from napari_tally.core.annotations import require_ids
     from napari_tally.core.export import Format, export
-    from napari_tally.core.images import read_labels
+    from napari_tally.core.label_files import read_labels
     from napari_tally.core.record import recorded_labels
 
     assert set(_FORMATS) == set(get_args(Format))

@@ -36,7 +36,8 @@ import napari_tally
 from napari_tally.core.annotations import cells_go_through
 from napari_tally.core.corrected_count import Corrected, Sample
 from napari_tally.core.files import whole_file
-from napari_tally.core.images import Image, fingerprint_labels, fingerprinting_labels
+from napari_tally.core.images import Image
+from napari_tally.core.label_files import fingerprint_labels, fingerprinting_labels
 from napari_tally.core.missed import left_over, sum_over
 from napari_tally.settings import AuditSettings, check, from_dict, to_dict
 

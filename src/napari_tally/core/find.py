@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from napari_tally.core.cell_types import decide, shares, together
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import beside, is_out_of_memory, mapped, paced, saying
-from napari_tally.core.images import Image, normalise
+from napari_tally.core.images import Image
 from napari_tally.core.instances import Hills, TileHills, climb_tile, find_instances, ring
+from napari_tally.core.intensity import normalise
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import Predictor, TileDone, looking, part_done, predict_plane, require_channels, to_channels, window_for
 from napari_tally.core.prediction import Prediction

@@ -13,13 +13,11 @@ of the last of these axes, its slices, as one; unless the file says that this ax
 
 import hashlib
 import logging
-import math
 import os
 import re
 import struct
-import threading
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -30,10 +28,8 @@ import PIL.Image
 import tifffile
 from numpy.typing import ArrayLike, NDArray
 
-from napari_tally.core.events import beside, run_to_end
-from napari_tally.core.files import whole_file
-from napari_tally.core.lazy import CHUNK, Opened, open_ome_zarr, open_tiff, tiff_options
-from napari_tally.settings import NormalisationSettings
+from napari_tally.core.events import run_to_end
+from napari_tally.core.lazy import Opened, open_ome_zarr, open_tiff
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
@@ -58,9 +54,7 @@ _DECODER_ERRORS = (
 )
 LAZY_BYTES = 2**28
 """Images with more pixels than this stay in their files."""
-_STRIP = 2**18
-"""Bytes of a strip of a label file."""
-_BAND = 2**23
+BAND = 2**23
 """Pixels that are looked at in one go: a fraction of a second."""
 _BOMBS = ((2**26, 1100), (2**30, 300))
 """What unfolds to so many bytes, and so many times the file, is no image. Deflate holds at most 1030 bytes in one, so a larger size is
@@ -192,18 +186,18 @@ class Image:
 
 def fingerprinting(image: Image) -> Generator[float, None, str]:
     """Compute :attr:`Image.fingerprint`; yield the fraction that is done."""
-    digest, parts = hashlib.sha256(), _bands(image.planes)
+    digest, parts = hashlib.sha256(), bands(image.planes)
     for p, c, n in product(*map(range, image.planes.shape[:2]), range(len(parts))):
         digest.update(np.ascontiguousarray(image.planes[p, c, parts[n]]).data)  # the same bytes as all at once
         yield (p * image.channels * len(parts) + c * len(parts) + n + 1) / (len(image.planes) * image.channels * len(parts))
     return digest.hexdigest()[:16]
 
 
-def _bands(planes: Any) -> list[slice]:
+def bands(planes: Any) -> list[slice]:
     """Cut the rows of a plane into bands of about 8 million pixels that split no chunk of the file: each is read once."""
     height, width = planes.shape[2:]
     chunk = planes.chunks[2][0] if is_lazy(planes) else 1
-    rows = max(1, _BAND // (width * chunk)) * chunk
+    rows = max(1, BAND // (width * chunk)) * chunk
     return [slice(row, min(row + rows, height)) for row in range(0, height, rows)]
 
 
@@ -304,18 +298,12 @@ def read_image(path: str | Path) -> Image:
         If the file cannot be read as an image; the message says which file and why.
     """
     path = Path(path)
-    found = _decode(path)
+    found = decode(path)
     image = as_image(found.pixels, axes=found.axes, name=path.stem, pixel_size=found.pixel_size, steps=found.steps)
     return replace(image, note=found.note)
 
 
-def read_labels(path: str | Path) -> NDArray[Any]:
-    """Read a label image as it is: (Y, X) or (planes, Y, X); see `annotations.check_labels` for what may be wrong."""
-    array = _decode(Path(path), palette=False).pixels
-    return array.compute() if is_lazy(array) else array
-
-
-def _decode(path: Path, palette: bool = True) -> Opened:
+def decode(path: Path, palette: bool = True) -> Opened:
     """Read the pixels and what is stated of them; turn what decoders raise into one sentence.
 
     With `palette`, numbers that stand for colours become the colours; of labels the numbers are wanted.
@@ -399,31 +387,6 @@ def _stated_steps(tif: tifffile.TiffFile) -> dict[str, float]:
     return steps | {"Y": size * y_bottom / y_top, "X": size * x_bottom / x_top}
 
 
-def fingerprint_labels(labels: Any, shape: Sequence[int] | None = None) -> str:
-    """Give 16 hexadecimal digits that depend on the shape and the ids alone.
-
-    Parameters
-    ----------
-    labels : (..., Y, X) int array; or (P, Y, X), read in pieces, where a shape is given
-    shape : sequence of int, optional
-        (..., Y, X), as it is written.
-    """
-    return run_to_end(fingerprinting_labels(labels, shape))
-
-
-def fingerprinting_labels(labels: Any, shape: Sequence[int] | None = None) -> Generator[float, None, str]:
-    """Compute :func:`fingerprint_labels`; yield the fraction that is done."""
-    shape = tuple(labels.shape if shape is None else shape)
-    digest = hashlib.sha256(repr(shape).encode())
-    stack = labels.reshape(-1, *shape[-2:]) if isinstance(labels, np.ndarray) else labels
-    rows = max(1, _BAND // (shape[-1] * CHUNK)) * CHUNK
-    for p, row in product(range(stack.shape[0]), range(0, shape[-2], rows)):  # the same bytes as all at once
-        part = stack[p, row : min(row + rows, shape[-2]), 0 : shape[-1]]
-        digest.update(np.ascontiguousarray(part, np.int32).data)
-        yield (p + min(row + rows, shape[-2]) / shape[-2]) / stack.shape[0]
-    return digest.hexdigest()[:16]
-
-
 def list_images(folder: str | Path) -> dict[str, Path]:
     """Find the images of a folder (not below it), stem -> path, sorted.
 
@@ -464,115 +427,6 @@ def match_by_stem(first: str | Path, second: str | Path) -> list[tuple[Path, Pat
             "Name image and labels alike, for example a.tif and a.tif."
         )
     return [(a[stem], b[stem]) for stem in a]
-
-
-def experiment_window(images: Sequence[Image], settings: NormalisationSettings) -> NDArray[np.float32]:
-    """Measure one window for all images of an experiment: the medians of the windows of each.
-
-    Parameters
-    ----------
-    images : sequence of Image
-        At least one. Grey images among colour images count for every channel.
-    settings : NormalisationSettings
-
-    Returns
-    -------
-    (C, 2) float32
-    """
-    channels = max(image.channels for image in images)
-    windows = [np.broadcast_to(intensity_window(image, settings), (channels, 2)) for image in images]
-    return np.median(windows, axis=0).astype(np.float32)
-
-
-def intensity_window(image: Image, settings: NormalisationSettings) -> NDArray[np.float32]:
-    """Measure which intensities become 0 and 1, for each channel over all planes.
-
-    Robust to hot pixels (percentiles) and to images without signal: the window is never narrower
-    than a multiple of the camera noise, so that the noise of an empty well is not stretched into cells.
-
-    Parameters
-    ----------
-    image : Image
-    settings : NormalisationSettings
-
-    Returns
-    -------
-    (C, 2) float32
-        Low and high intensity of each channel; high > low.
-    """
-    return run_to_end(measuring_window(image, settings))
-
-
-def measuring_window(image: Image, settings: NormalisationSettings) -> Generator[float, None, NDArray[np.float32]]:
-    """Compute :func:`intensity_window` band by band; yield the fraction that is done, of a small image nothing."""
-    step = max(1, int(np.sqrt(image.planes[:, 0].size / 4e6)))  # a strided view of about 4 million pixels is enough
-    window, bands = np.empty((image.channels, 2), np.float32), _bands(image.planes)
-    at_once = max(1, _BAND // math.prod(image.shape[-2:]))  # planes
-    blocks = list(product((slice(p, p + at_once) for p in range(0, len(image.planes), at_once)), bands))
-    for c in range(image.channels):
-        picked, steps = [], []
-        for n, (planes, rows) in enumerate(blocks):
-            if n:
-                yield (c + n / len(blocks)) / image.channels
-            first = -(-rows.start // step)
-            lines = image.sample(c, planes, slice(first * step, rows.stop, step)).astype(np.float32)
-            picked.append(lines[..., ::step].ravel())
-            steps.append(np.abs(np.diff(lines[:, first % 2 :: 2], axis=-1)).ravel())  # neighbours must stay neighbours
-        values, apart = np.concatenate(picked), np.concatenate(steps)
-        low, high = np.percentile(values, (settings.low, settings.high))
-        noise = np.median(apart) / 0.954 if apart.size else 0.0
-        smallest = 1.0 if image.planes.dtype.kind in "ui" else 1e-6 * max(abs(float(low)), abs(float(high))) or 1.0
-        window[c] = low, max(high, low + settings.noise * noise, low + smallest)
-    return window
-
-
-def normalise(planes: NDArray[Any], window: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Map intensities so that the window becomes 0 to 1; beyond it they go on, up to -1 and 4.
-
-    Parameters
-    ----------
-    planes : (..., C, Y, X) array
-    window : (C, 2) float32
-        From :func:`intensity_window` of the whole image, never of a tile.
-    """
-    low, high = window[:, 0, None, None], window[:, 1, None, None]
-    return np.clip((planes.astype(np.float32) - low) / (high - low), -1.0, 4.0)
-
-
-def write_labels(path: str | Path, labels: NDArray[np.integer], pixel_size: tuple[float, float] | None = None) -> None:
-    """Write a label image as a deflate-compressed TIFF, whole or not at all.
-
-    Parameters
-    ----------
-    path : str or Path
-    labels : (..., Y, X) int
-        Stored as uint16 where the ids fit, else as uint32.
-    pixel_size : tuple of float, optional
-        Height and width of a pixel in micrometres, stored as resolution in pixels per centimetre.
-    """
-    run_to_end(writing_labels(path, labels, pixel_size))
-
-
-def writing_labels(
-    path: str | Path, labels: NDArray[np.integer], pixel_size: tuple[float, float] | None = None
-) -> Generator[None, None, None]:
-    """Do :func:`write_labels`; who walks away after a yield leaves nothing behind."""
-    options = tiff_options(pixel_size)
-    dtype = np.dtype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)
-    rows, stop = max(1, _STRIP // (labels.shape[-1] * dtype.itemsize)), threading.Event()
-
-    def strips() -> Iterator[bytes]:
-        for plane in labels.reshape(-1, *labels.shape[-2:]):
-            for row in range(0, len(plane), rows):
-                if stop.is_set():
-                    raise InterruptedError
-                yield zlib.compress(np.ascontiguousarray(plane[row : row + rows], dtype).data)
-
-    def write(partial: Path) -> None:
-        tifffile.imwrite(partial, strips(), shape=labels.shape, dtype=dtype, rowsperstrip=rows, **options)
-
-    with whole_file(path) as partial:
-        yield from beside(write, partial, stop=stop)
 
 
 def require_same_channels(images: Iterable[Image]) -> tuple[int, bool]:

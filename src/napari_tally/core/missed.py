@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
-from napari_tally.core.images import Image, intensity_window, normalise
+from napari_tally.core.images import Image
+from napari_tally.core.intensity import intensity_window, normalise
 from napari_tally.settings import NormalisationSettings
 
 BLOCK = 4

@@ -13,7 +13,8 @@ from napari_tally.core.architectures import ARCHITECTURES, build_network
 from napari_tally.core.cell_types import require_types
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.estimate import training_memory
-from napari_tally.core.images import Image, experiment_window, require_same_channels
+from napari_tally.core.images import Image, require_same_channels
+from napari_tally.core.intensity import experiment_window
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import z_scale_for
 from napari_tally.core.samples import Plane, TrainingPair, body_diameter, cell_diameter, prepare_planes, prepare_volumes, volumes_of

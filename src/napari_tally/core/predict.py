@@ -31,7 +31,8 @@ from torch import Tensor
 from napari_tally.core.blend import blended
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import is_out_of_memory, mapped, paced, part_of, run_to_end
-from napari_tally.core.images import Image, describe_channels, measuring_window
+from napari_tally.core.images import Image, describe_channels
+from napari_tally.core.intensity import measuring_window
 from napari_tally.core.model_file import Model
 from napari_tally.core.rescale import needed, read_scaled, rescale_piece, scaled_shape
 from napari_tally.core.strips import bytes_per_pixel, classify, folded

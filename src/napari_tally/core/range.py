@@ -28,7 +28,8 @@ from skimage.segmentation import relabel_sequential
 
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
-from napari_tally.core.images import Image, normalise
+from napari_tally.core.images import Image
+from napari_tally.core.intensity import normalise
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import TileDone, looking, window_for
 from napari_tally.core.prediction import Prediction

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import points_in_poly
 
-from napari_tally.core.images import read_labels
+from napari_tally.core.label_files import read_labels
 from napari_tally.core.outlines import cell_outlines
 
 OUTSIDE = "outside"

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from napari_tally.core.images import Image, normalise
+from napari_tally.core.images import Image
+from napari_tally.core.intensity import normalise
 
 
 def rescale(plane: NDArray[np.floating], shape: Sequence[int]) -> NDArray[np.float32]:

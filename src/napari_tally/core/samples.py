@@ -15,7 +15,8 @@ from torch import Tensor
 from napari_tally.core import augment
 from napari_tally.core.annotations import NOT_ANNOTATED
 from napari_tally.core.cell_types import typed, types_of_ids
-from napari_tally.core.images import Image, intensity_window, normalise
+from napari_tally.core.images import Image
+from napari_tally.core.intensity import intensity_window, normalise
 from napari_tally.core.rescale import read_scaled, rescale, scaled_shape
 from napari_tally.core.weights import border_weights, class_weights
 from napari_tally.settings import AugmentationSettings, NormalisationSettings

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_tally.core.audit import Window
-from napari_tally.widgets._layers import KEY, label_shape, placement, unit_factors
+from napari_tally.widgets._geometry import label_shape, placement, unit_factors
+from napari_tally.widgets._layers import KEY
 
 INCLUDED, EXCLUDED, OUTSIDE = "#3ddc5a", "#ff4d40", "#9a9a9a"
 _DASHES = 15

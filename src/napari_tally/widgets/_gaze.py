@@ -7,7 +7,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 
 from napari_tally.core.tiles import Region
-from napari_tally.widgets._layers import label_shape
+from napari_tally.widgets._geometry import label_shape
 
 if TYPE_CHECKING:
     import napari

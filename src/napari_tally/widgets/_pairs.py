@@ -8,7 +8,8 @@ from qtpy.QtCore import Signal
 from qtpy.QtGui import QEnterEvent
 from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QToolButton, QWidget
 
-from napari_tally.widgets._layers import LayerCombo, image_of, is_source, labels_for_image, layers_of, region_of
+from napari_tally.widgets._layer_combo import LayerCombo
+from napari_tally.widgets._layers import image_of, is_source, labels_for_image, layers_of, region_of
 from napari_tally.widgets._parts import button, note, say, spare_from_wheel
 
 if TYPE_CHECKING:

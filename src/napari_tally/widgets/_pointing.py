@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from psygnal import Signal
 from skimage.measure import find_contours
 
-from napari_tally.widgets._layers import belong, image_of, placement, unit_factors
+from napari_tally.widgets._geometry import placement, unit_factors
+from napari_tally.widgets._layers import belong, image_of
 
 _LARGE, _WANTED, _SMALL = 160.0, 80.0, 40.0
 """A cell seen so large, in pixels of the screen, is well seen; else the zoom is changed to the one in the middle."""

@@ -5,7 +5,8 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer, Shapes
 
 from napari_tally.core.regions import Region
-from napari_tally.widgets._layers import KEY, _ellipse, _to_data_of, label_shape
+from napari_tally.widgets._geometry import ellipse, label_shape, to_data_of
+from napari_tally.widgets._layers import KEY
 
 
 def is_regions(layer: Layer) -> bool:
@@ -34,7 +35,7 @@ def regions_from_shapes(shapes: Shapes, image: ImageLayer) -> list[Region]:
     for vertices, kind, name in zip(shapes.data, shapes.shape_type, names, strict=True):
         if kind in ("line", "path"):
             continue
-        outline = _to_data_of(image, shapes, _ellipse(vertices) if kind == "ellipse" else np.asarray(vertices))
+        outline = to_data_of(image, shapes, ellipse(vertices) if kind == "ellipse" else np.asarray(vertices))
         at = outline[0, -2 - len(leading) : -2]
         known = bool(leading) and not np.isnan(at).any()
         plane = int(np.ravel_multi_index(tuple(np.round(at).astype(int)), leading, mode="clip")) if known else None

@@ -7,7 +7,6 @@
 """
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,36 +20,26 @@ from qtpy.QtWidgets import QFormLayout, QMenu, QVBoxLayout, QWidget
 from napari_tally.core.counting import apply_rules, summarise
 from napari_tally.core.events import saying
 from napari_tally.core.export import FORMATS, Format, export
-from napari_tally.core.images import writing_labels
+from napari_tally.core.label_files import writing_labels
 from napari_tally.core.lazy import write_tiff_in_pieces
 from napari_tally.core.regions import Region
 from napari_tally.core.results import Results, few
-from napari_tally.settings import PredictionSettings, RuleSettings
+from napari_tally.settings import RuleSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
-from napari_tally.widgets._layers import LayerCombo
+from napari_tally.widgets._layer_combo import LayerCombo
 from napari_tally.widgets._parts import ask_for_folder, button, group, note, say
 from napari_tally.widgets._plots import Plots
 from napari_tally.widgets._regions import is_regions, regions_from_shapes
 from napari_tally.widgets._stacked import theme_colours
 
 if TYPE_CHECKING:
-    from napari_tally.core.model_file import Model
-    from napari_tally.widgets.predict import Counted
+    from napari_tally.widgets._counting import Counted
 
 SAVED = ("counts.csv", "cells.csv", "record.json", "report.html")
 _PATIENCE = 200
 """Milliseconds without a change of the regions after which the cells are counted anew."""
 _LINES = 8
-
-
-@dataclass(frozen=True)
-class Run:
-    """What gave a prediction."""
-
-    model: "Model"
-    name: str
-    settings: PredictionSettings
 
 
 class ResultsPart(QWidget):

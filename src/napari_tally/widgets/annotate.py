@@ -19,29 +19,12 @@ from qtpy.QtWidgets import QAbstractButton, QButtonGroup, QCheckBox, QDoubleSpin
 
 from napari_tally.core.annotations import Problem, check_labels, known_labels, split_pieces
 from napari_tally.core.journal import read_journal
+from napari_tally.widgets._annotation import cells_from_points, copy_cells, mark_plane, next_cell, region_mask, rewrite, start_annotation
+from napari_tally.widgets._geometry import label_shape, placement, shown_plane
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._kept import Keeper, left_drawings
-from napari_tally.widgets._layers import (
-    LayerCombo,
-    annotation_of,
-    cells_from_points,
-    copy_cells,
-    fits,
-    image_from_layer,
-    image_of,
-    is_a,
-    is_source,
-    label_shape,
-    layers_of,
-    mark_plane,
-    next_cell,
-    placement,
-    region_mask,
-    region_of,
-    rewrite,
-    shown_plane,
-    start_annotation,
-)
+from napari_tally.widgets._layer_combo import LayerCombo
+from napari_tally.widgets._layers import annotation_of, fits, image_from_layer, image_of, is_a, is_source, layers_of, region_of
 from napari_tally.widgets._parts import button, fill, group, note, say
 from napari_tally.widgets._session import unwrap
 

@@ -28,20 +28,13 @@ from napari_tally.core.images import list_images, read_image
 from napari_tally.core.results import few
 from napari_tally.core.tables import write_table
 from napari_tally.settings import AuditSettings
+from napari_tally.widgets._annotation import region_mask
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._frame import CountingFrame
+from napari_tally.widgets._geometry import label_shape
 from napari_tally.widgets._job import Job
-from napari_tally.widgets._layers import (
-    KEY,
-    LayerCombo,
-    annotation_of,
-    cells_on,
-    image_from_layer,
-    is_source,
-    label_shape,
-    region_mask,
-    region_of,
-)
+from napari_tally.widgets._layer_combo import LayerCombo
+from napari_tally.widgets._layers import KEY, annotation_of, cells_on, image_from_layer, is_source, region_of
 from napari_tally.widgets._parts import ask_for_file, ask_for_folder, ask_where_to_save, button, fill, filling, group, note, say
 from napari_tally.widgets._plots import HandPlot
 from napari_tally.widgets._session import unwrap

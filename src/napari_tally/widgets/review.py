@@ -29,16 +29,11 @@ from napari_tally.core.edit import Change, cells_inside, delete_cells, merge_cel
 from napari_tally.core.review import ReviewList
 from napari_tally.core.suspects import usual_area
 from napari_tally.settings import CountingSettings
+from napari_tally.widgets._annotation import send_cells
+from napari_tally.widgets._geometry import shown_plane
 from napari_tally.widgets._job import Job
-from napari_tally.widgets._layers import (
-    KEY,
-    LayerCombo,
-    image_under,
-    is_source,
-    layers_of,
-    send_cells,
-    shown_plane,
-)
+from napari_tally.widgets._layer_combo import LayerCombo
+from napari_tally.widgets._layers import KEY, image_under, is_source, layers_of
 from napari_tally.widgets._parts import button, fill, group, note, say
 from napari_tally.widgets._pointing import Gestures, Marks, fly_to, outlines, part_in_view
 from napari_tally.widgets._session import session, unwrap

@@ -18,11 +18,13 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QProgressBar, QWid
 
 from napari_tally.core.estimate import training_memory, training_seconds
 from napari_tally.settings import AugmentationSettings, NetworkSettings, NormalisationSettings, TrainingSettings, fields_of
+from napari_tally.widgets._annotation import region_mask, rewrite
 from napari_tally.widgets._curves import Curves
 from napari_tally.widgets._form import SettingsForm
+from napari_tally.widgets._geometry import label_shape, placement
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._kept import Unfinished, discard, unfinished_trainings
-from napari_tally.widgets._layers import belong, label_shape, layers_of, placement, region_mask, region_of, rewrite
+from napari_tally.widgets._layers import belong, layers_of, region_of
 from napari_tally.widgets._pairs import PairTable
 from napari_tally.widgets._parts import ask_for_file, ask_where_to_save, button, fill, group, may_lose_model, note, say
 from napari_tally.widgets._session import SHIPPED, session, unwrap

@@ -14,7 +14,8 @@ from PIL import Image as Picture
 from napari_tally.cli import main
 from napari_tally.core.export.bioimageio import Description, export_package, import_package
 from napari_tally.core.export.onnx import export_onnx
-from napari_tally.core.images import as_image, intensity_window, normalise
+from napari_tally.core.images import as_image
+from napari_tally.core.intensity import intensity_window, normalise
 from napari_tally.core.model_file import Model, build_network, find_model, load_model
 from napari_tally.sample_data import simulate_nuclei
 from napari_tally.settings import PAPER_NETWORK, NetworkSettings, NormalisationSettings

@@ -21,7 +21,7 @@ from napari_tally.core.export.geojson import to_geojson
 from napari_tally.core.export.imagej import to_imagej
 from napari_tally.core.export.points import to_points
 from napari_tally.core.files import whole_file
-from napari_tally.core.images import write_labels
+from napari_tally.core.label_files import write_labels
 
 Format = Literal["imagej", "geojson", "points", "labels"]
 FORMATS: dict[Format, str] = {

@@ -1,0 +1,248 @@
+"""Predict and count images of the viewer on a worker thread: the work behind *Predict and count*.
+
+::
+
+    find      layers, a model ──▶ Progress, Filling (labels of a slide as they come), Results after each image
+    decide    other thresholds ──▶ Results: probabilities are kept, the network does not run again
+    mended    labels that were mended by hand ──▶ one result
+"""
+
+import shutil
+import weakref
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+from napari.layers import Image as ImageLayer
+from numpy.typing import NDArray
+
+from napari_tally.core.cell_types import types_of_cells, with_types
+from napari_tally.core.counting import measure_cells, measuring_cells
+from napari_tally.core.events import beside, mapped, paced, saying
+from napari_tally.core.images import Image
+from napari_tally.core.lazy import LabelsZarr
+from napari_tally.settings import CountingSettings, PredictionSettings
+from napari_tally.widgets._gaze import Gaze
+from napari_tally.widgets._layers import image_from_layer, what_is_odd
+
+if TYPE_CHECKING:
+    from napari_tally.core.model_file import Model
+    from napari_tally.core.predict import TileDone
+    from napari_tally.core.prediction import Prediction
+
+
+_SHOWN_TILE = 2048
+"""Pixels along a side of the tiles of a large image: small enough to see the first one soon."""
+
+_MANY = 500
+"""More cells than this and their shapes are measured when they are saved, not at every change of a threshold."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What gave a prediction."""
+
+    model: "Model"
+    name: str
+    settings: PredictionSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What was found in an image.
+
+    Attributes
+    ----------
+    layer : napari.layers.Image
+    image : Image
+        What the layer held.
+    found : Prediction
+        Probabilities and labels.
+    counting : CountingSettings
+        The thresholds that gave the labels.
+    diameter : float
+        Median diameter of the training cells in pixels.
+    cells : pandas.DataFrame
+        One row a cell; see :mod:`napari_tally.core.counting`. As measured: the rules are applied in `_results.py`.
+    run : Run
+        The model, what it is called, and how it was run.
+    remark : str
+        Whether the image is unlike those that the model was trained on; "" = it is not, or that is not known.
+    is_mended : bool
+        Cells were mended by hand since.
+    planes : tuple of int, or None
+        The planes of a stack that were looked at (of volumes their first slices); None = all.
+    """
+
+    layer: ImageLayer
+    image: Image
+    found: "Prediction"
+    counting: CountingSettings
+    diameter: float
+    cells: pd.DataFrame
+    run: Run
+    remark: str = ""
+    is_mended: bool = False
+    planes: tuple[int, ...] | None = None
+
+    def only(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Leave out what a table says of planes that nobody looked at."""
+        return table if self.planes is None else table[table["plane"].isin(self.planes)].reset_index(drop=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Filling:
+    """News: the labels of a large image or a stack fill, tile by tile, in the order in which the user looks."""
+
+    layer: ImageLayer
+    labels: Any
+
+
+@dataclass(frozen=True)
+class Progress:
+    """News: this fraction of the work is done."""
+
+    fraction: float
+    doing: str
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """News: the images that are counted by now."""
+
+    counted: tuple[Counted, ...]
+
+
+def load(path: Path) -> "Generator[None, None, tuple[Model, str]]":
+    """Load a model on the worker thread."""
+    from napari_tally.core.model_file import load_model
+
+    yield
+    return load_model(path), path.stem
+
+
+def find(
+    run: Run, layers: Sequence[ImageLayer], counting: CountingSettings, gaze: "Gaze", only: bool = False
+) -> Generator[Progress | Filling | Results, None, list[str]]:
+    """Predict and count images on the worker thread; give the reasons for those that could not be used, if others could."""
+    from napari_tally.core.find import find_cells
+
+    counted: list[Counted] = []
+    refused: list[str] = []
+    for n, layer in enumerate(layers):
+        yield Progress(n / len(layers), f"{_which(n, len(layers))}reading")
+        try:
+            image = image_from_layer(layer)
+            planes = [gaze.plane(layer)] if only else None
+            out: Any = None
+            how, shown = run.settings, None
+            if image.is_lazy:
+                odd = yield from saying(beside(what_is_odd, layer), Progress(n / len(layers), f"{_which(n, len(layers))}reading"))
+                image = replace(image, note=odd)
+                folder = Path(mkdtemp(prefix="napari-tally-"))
+                out = LabelsZarr(folder / "labels.zarr", image.shape)
+                weakref.finalize(out.array, shutil.rmtree, folder, ignore_errors=True)  # when its layer is gone
+                how = how if how.tile else replace(how, tile=_SHOWN_TILE)
+            elif image.leading and not only:
+                out = np.zeros((len(image.planes), *image.shape[-2:]), np.int32)
+            if out is not None:
+                shown = to_show(out, image)
+                yield Filling(layer, shown)
+            looks = {"next_tile": partial(gaze.nearest, layer), "next_plane": partial(gaze.nearest_plane, layer)}
+            work = find_cells(run.model, image, how, counting, out=out, keep=not image.is_lazy, planes=planes, **looks)
+            found = yield from _fill_in(work, partial(_progress, n, len(layers)), layer, shown)
+            if isinstance(out, np.ndarray):
+                found = replace(found, labels=shown)
+            counted.append((yield from mapped(_count(layer, image, found, counting, run, planes), partial(_progress, n, len(layers)))))
+        except ValueError as error:
+            refused.append(str(error))
+            continue
+        yield Results(tuple(counted))
+    if refused and not counted:
+        raise ValueError(refused[0])
+    return refused
+
+
+def _fill_in(
+    work: "Generator[TileDone, None, Prediction]", progress: Any, layer: ImageLayer, shown: Any
+) -> "Generator[Progress | Filling, None, Prediction]":
+    """Hand on the progress, and say so when a tile of a large image is there."""
+    from napari_tally.core.find import Piece
+
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            result: Prediction = end.value
+            return result
+        if shown is not None and isinstance(event, Piece):
+            yield Filling(layer, shown)
+        yield progress(event)
+
+
+def _progress(n: int, images: int, tile: "TileDone") -> Progress:
+    """Turn news of one image into news of all images."""
+    doing = tile.doing or f"tile {int(tile.done)} of {tile.total}"
+    return Progress((n + tile.done / tile.total) / images, _which(n, images) + doing)
+
+
+def _which(n: int, images: int) -> str:
+    return f"image {n + 1} of {images}, " if images > 1 else ""
+
+
+def _count(
+    layer: ImageLayer, image: Image, found: "Prediction", counting: CountingSettings, run: Run, planes: Sequence[int] | None = None
+) -> "Generator[TileDone, None, Counted]":
+    from napari_tally.core.predict import TileDone, aside
+    from napari_tally.core.range import judging
+
+    measuring = measuring_cells(found.labels, image, shapes=found.cells <= _MANY, are_bodies=found.are_bodies)
+    cells = with_types((yield from aside(1, "measuring cells", measuring)), found.types, found.n_types)
+    if planes is not None and found.are_bodies:
+        planes = sorted({p - p % image.slices for p in planes})
+    remark = yield from saying(judging(run.model, image, found), TileDone(1, 1, "comparing with the training images"))
+    return Counted(layer, image, found, counting, run.model.diameter, cells, run, remark, planes=None if planes is None else tuple(planes))
+
+
+def decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[Results, None, None]:
+    """Find the cells anew with other thresholds, on the worker thread."""
+    counted: list[Counted] = []
+    for old in stale:
+        assert old.found.probabilities is not None
+        probabilities, n = old.found.probabilities, old.found.n_types
+        finding = beside(old.found.labelled, counting)
+        labels = yield from saying(finding, Results(tuple(counted)))
+        types = types_of_cells(probabilities, labels.reshape(-1, *labels.shape[-2:]), n) if n > 1 else None
+        number = int(labels.max(initial=0))
+        found = replace(old.found, labels=labels, types=types, cells=number)
+        measuring = measuring_cells(found.labels, old.image, shapes=number <= _MANY, are_bodies=found.are_bodies)
+        cells = with_types((yield from saying(paced(measuring), Results(tuple(counted)))), types, n)
+        counted.append(replace(old, found=found, counting=counting, cells=cells, is_mended=False))
+        yield Results(tuple(counted))
+
+
+def mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
+    """Count what was mended by hand in the labels."""
+    found, n = known.found, known.found.n_types
+    types = None
+    if n > 1 and found.probabilities is not None:
+        types = types_of_cells(found.probabilities, labels.reshape(-1, *labels.shape[-2:]), n)
+    number = len(np.unique(labels[labels > 0]))
+    cells = with_types(measure_cells(labels, known.image, shapes=number <= _MANY, are_bodies=found.are_bodies), types, n)
+    found = replace(found, labels=labels, types=types, cells=number)
+    return replace(known, found=found, cells=cells, is_mended=True)
+
+
+def to_show(labels: Any, image: Image) -> Any:
+    """Give labels in the shape of the image, as a layer takes them; they stay where they are."""
+    if not isinstance(labels, LabelsZarr):
+        return labels if labels.shape == image.shape else labels.reshape(image.shape)
+    if labels.array.ndim == len(image.shape):
+        return labels.array
+    return da.from_array(labels.array, chunks=labels.array.chunks, name=False).reshape(image.shape)

@@ -2,8 +2,10 @@
 
 import gc
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
+from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QThreadPool
 
 
@@ -13,3 +15,10 @@ def _nothing_left_behind() -> Iterator[None]:
     yield
     QThreadPool.globalInstance().waitForDone(10_000)
     gc.collect()
+
+
+@pytest.fixture
+def qtbot(qtbot: QtBot) -> QtBot:
+    """Wait for two minutes at most, not for five seconds: a machine that has other things to do fails no test."""
+    qtbot.waitUntil = partial(qtbot.waitUntil, timeout=120_000)
+    return qtbot

@@ -39,7 +39,7 @@ def test_a_worker_collects_nothing(qtbot, collected):
     qtbot.addWidget(parent)
     job = Job(parent)
     job.start(lambda: allocating(collected))
-    qtbot.waitUntil(lambda: job.state == "done", timeout=60_000)
+    qtbot.waitUntil(lambda: job.state == "done")
     qtbot.waitUntil(gc.isenabled)
     assert collected
     assert all(collected)
@@ -70,6 +70,6 @@ def test_garbage_of_all_ages_goes_while_somebody_works(qtbot):
         gc.collect()  # it is old now
         del knot
         kept = []
-        qtbot.waitUntil(lambda: bool(gone) or bool(kept.append([[k] for k in range(20_000)])), timeout=20_000)
+        qtbot.waitUntil(lambda: bool(gone) or bool(kept.append([[k] for k in range(20_000)])))
     finally:
         let_go()

@@ -67,7 +67,7 @@ def make_train(qtbot):
     yield make
     for widget in made:
         widget._job.stop()
-        qtbot.waitUntil(lambda: not widget._job.is_active, timeout=20_000)  # noqa: B023
+        qtbot.waitUntil(lambda: not widget._job.is_active)  # noqa: B023
         widget.close()
 
 
@@ -79,7 +79,7 @@ def with_cells():
 
 
 def wait_for_the_end(widget, qtbot):
-    qtbot.waitUntil(lambda: not widget._job.is_active, timeout=30_000)
+    qtbot.waitUntil(lambda: not widget._job.is_active)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def crashed(make_train, click, qtbot, often, state, tmp_path, ended):
         return copy.exists()
 
     click(widget.start_button)
-    qtbot.waitUntil(lies_there, timeout=30_000)
+    qtbot.waitUntil(lies_there)
     click(widget.stop_button)
     wait_for_the_end(widget, qtbot)
     assert not list(state.glob("trainings/*"))  # who stops does not want to go on
@@ -139,7 +139,7 @@ def test_a_damaged_one_is_one_sentence(crashed, make_train, qtbot, click, state)
 def test_a_training_under_way_is_not_offered_to_another_window(make_train, qtbot, click, often, state):
     widget = make_train(with_cells(), steps=2000)
     click(widget.start_button)
-    qtbot.waitUntil(lambda: bool(list(state.glob("trainings/*/about.json"))), timeout=30_000)
+    qtbot.waitUntil(lambda: bool(list(state.glob("trainings/*/about.json"))))
     assert unfinished_trainings() == []
     assert make_train(ViewerModel()).go_on_button.isHidden()
 
@@ -151,7 +151,7 @@ def test_closing_the_dock_keeps_the_training(make_napari_viewer, make_train, qtb
     widget = make_train(viewer, steps=2000)
     viewer.window.add_dock_widget(widget)
     click(widget.start_button)
-    qtbot.waitUntil(lambda: bool(list(state.glob("trainings/*/about.json"))), timeout=30_000)
+    qtbot.waitUntil(lambda: bool(list(state.glob("trainings/*/about.json"))))
     viewer.window.remove_dock_widget(widget)
     wait_for_the_end(widget, qtbot)
     (found,) = unfinished_trainings()
@@ -229,14 +229,14 @@ def shown_by(path, labels):
 
 def test_a_stroke_is_on_the_disk_within_two_seconds(drawn, qtbot, state):
     viewer, widget, labels = drawn
-    qtbot.waitUntil(lambda: shown_by(journals(state), labels), timeout=2000)
+    qtbot.waitUntil(lambda: shown_by(journals(state), labels))
     labels.paint((60, 60), 2)
-    qtbot.waitUntil(lambda: shown_by(journals(state), labels), timeout=2000)
+    qtbot.waitUntil(lambda: shown_by(journals(state), labels))
     labels.undo()
-    qtbot.waitUntil(lambda: shown_by(journals(state), labels), timeout=2000)
+    qtbot.waitUntil(lambda: shown_by(journals(state), labels))
     assert set(np.unique(labels.data)) == {0, 1}
     region_of(viewer, labels).add_rectangles([[0, 0], [40, 40]])
-    qtbot.waitUntil(lambda: bool(read_journal(journals(state)[0]).region), timeout=2000)
+    qtbot.waitUntil(lambda: bool(read_journal(journals(state)[0]).region))
 
 
 def test_nothing_is_written_while_nothing_is_drawn(make_annotate, click, qtbot, state):

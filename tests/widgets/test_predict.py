@@ -69,7 +69,7 @@ def test_by_mouse_from_a_model_file_to_the_numbers(make_napari_viewer, qtbot, cl
     dialog.setDirectory(str(tmp_path))
     dialog.selectFile("bright.safetensors")
     dialog.accept()
-    qtbot.waitUntil(lambda: session(viewer).model is not None, timeout=60_000)  # torch may be imported now
+    qtbot.waitUntil(lambda: session(viewer).model is not None)  # torch may be imported now
     assert widget.model_text.text() == "bright"
     click(widget.run_button)
     qtbot.waitUntil(lambda: widget.count_text.text() == "9 cells")
@@ -113,7 +113,7 @@ def test_two_clicks_count_nuclei_without_any_training(model, qtbot, click):
     qtbot.waitUntil(lambda: session(model).model_name == "nuclei")
     widget.image_choice.setCurrentIndex(widget.image_choice.findText("All images"))
     click(widget.run_button)
-    qtbot.waitUntil(lambda: widget.run_button.isEnabled() and "empty well labels" in model.layers, timeout=60_000)
+    qtbot.waitUntil(lambda: widget.run_button.isEnabled() and "empty well labels" in model.layers)
     assert abs(int(model.layers["nuclei labels"].data.max()) - truth.max()) <= 0.15 * truth.max()
     assert model.layers["empty well labels"].data.max() == 0
     assert "Please look" not in widget.details.text()

@@ -86,7 +86,7 @@ def make(qtbot):
     yield make
     for widget in made:
         job_of(widget).stop()
-        qtbot.waitUntil(lambda: not job_of(widget).is_active, timeout=20_000)  # noqa: B023
+        qtbot.waitUntil(lambda: not job_of(widget).is_active)  # noqa: B023
         widget.close()
 
 
@@ -99,7 +99,7 @@ def begin(widget, click):
 
 
 def idle(widget, qtbot):
-    qtbot.waitUntil(lambda: not job_of(widget).is_active, timeout=60_000)
+    qtbot.waitUntil(lambda: not job_of(widget).is_active)
 
 
 def raises(error):
@@ -115,13 +115,13 @@ def test_an_error_of_any_kind_is_said_once(qtbot, notices, error):
     parent = QObject()
     job = Job(parent)
     job.start(raises(error))
-    qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
+    qtbot.waitUntil(lambda: not job.is_active)
     assert job.state == "failed"
     (notice,) = notices()
     assert notice.message.strip()
     assert "\n" not in notice.message.strip()
     job.start(lambda: iter_nothing())
-    qtbot.waitUntil(lambda: job.state == "done", timeout=20_000)
+    qtbot.waitUntil(lambda: job.state == "done")
     assert len(notices()) == 1
 
 
@@ -166,7 +166,7 @@ def test_closing_napari_in_the_middle(make_napari_viewer, make, qtbot, click, no
     qtbot.waitUntil(lambda: job_of(widget).is_active)
     task = job_of(widget)._task
     viewer.close()
-    qtbot.waitUntil(lambda: task.outcome is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: task.outcome is not None)
     assert task.outcome[0] in ("stopped", "done")
     assert notices() == []
 
@@ -279,7 +279,7 @@ def begin_an_audit(viewer, qtbot, click, folder):
     widget = AuditWidget(viewer)
     widget.settings["windows"].value, widget.settings["window"].value = 6, 40
     widget.start(folder / "audit.json")
-    qtbot.waitUntil(lambda: widget._frame.is_shown, timeout=20_000)
+    qtbot.waitUntil(lambda: widget._frame.is_shown)
     viewer.layers["Click on cells"].add([widget._frame.window.top + 1.0, widget._frame.window.left + 1.0])
     return widget, lambda: sum(map(len, read_audit(folder / "audit.json").clicks.values())) == 1
 
@@ -326,7 +326,7 @@ def test_closing_in_the_middle(make_napari_viewer, qtbot, click, notices, tmp_pa
     else:
         viewer.close()
     del widget, docked
-    qtbot.waitUntil(lambda: is_over() is not False, timeout=60_000)
+    qtbot.waitUntil(lambda: is_over() is not False)
     if what == "dock":
         viewer.layers["wells"].name = "renamed"
         viewer.layers.clear()
@@ -337,5 +337,5 @@ def test_closing_in_the_middle(make_napari_viewer, qtbot, click, notices, tmp_pa
         viewer.window.add_dock_widget(again)
         qtbot.waitUntil(again.isVisible)
         viewer.close()
-        qtbot.waitUntil(lambda: is_over() is not False, timeout=60_000)
+        qtbot.waitUntil(lambda: is_over() is not False)
     assert notices() == []

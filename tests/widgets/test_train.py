@@ -75,7 +75,7 @@ def choose(widget, **values):
 
 
 def wait_for_the_end(widget, qtbot):
-    qtbot.waitUntil(lambda: not widget._job.is_active and not widget._aside.is_active, timeout=20_000)
+    qtbot.waitUntil(lambda: not widget._job.is_active and not widget._aside.is_active)
 
 
 def answer(widget, path):
@@ -94,7 +94,7 @@ def test_from_start_to_a_loaded_model(make_napari_viewer, make_widget, qtbot, cl
     assert widget.start_button.text() == "Start"
     assert not widget.save_button.isEnabled()
     click(widget.start_button)
-    qtbot.waitUntil(lambda: "step" in widget.status.text(), timeout=20_000)
+    qtbot.waitUntil(lambda: "step" in widget.status.text())
     assert "8 cells in 1 image" in widget.message.text()
     assert "CPU" in widget.status.text()
     assert widget.start_button.isHidden()
@@ -106,7 +106,7 @@ def test_from_start_to_a_loaded_model(make_napari_viewer, make_widget, qtbot, cl
     assert (widget._job.state, widget.pause_button.text()) == ("running", "Pause")
     click(widget.stop_button)
     assert (widget._job.state, widget.stop_button.text()) == ("stopping", "Stopping …")
-    qtbot.waitUntil(lambda: not widget._job.is_active, timeout=20_000)
+    qtbot.waitUntil(lambda: not widget._job.is_active)
     assert "Stopped after" in widget.status.text()
     kept = session(viewer).model
     assert kept is not None
@@ -262,20 +262,20 @@ def test_the_preview_of_a_stack_lies_on_its_plane(make_widget, qtbot, click, mon
 def test_a_deleted_preview_stays_away(viewer, widget, qtbot, click, monkeypatch):
     monkeypatch.setattr(train_module, "_PREVIEW_SECONDS", 0.01)
     click(widget.start_button)
-    qtbot.waitUntil(lambda: "wells preview" in viewer.layers, timeout=20_000)
+    qtbot.waitUntil(lambda: "wells preview" in viewer.layers)
     viewer.layers.remove("wells preview")
     seen = widget.status.text()
-    qtbot.waitUntil(lambda: widget.status.text() != seen, timeout=20_000)
+    qtbot.waitUntil(lambda: widget.status.text() != seen)
     assert "wells preview" not in viewer.layers
 
 
 def test_layers_may_go_and_change_their_names(viewer, widget, qtbot, click):
     click(widget.start_button)
-    qtbot.waitUntil(lambda: "step" in widget.status.text(), timeout=20_000)
+    qtbot.waitUntil(lambda: "step" in widget.status.text())
     viewer.layers["drawn"].name = "other"
     viewer.layers["wells"].name = "plate"
     seen = widget.status.text()
-    qtbot.waitUntil(lambda: widget.status.text() != seen, timeout=20_000)
+    qtbot.waitUntil(lambda: widget.status.text() != seen)
     viewer.layers.clear()
     click(widget.stop_button)
     wait_for_the_end(widget, qtbot)
@@ -336,7 +336,7 @@ def test_taking_the_widget_out_of_the_window_stops_it(make_napari_viewer, make_w
     widget = make_widget(viewer)
     viewer.window.add_dock_widget(widget)
     click(widget.start_button)
-    qtbot.waitUntil(lambda: "step" in widget.status.text(), timeout=20_000)
+    qtbot.waitUntil(lambda: "step" in widget.status.text())
     viewer.window.remove_dock_widget(widget)
     assert widget._job.state == "stopping"
 

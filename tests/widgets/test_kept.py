@@ -227,7 +227,7 @@ def shown_by(path, labels):
     return bool(path) and np.array_equal(read_journal(path[0]).labels, labels.data)
 
 
-def test_a_stroke_is_on_the_disk_within_two_seconds(drawn, qtbot, state):
+def test_every_stroke_comes_to_the_disk_by_itself(drawn, qtbot, state):
     viewer, widget, labels = drawn
     qtbot.waitUntil(lambda: shown_by(journals(state), labels))
     labels.paint((60, 60), 2)

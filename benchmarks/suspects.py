@@ -3,8 +3,8 @@
     python benchmarks/suspects.py --data DIR --cache FOLDER
     python benchmarks/suspects.py --data DIR --cache FOLDER --learn
 
-DIR holds nuclei_dev and phase_dev (with --learn: nuclei_pretrain) as SET/images and SET/labels, or set NAPARI_TALLY_DATA. FOLDER keeps
-what the models found, so that a second run takes seconds.
+DIR holds nuclei_dev and phase_dev (with --learn: nuclei_pretrain and phase_pretrain) as SET/images and
+SET/labels, or set NAPARI_TALLY_DATA. FOLDER keeps what the models found, so that a second run takes seconds.
 
 A cell that was found is wrong if no true cell has an IoU of 0.5 with it (false positive, piece of a split), or if it lies over more
 than half of two or more true cells (merge). The list runs over all images of a set. Random order finds a tenth of the mistakes in the
@@ -12,12 +12,13 @@ first tenth of the list; no order can find more than `possible`, where more than
 the simplest other order: by the mean probability that the pixels belong to a cell.
 
 --learn fits the weights in core/suspects.py: for each fault a logistic regression (L2, weights not below 0) on every third image of
-nuclei_pretrain. The nuclei model has learned from these images; its mistakes there are fewer, but of the same kinds.
+nuclei_pretrain and on phase_pretrain; both sets weigh the same. The models have learned from these images; their mistakes there are
+fewer, but of the same kinds.
 """
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ def main() -> None:
     parser.add_argument("--learn", action="store_true")
     arguments = parser.parse_args()
     if arguments.learn:
-        _learn(_found(arguments.data / "nuclei_pretrain", "nuclei", arguments.cache, every=3))
+        nuclei = _found(arguments.data / "nuclei_pretrain", "nuclei", arguments.cache, every=3)
+        _learn([nuclei, _found(arguments.data / "phase_pretrain", "phase", arguments.cache)])
         return
     nuclei = _found(arguments.data / "nuclei_dev", "nuclei", arguments.cache)
     columns = ["images", "model", "cells found", "wrong", "wrong in the first tenth", "of all mistakes", "times random", "possible"]
@@ -131,30 +133,35 @@ def _kinds(truth: NDArray[np.integer], labels: NDArray[np.integer]) -> list[str]
     ]
 
 
-def _learn(found: pd.DataFrame) -> None:
-    """Fit one logistic regression a fault and print its numbers as they stand in the source."""
-    values = np.concatenate([weigh_signs(of_image) for _, of_image in found.groupby("image", sort=False)])
-    kinds = np.concatenate([of_image["kind"] for _, of_image in found.groupby("image", sort=False)])
-    print(f"{found['image'].nunique()} images, {len(found)} cells, {(kinds != '').sum()} of them wrong")
-    for fault in FAULTS[:3]:
-        weights, offset = _logistic(values, (kinds == fault).astype(float))
-        print(f'    "{fault}": (({", ".join(f"{w:.2f}" for w in weights)}), {offset:.2f}),  # {", ".join(SIGNS)}')
+def _learn(sets: Sequence[pd.DataFrame]) -> None:
+    """Fit one logistic regression a fault, with probabilities and without, and print its numbers as they stand in the source."""
+    most, images = max(map(len, sets)), [of_image for found in sets for _, of_image in found.groupby("image", sort=False)]
+    values = np.concatenate([weigh_signs(of_image) for of_image in images])
+    kinds = np.concatenate([of_image["kind"] for of_image in images])
+    weights = np.concatenate([np.full(len(found), most / len(found)) for found in sets])
+    print(f"{len(images)} images, {len(kinds)} cells, {(kinds != '').sum()} of them wrong")
+    unseen = np.array([sign in ("doubt", "valley_inside", "open_border") for sign in SIGNS])
+    for signs in (values, np.where(unseen, 0, values)):
+        for fault in FAULTS[:3]:
+            slopes, offset = _logistic(signs, (kinds == fault).astype(float), weights)
+            print(f'    "{fault}": (({", ".join(f"{w:.2f}" for w in slopes)}), {offset:.2f}),  # {", ".join(SIGNS)}')
 
 
-def _logistic(values: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    mean, spread = values.mean(0), values.std(0)
+def _logistic(values: NDArray[np.float64], true: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    mean = np.average(values, axis=0, weights=weights)
+    spread = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights)) + 1e-9
     scaled = np.column_stack([np.ones(len(values)), (values - mean) / spread])
 
-    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        odds = scaled @ weights
-        shrink = np.append(0, weights[1:])
-        miss = 1 / (1 + np.exp(-odds)) - true
-        return (np.logaddexp(0, odds) - true * odds).sum() + (shrink**2).sum() / 2, scaled.T @ miss + shrink
+    def loss(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        odds = scaled @ line
+        shrink = np.append(0, line[1:])
+        miss = weights * (1 / (1 + np.exp(-odds)) - true)
+        return (weights * (np.logaddexp(0, odds) - true * odds)).sum() + (shrink**2).sum() / 2, scaled.T @ miss + shrink
 
     bounds = [(None, None)] + [(0, None)] * values.shape[1]
     fitted = minimize(loss, np.zeros(len(bounds)), jac=True, bounds=bounds).x
-    weights = fitted[1:] / spread
-    return weights, float(fitted[0] - weights @ mean)
+    slopes = fitted[1:] / spread
+    return slopes, float(fitted[0] - slopes @ mean)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from napari.components import ViewerModel
 from pictures import discs
 from qtpy.QtCore import Qt
 
-from napari_tally.core.files import state_folder
+from napari_tally.core.files import owner, state_folder
 from napari_tally.core.journal import read_journal
 from napari_tally.widgets import _kept
 from napari_tally.widgets._kept import unfinished_trainings
@@ -185,6 +185,23 @@ def test_foreign_files_in_the_folder_are_passed_over(state, text):
     assert unfinished_trainings() == []
 
 
+def test_what_a_training_that_was_killed_in_its_first_seconds_left_goes_after_a_month(state):
+    for name, days in (("young", 29), ("old", 31)):
+        folder = state / "trainings" / name
+        folder.mkdir(parents=True)
+        (folder / "data.safetensors").touch()
+        when = time.time() - days * 24 * 3600
+        os.utime(folder, (when, when))
+    assert unfinished_trainings() == []
+    assert [path.name for path in (state / "trainings").iterdir()] == ["young"]
+
+
+@pytest.mark.parametrize(("later", "alone"), [(5, False), (-30, False), (90, True)])
+def test_the_clock_may_be_set_meanwhile(later, alone):
+    about = owner()
+    assert _kept.is_alone(about | {"began": about["began"] + later}) == alone
+
+
 def test_after_a_month_a_training_goes(crashed, state):
     (found,) = unfinished_trainings()
     old = time.time() - 31 * 24 * 3600
@@ -200,7 +217,7 @@ def test_after_a_month_a_training_goes(crashed, state):
 def make_annotate(qtbot):
     def make(viewer):
         widget = AnnotateWidget(viewer)
-        qtbot.addWidget(widget)
+        qtbot.addWidget(widget, before_close_func=lambda w: w._keeper.flush())  # else it writes into the next test's folder
         return widget
 
     return make

@@ -31,6 +31,8 @@ from napari_tally.core.journal import Journal, Region, read_about
 from napari_tally.widgets._garbage import hold
 
 _MONTH = 30 * 24 * 3600.0
+_CLOCK = 60.0
+"""Seconds by which the clock may have been set since; no number of a process is given out again so soon."""
 _DELAY = 500
 """Milliseconds from a stroke to the journal: long enough to take several strokes together."""
 
@@ -45,7 +47,7 @@ def is_alone(about: dict[str, Any]) -> bool:
     try:
         if about.get("host", platform.node()) != platform.node():
             return False
-        return abs(psutil.Process(int(about["pid"])).create_time() - float(about["began"])) > 1
+        return abs(psutil.Process(int(about["pid"])).create_time() - float(about["began"])) > _CLOCK
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return True
     except (LookupError, TypeError, ValueError, OverflowError, AttributeError):
@@ -84,17 +86,22 @@ def note_training(folder: Path, images: list[str], step: int, fraction: float) -
 def unfinished_trainings() -> list[Unfinished]:
     """Find the trainings that nobody works on any more, the newest first."""
     found = []
-    for path in (state_folder() / "trainings").glob("*/about.json"):
+    for folder in (state_folder() / "trainings").glob("*/"):
+        path = folder / "about.json"
         try:
+            if not path.is_file():  # killed in its first seconds, or one that begins just now
+                if time.time() - folder.stat().st_mtime > _MONTH:
+                    discard(folder)
+                continue
             about = json.loads(path.read_text(encoding="utf-8"))
             when = path.stat().st_mtime
-            if path.parent in at_work or not (is_alone(about) or about["pid"] == os.getpid()):
+            if folder in at_work or not (is_alone(about) or about["pid"] == os.getpid()):
                 continue
             if time.time() - when > _MONTH:
-                discard(path.parent)
-            elif (path.parent / "state.safetensors").is_file():
+                discard(folder)
+            elif (folder / "state.safetensors").is_file():
                 images, stood = tuple(map(str, about["images"])), (int(about["step"]), float(about["fraction"]))
-                found.append(Unfinished(path.parent, images, *stood, datetime.fromtimestamp(when)))
+                found.append(Unfinished(folder, images, *stood, datetime.fromtimestamp(when)))
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             continue  # half written by a crash, or no file of ours
     return sorted(found, key=lambda one: one.when, reverse=True)

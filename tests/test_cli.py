@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import napari_tally as nt
 from napari_tally.cli import main
+from napari_tally.core import model_file as model_files
 from napari_tally.core.model_file import find_model, header_of, load_model
 
 
@@ -238,6 +239,22 @@ def test_a_disk_that_takes_no_checkpoint_does_not_end_the_training(tmp_path, fol
     monkeypatch.setattr("napari_tally.core.checkpoint.save_checkpoint", full)
     assert train(*folders, tmp_path / "m.safetensors") == 0
     assert capsys.readouterr().out.count("no space left on device If the training is interrupted now") == 1
+
+
+def test_what_was_learned_is_saved_elsewhere_where_the_disk_is_full_at_the_end(tmp_path, folders, monkeypatch, capsys):
+    monkeypatch.setenv("NAPARI_TALLY_STATE", str(tmp_path / "state"))
+    write = model_files.save_file
+
+    def full(tensors, path, metadata):
+        if path.parent == tmp_path:
+            raise OSError("no space left on device")
+        write(tensors, path, metadata)
+
+    monkeypatch.setattr(model_files, "save_file", full)
+    assert train(*folders, tmp_path / "m.safetensors") == 2
+    (kept,) = (tmp_path / "state" / "models").iterdir()
+    assert f"no space left on device). Choose another place. Until then it is in {kept}" in capsys.readouterr().err
+    assert nt.load_model(kept).record["steps"] == 2
 
 
 def test_validation_images_of_other_channels(tmp_path, folders, capsys):
@@ -474,6 +491,21 @@ def test_replay_says_whether_it_is_the_same(tmp_path, folders, model_file, capsy
     out = capsys.readouterr().out
     assert "a: NOT the same." in out
     assert "Why: the pixels of a.tif are others than at the time" in out
+
+
+def test_what_keeps_an_image_from_being_compared_is_said(tmp_path, folders, model_file, capsys):
+    images, _ = folders
+    out = tmp_path / "out"
+    assert run("predict", "--model", model_file, "--out", out, "--seed-threshold", 0.2, images) == 0
+    tifffile.imwrite(out / "labels" / "a.tif", np.zeros((96, 96), np.uint16))
+    capsys.readouterr()
+    assert run("replay", out) == 0
+    assert "a: the same labels, to the pixel; yet a.tif in the folder was changed since." in capsys.readouterr().out
+    assert run("replay", out, "--model", "nuclei") == 1
+    assert "the model nuclei is another one than " in capsys.readouterr().out
+    (images / "a.tif").unlink()
+    assert run("replay", out) == 1
+    assert "a: could not be compared.\n  Why: the image is no longer at" in capsys.readouterr().out
 
 
 def test_export_for_other_programs(tmp_path, folders, capsys):

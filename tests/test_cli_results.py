@@ -12,6 +12,8 @@ from test_cli import discs, one_line, run
 import napari_tally as nt
 from napari_tally.cli import _COMMANDS
 from napari_tally.core import images
+from napari_tally.core.label_files import read_labels
+from napari_tally.widgets._session import SHIPPED
 
 PAGE = "report.html"
 
@@ -139,3 +141,58 @@ def test_count_and_report_of_an_image_that_stays_in_its_file(tmp_path, monkeypat
     assert run("count", *folders, "--out", tmp_path / "out") == 0
     assert run("report", tmp_path / "out") == 0
     assert run("audit", "draw", *folders, "--out", tmp_path / "audit", "--windows", 4) == 0
+
+
+def test_nothing_is_written_over_what_was_read(tmp_path, folders, capsys):
+    images, labels = folders
+    drawn = read_labels(labels / "a.tif").astype(np.int32)
+    drawn[:5] = -1
+    tifffile.imwrite(labels / "a.tif", drawn)
+    before = (labels / "a.tif").read_bytes()
+    assert run("predict", "--model", "nuclei", "--out", tmp_path, labels) == 2
+    assert "the labels would be written over the images. Choose another folder for the results." in one_line(capsys)
+    assert run("count", "--images", images, "--labels", labels, "--out", tmp_path) == 2
+    assert "these labels would be replaced by what counts of them. Choose another folder for --out." in one_line(capsys)
+    assert (labels / "a.tif").read_bytes() == before
+    model = tmp_path / "m.safetensors"
+    model.write_bytes((SHIPPED[0]).read_bytes())
+    for command in (("export-model", model, "--format", "onnx"), ("import-model", model), ("convert", model)):
+        assert run(*command, "--out", model) == 2
+        assert "is the file that is read; --out wants another name." in one_line(capsys)
+    assert model.read_bytes() == SHIPPED[0].read_bytes()
+
+
+def test_a_file_is_no_folder_for_results(tmp_path, folders, capsys):
+    images, labels = folders
+    (tmp_path / "out").touch()
+    assert run("predict", "--model", "nuclei", "--out", tmp_path / "out", images) == 2
+    assert "is a file; a folder for the results is wanted" in one_line(capsys)
+    assert run("count", "--images", images, "--labels", labels, "--out", tmp_path / "out") == 2
+    assert "is a file; --out wants a folder" in one_line(capsys)
+
+
+def test_a_mask_is_split_where_the_message_says_so(tmp_path, folders, capsys):
+    images, labels = folders
+    n = read_labels(labels / "a.tif").max()
+    tifffile.imwrite(labels / "a.tif", (255 * (read_labels(labels / "a.tif") > 0)).astype(np.uint8))
+    for command in (("count", "--images", images, "--labels", labels, "--out", tmp_path / "out"), ("export", labels, "--format", "points")):
+        assert run(*command) == 2
+        assert "--split on the command line" in one_line(capsys)
+        assert run(*command, "--split") == 0
+    assert len(pd.read_csv(tmp_path / "out" / "cells.csv")) == len(pd.read_csv(labels / "points" / "a.csv")) == n
+
+
+def test_a_run_says_what_an_earlier_one_left_in_its_folder(tmp_path, folders, capsys):
+    images, _ = folders
+    tifffile.imwrite(images / "b.tif", discs(radius=8)[0])
+    assert run("predict", "--model", "nuclei", "--out", tmp_path / "out", images) == 0
+    assert "left out" not in capsys.readouterr().out
+    assert run("predict", "--model", "phase", "--out", tmp_path / "out", images / "b.tif") == 0
+    assert "left out, for they are of another run than the tables and the record: 1 label images (a.tif)" in capsys.readouterr().out
+
+
+def test_labels_in_zarr_are_exported_as_tiff(tmp_path, folders):
+    out = tmp_path / "out"
+    assert run("predict", "--model", "nuclei", "--format", "ome-zarr", "--out", out, folders[0]) == 0
+    assert run("export", out, "--format", "labels") == 0
+    np.testing.assert_array_equal(read_labels(out / "labels" / "a.tif"), read_labels(out / "labels" / "a.zarr").reshape(96, 96))

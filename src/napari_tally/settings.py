@@ -464,7 +464,7 @@ class RuleSettings:
     ] = 0.0
     unit: Annotated[
         Literal["px", "um2"],
-        {"label": "Unit of that area", "tooltip": "'px': pixels. 'um2': square micrometres, for images whose pixel size is known."},
+        {"label": "Given in", "tooltip": "'px': pixels. 'um2': square micrometres, for images whose pixel size is known."},
     ] = "px"
 
 

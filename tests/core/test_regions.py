@@ -157,3 +157,8 @@ def test_nothing_in_it(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 4, 4), np.uint8))
     with pytest.raises(ValueError, match="one plane of whole numbers is wanted"):
         read_regions(tmp_path / "a.tif")
+
+
+def test_in_the_unbiased_frame_regions_are_without_its_first_row_and_column():
+    regions = [Region("corner", (square(0, 10),)), Region("inside", (square(12, 18),))]
+    assert areas(regions, (20, 20), line=1) == {"corner": 81, "inside": 36, OUTSIDE: 361 - 81 - 36}

@@ -1,8 +1,13 @@
+"""Layers as images for the core, and which belong to which."""
+
 import numpy as np
 import pytest
+import tifffile
 from napari.components import ViewerModel
 from napari.layers import Image
+from napari.layers._source import layer_source
 
+from napari_tally.core.images import read_image
 from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._geometry import label_shape
 from napari_tally.widgets._layers import image_from_layer
@@ -56,3 +61,16 @@ def test_the_pixel_size_needs_units_of_length():
     assert image_from_layer(Image(pixels, scale=(0.5, 0.25))).pixel_size is None
     assert image_from_layer(Image(pixels, scale=(500, 250), units="nm")).pixel_size == pytest.approx((0.5, 0.25))
     assert image_from_layer(Image(np.zeros((3, 6, 7)), scale=(9, 2, 3), units=("s", "um", "um"))).pixel_size == pytest.approx((2, 3))
+
+
+def test_a_layer_without_units_has_the_pixel_size_that_its_file_states(tmp_path):
+    pixels = np.arange(3 * 30 * 40, dtype=np.uint16).reshape(3, 30, 40)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, resolution=(4, 2), metadata={"unit": "um", "spacing": 1.5, "axes": "ZYX"})
+    with layer_source(path=str(tmp_path / "a.tif")):  # as napari opens it
+        opened = Image(pixels)
+    image, known = image_from_layer(opened), read_image(tmp_path / "a.tif")
+    assert (image.pixel_size, image.z_size) == (known.pixel_size, known.z_size) == ((0.5, 0.25), 1.5)
+    opened.scale = (1, 2, 2)  # the user has other plans
+    assert image_from_layer(opened).pixel_size is None
+    opened.scale, opened.data = (1, 1, 1), pixels[:, ::2, ::2]
+    assert image_from_layer(opened).pixel_size is None

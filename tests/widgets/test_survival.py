@@ -339,3 +339,16 @@ def test_closing_in_the_middle(make_napari_viewer, qtbot, click, notices, tmp_pa
         viewer.close()
         qtbot.waitUntil(lambda: is_over() is not False)
     assert notices() == []
+
+
+def test_a_layer_that_goes_with_the_brush_on_it_leaves_a_picture_without_it(make_napari_viewer):
+    viewer = make_napari_viewer(show=True)
+    viewer.add_image(PICTURE)
+    labels = viewer.add_labels(np.eye(64, dtype=int))
+    session(viewer)
+    labels.mode = "paint"
+    viewer.mouse_over_canvas = True
+    viewer.screenshot(flash=False)  # with the circle of the brush
+    viewer.layers.remove(labels)
+    assert viewer.screenshot(flash=False).any()  # it crashed here
+    assert labels.mode == "pan_zoom"

@@ -51,9 +51,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their label images, matched by stem")
     text = "model to start from; auto: the one that comes with napari-tally and knows such cells best"
     parser.add_argument("--start", default="auto", metavar="auto|none|FILE|NAME", help=text)
-    parser.add_argument(
-        "--split", action="store_true", help="give every separate object of a label image its own id: for black-and-white masks"
-    )
+    add_split(parser)
     text = "the labels are points: CSV files (axis-0, axis-1 or y, x), each a disc of so many pixels"
     parser.add_argument("--radius", type=float, default=0.0, metavar="PX", help=text)
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="images to validate on (default: a part is held out)")
@@ -61,6 +59,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, TrainingSettings)
     kind, meta = fields_of(NormalisationSettings)["statistics"]
     parser.add_argument("--statistics", choices=get_args(kind), default="image", help=meta["tooltip"])
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """Add the option for labels that are masks."""
+    text = "give every separate object of a label image its own id: for black-and-white masks"
+    parser.add_argument("--split", action="store_true", help=text)
 
 
 def read_data(arguments: argparse.Namespace) -> "tuple[list[TrainingPair], list[TrainingPair]]":
@@ -140,6 +144,12 @@ def expand(given: Iterable[Path]) -> list[Path]:
                 )
             paths[found.stem] = found
     return list(paths.values())
+
+
+def require_another_file(source: str | Path, out: Path) -> None:
+    """Raise a ``ValueError`` if what is to be written is what was read."""
+    if Path(source).exists() and out.exists() and out.samefile(source):
+        raise ValueError(f"{out} is the file that is read; --out wants another name.")
 
 
 def plain(text: object) -> str:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from napari_tally.cli._parts import Commands
+from napari_tally.cli._parts import Commands, require_another_file
 
 
 def register(command: Commands) -> None:
@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not (high > low and 0.01 <= arguments.scale <= 100):
         given = f"--range {low:g} {high:g} and --scale {arguments.scale:g}"
         raise ValueError(f"{given}: the range must rise, and the scale lie between 0.01 and 100.")
+    require_another_file(arguments.weights, arguments.out)
     model = from_milesial(read_state_dict(arguments.weights), low, high, arguments.scale)
     save_model(model, arguments.out)
     n = model.settings

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_tally.cli._parts import Commands
+from napari_tally.cli._parts import Commands, add_split
 from napari_tally.cli._results import add_rules, rules_from
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def register(command: Commands) -> None:
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the images")
     parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their label images, matched by stem")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the tables and a copy of the labels")
+    add_split(parser)
     add_rules(parser)
 
 
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     import numpy as np
 
-    from napari_tally.core.annotations import require_labels
+    from napari_tally.core.annotations import require_labels, split_pieces
     from napari_tally.core.images import list_images, match_by_stem, read_image
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.prediction import Prediction
@@ -38,16 +39,21 @@ def run(arguments: argparse.Namespace) -> int:
     choice = rules_from(arguments)
     pairs = match_by_stem(arguments.labels, arguments.images)
     without = sorted(set(list_images(arguments.images)) - {path.stem for path, _ in pairs})
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise ValueError(f"{arguments.out} is a file; --out wants a folder.")
     arguments.out.mkdir(parents=True, exist_ok=True)
     results, record, failed = Results(choice.rules), RunRecord.of_labels(choice.rules), 0
     for labels_path, image_path in pairs:
         try:
             image = read_image(image_path)
-            drawn = require_labels(read_labels(labels_path), image)
+            drawn = read_labels(labels_path)
+            drawn = require_labels(split_pieces(drawn) if arguments.split and drawn.shape == image.shape else drawn, image)
             labels = np.maximum(drawn, 0)  # not annotated is no cell
             counts = results.add(labels, image, choice.regions(image_path), choice.group(image_path))
             found = Prediction(None, labels, 1.0, int(counts["found"].sum()))
-            record.add(image, image_path, found, _keep(labels_path, labels, image, arguments.out, anew=bool((drawn < 0).any())))
+            record.add(
+                image, image_path, found, _keep(labels_path, labels, image, arguments.out, anew=arguments.split or bool((drawn < 0).any()))
+            )
         except ValueError as error:
             if len(pairs) == 1:
                 raise
@@ -63,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     if without:
         print(f"Note: {len(without)} of {len(without) + len(pairs)} images have no labels and are not counted: {few(without)}.")
     n, of = int(tables["counts"]["count"].sum()), len(tables["cells"])
-    print(f"{n} cells in {len(results)} image{'s' * (len(results) != 1)}" + (f", of {of} found" if of != n else "") + ".")
+    print(f"{n} cell{'s' * (n != 1)} in {len(results)} image{'s' * (len(results) != 1)}" + (f", of {of} found" if of != n else "") + ".")
     print(f"Rule: {tables['counts']['rule'].iloc[0]}. The tables are in {arguments.out}.")
     return 2 if failed else 0
 
@@ -74,6 +80,8 @@ def _keep(path: Path, labels: "NDArray[np.integer]", image: "Image", out: Path, 
 
     place = out / "labels" / path.name
     if anew or path.resolve() != place.resolve():
+        if path.resolve() == place.with_suffix(".tif").resolve():
+            raise ValueError(f"{path}: these labels would be replaced by what counts of them. Choose another folder for --out.")
         place = place.with_suffix(".tif")
         place.parent.mkdir(exist_ok=True)
         write_labels(place, labels, image.pixel_size)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from napari_tally.cli._parts import Commands
+from napari_tally.cli._parts import Commands, add_split
 from napari_tally.cli._results import say_others
 
 _FORMATS = ("imagej", "geojson", "points", "labels")
@@ -16,11 +16,12 @@ def register(command: Commands) -> None:
     parser.add_argument("results", type=Path, metavar="RESULTS", help="a folder that 'predict' wrote, or a folder of label images")
     parser.add_argument("--format", nargs="+", choices=_FORMATS, default=["imagej"], help="what to write")
     parser.add_argument("--out", type=Path, metavar="DIR", help="gets a folder a format (default: RESULTS)")
+    add_split(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from napari_tally.core.annotations import require_ids
+    from napari_tally.core.annotations import require_ids, split_pieces
     from napari_tally.core.export import Format, export
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.record import recorded_labels
@@ -30,7 +31,10 @@ def run(arguments: argparse.Namespace) -> None:
     found, others = recorded_labels(arguments.results)
     say_others(others)
     for stem, path in found.items():
-        formats: list[Format] = [kind for kind in arguments.format if not (kind == "labels" and path.parent == out / "labels")]  # is there
-        export(require_ids(read_labels(path), path), stem, out, formats)
+        target = out / "labels" / f"{stem}.tif"
+        there = target.exists() and target.samefile(path)
+        formats: list[Format] = [kind for kind in arguments.format if not (kind == "labels" and there and not arguments.split)]
+        labels = read_labels(path)
+        export(require_ids(split_pieces(labels) if arguments.split else labels, path), stem, out, formats)
     for kind in arguments.format:
         print(f"{kind}: {out / kind}")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from napari_tally.cli._parts import Commands, plain
+from napari_tally.cli._parts import Commands, plain, require_another_file
 
 
 def register(command: Commands) -> None:
@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     from napari_tally.core.model_file import find_model
     from napari_tally.sample_data import simulate_nuclei
 
+    require_another_file(arguments.model, arguments.out)
     model = find_model(arguments.model)
     if arguments.format == "onnx":
         export_onnx(model, arguments.out)
@@ -52,6 +53,7 @@ def run_import(arguments: argparse.Namespace) -> None:
     from napari_tally.core.export.bioimageio import import_package
     from napari_tally.core.model_file import save_model
 
+    require_another_file(arguments.package, arguments.out)
     model = import_package(arguments.package)
     save_model(model, arguments.out)
     print(f"The model is in {arguments.out}: {plain(model.record.get('name') or 'U-Net')}, {model.settings.channels} channel(s).")

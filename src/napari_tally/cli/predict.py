@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tally.cli._parts import Commands, Progress, add_settings, expand, settings_from
-from napari_tally.cli._results import add_rules, rules_from
+from napari_tally.cli._results import add_rules, rules_from, say_others
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def predict_files(paths: list[Path], batch: "Batch") -> int:
     """Run a batch and tell how it goes; a bad file is reported and passed over. Gives how many were bad."""
     from napari_tally.core.batch import ImageDone, PassedOver, Working
     from napari_tally.core.events import run_to_end
+    from napari_tally.core.record import recorded_labels
 
     bad: list[PassedOver] = []
     again = 0
@@ -91,7 +92,8 @@ def predict_files(paths: list[Path], batch: "Batch") -> int:
     if not len(results):
         raise ValueError(f"None of the images could be predicted; {batch.out / 'failed.csv'} says why.")
     n = int(results.tables()["counts"]["count"].sum())
-    print(f"{n} cells in {len(results)} image{'s' * (len(results) != 1)}; labels and tables are in {batch.out}.")
+    print(f"{n} cell{'s' * (n != 1)} in {len(results)} image{'s' * (len(results) != 1)}; labels and tables are in {batch.out}.")
+    say_others(recorded_labels(batch.out)[1])
     if again:
         print(f"{again} of them had been counted by an earlier run (--anew counts them again).")
     if bad:

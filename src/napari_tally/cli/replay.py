@@ -26,10 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
                 progress.tile(event)  # type: ignore[arg-type]
             elif event.same:
                 progress.say(f"{event.name}: the same labels, to the pixel" + "".join(f"; yet {reason}" for reason in event.why) + ".")
+            elif event.cells is None:
+                progress.say(f"{event.name}: could not be compared.\n  Why: " + "\n       ".join(event.why))
             else:
                 pixels = "" if event.pixels is None else f", {event.pixels} pixels differ"
-                cells = "" if event.cells is None else f" {event.cells[0]} cells then, {event.cells[1]} now{pixels}."
-                progress.say(f"{event.name}: NOT the same.{cells}\n  Why: " + "\n       ".join(event.why))
+                cells = f"{event.cells[0]} cells then, {event.cells[1]} now{pixels}"
+                progress.say(f"{event.name}: NOT the same. {cells}.\n  Why: " + "\n       ".join(event.why))
 
         same = run_to_end(replay(arguments.record, arguments.images, arguments.model), tell)
     print("All labels are those of the record." if same else "Not all labels are those of the record; the reasons are above.")

@@ -1,8 +1,10 @@
 """``napari-tally train``: from folders of images and labels to a model file."""
 
 import argparse
+import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +69,6 @@ def fit(
     """Train and save; an interrupt saves what there is, and what is needed to go on is kept beside it."""
     from napari_tally.core.checkpoint import EVERY, Checkpoint, save_checkpoint
     from napari_tally.core.files import remove_leftovers
-    from napari_tally.core.model_file import save_model
     from napari_tally.core.plan import new_model, plan_training
     from napari_tally.core.train import Comparison, Finished, Step, Trouble, Validation, train
 
@@ -122,14 +123,31 @@ def fit(
         except (KeyboardInterrupt, ValueError, RuntimeError):
             if learned:
                 kept = out.with_name(f"{out.stem}.interrupted{out.suffix}") if out.exists() else out  # the model of before may be better
-                save_model(model, kept)
+                kept = _save(model, kept)
                 progress.say(f"Stopped; the model as it was then is in {kept}.{' To go on: --resume' * unfinished.exists()}")
             raise
-    save_model(model, out)
+    _save(model, out)
     unfinished.unlink(missing_ok=True)
     for path in (out, unfinished):
         remove_leftovers(path)
     return model
+
+
+def _save(model: "Model", out: Path) -> Path:
+    """Save a model where it shall go, or where there is room: what was learned is not to be lost for a full disk. Gives the place."""
+    from napari_tally.core.files import state_folder
+    from napari_tally.core.model_file import save_model
+
+    try:
+        save_model(model, out)
+    except OSError as error:
+        for folder in (state_folder() / "models", Path.cwd()):
+            place = folder / f"{out.stem}.rescued-{os.getpid()}{out.suffix}"
+            with suppress(OSError):
+                save_model(model, place)
+                raise ValueError(f"{error} Until then it is in {place}.") from error
+        raise
+    return out
 
 
 def _comparison(event: "Comparison") -> str:

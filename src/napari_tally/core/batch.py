@@ -139,11 +139,16 @@ class Batch:
         Raises
         ------
         ValueError
-            If another process writes into the folder.
+            If another process writes into the folder, it is a file, or the images lie where the labels go.
         OSError
             If the folder cannot be written. What is counted by then stays. A table that cannot be replaced, as it is open in another
             program, is a remark until the end.
         """
+        for path in paths:
+            if path.parent.resolve() == (self.out / "labels").resolve():
+                raise ValueError(f"{path}: the labels would be written over the images. Choose another folder for the results.")
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"{self.out} is a file; a folder for the results is wanted.")
         with alone_in(self.out) as alive:
             return (yield from self._run(paths, alive))
 

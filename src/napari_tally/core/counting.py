@@ -278,10 +278,8 @@ def _of_bodies(cells: pd.DataFrame, voxels: float, slices: int, mm3: float) -> d
 
 def _areas(regions: Sequence[Region], shape: tuple[int, int], plane: int, rules: RuleSettings) -> dict[str, float]:
     """Give name -> pixels of the regions of a plane, and of what lies outside; of no regions: of the plane."""
-    if regions:
-        return areas(regions, shape, plane)
     line = int(rules.border == "frame")
-    return {"": float((shape[0] - line) * (shape[1] - line))}
+    return areas(regions, shape, plane, line) if regions else {"": float((shape[0] - line) * (shape[1] - line))}
 
 
 def size_remark(areas: ArrayLike, expected: float) -> str:

@@ -348,6 +348,19 @@ def _require_plausible(unfolded: int, size: int, labels: bool) -> None:
         )
 
 
+def stated_sizes(path: str | Path, shape: tuple[int, int]) -> tuple[tuple[float, float] | None, dict[str, float]]:
+    """Read only what a file states of sizes: (height, width) of a pixel in um, and the steps between planes, as in :class:`Image`.
+
+    For whoever has the pixels from elsewhere. None and {} of what is no TIFF, or holds planes of another height and width.
+    """
+    try:
+        with tifffile.TiffFile(path) as tif:
+            first = tif.pages.first
+            return _tiff_sizes(tif) if (first.imagelength, first.imagewidth) == shape else (None, {})
+    except _DECODER_ERRORS:
+        return None, {}
+
+
 def _tiff_sizes(tif: tifffile.TiffFile) -> tuple[tuple[float, float] | None, dict[str, float]]:
     """Give (height, width) of a pixel in um, and the steps between planes, where the metadata state what can be.
 

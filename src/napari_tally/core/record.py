@@ -320,10 +320,11 @@ def replay(
     wanted = content["model"]
     if wanted is None:
         raise ValueError(f"{path}: these labels were counted as they were, not predicted, so there is nothing to predict again.")
-    network = find_model(model or wanted["path"] or wanted["name"])
+    place = str(model or wanted["path"] or wanted["name"])
+    network = find_model(place)
     settings = from_dict(PredictionSettings, content["settings"]["prediction"])
     counting = from_dict(CountingSettings, content["settings"]["counting"])
-    why = _differences(content, network, settings)
+    why = _differences(content, network, Path(place).name, settings)
     others = list_images(images) if images else {}
     all_same = True
     for entry in content["images"]:
@@ -333,11 +334,11 @@ def replay(
     return all_same
 
 
-def _differences(content: Mapping[str, Any], model: Model, settings: PredictionSettings) -> tuple[str, ...]:
+def _differences(content: Mapping[str, Any], model: Model, name: str, settings: PredictionSettings) -> tuple[str, ...]:
     """Say what is not as it was when the record was made, apart from the images."""
     found = []
     if model.fingerprint != content["model"]["fingerprint"]:
-        found.append(f"the model {content['model']['name']} is another one than at the time ({content['model']['fingerprint']})")
+        found.append(f"the model {name} is another one than {content['model']['name']} at the time ({content['model']['fingerprint']})")
     now = versions()
     changed = [f"{name} {then} then, {now.get(name, 'absent')} now" for name, then in content["versions"].items() if then != now.get(name)]
     found += [f"other versions: {', '.join(changed)}"] if changed else []
@@ -371,6 +372,8 @@ def _again(
         return Replayed(name, False, None, None, (str(error), *why))
     same = fingerprint_labels(found.labels) == entry["labels_fingerprint"]
     pixels, file = 0 if same else None, folder / entry["labels"] if entry["labels"] else None
+    if same and file and file.exists() and _print_of(file, entry["shape"]) != entry["labels_fingerprint"]:
+        why = (f"{file.name} in the folder was changed since", *why)
     if not same and file and file.exists():
         then = read_labels(file)
         then = then.reshape(found.labels.shape) if then.size == found.labels.size else then

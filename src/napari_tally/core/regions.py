@@ -71,7 +71,7 @@ class Region:
 
     def area(self, shape: tuple[int, int]) -> float:
         """Give the pixels that it covers of a plane of this height and width."""
-        return _shares((self,), shape)[0] if self.outlines else 0.0
+        return _shares((self,), shape, 0)[0] if self.outlines else 0.0
 
     @property
     def box(self) -> Box:
@@ -94,7 +94,7 @@ def locate(regions: Sequence[Region], points: NDArray[np.floating], plane: int =
     return names
 
 
-def areas(regions: Sequence[Region], shape: tuple[int, int], plane: int = 0) -> dict[str, float]:
+def areas(regions: Sequence[Region], shape: tuple[int, int], plane: int = 0, line: int = 0) -> dict[str, float]:
     """Give name -> pixels of each region of a plane, and of what lies outside all of them.
 
     Parameters
@@ -103,6 +103,8 @@ def areas(regions: Sequence[Region], shape: tuple[int, int], plane: int = 0) -> 
     shape : (int, int)
         Height and width of the plane.
     plane : int
+    line : int
+        So many rows at the top and columns at the left belong to no region and to nothing outside: 1 for the unbiased frame.
 
     Notes
     -----
@@ -110,10 +112,10 @@ def areas(regions: Sequence[Region], shape: tuple[int, int], plane: int = 0) -> 
     """
     ordered = _in_order(_of_plane(regions, plane))
     found = {region.name: 0.0 for region in regions if region.plane in (None, plane)}
-    for region, area in zip(ordered, _shares(ordered, shape), strict=True):
+    for region, area in zip(ordered, _shares(ordered, shape, line), strict=True):
         found[region.name] += area
     named = found.pop(OUTSIDE, 0.0)  # a region may be called so
-    rest = max(0.0, shape[0] * shape[1] - sum(found.values()) - named)
+    rest = max(0.0, (shape[0] - line) * (shape[1] - line) - sum(found.values()) - named)
     return found | {OUTSIDE: named + rest}
 
 
@@ -231,11 +233,11 @@ def _inner(regions: tuple[Region, ...]) -> list[list[int]]:
 
 
 @lru_cache(maxsize=16)
-def _shares(regions: tuple[Region, ...], shape: tuple[int, int]) -> tuple[float, ...]:
-    """Give the pixels of each region that lie in no earlier one."""
+def _shares(regions: tuple[Region, ...], shape: tuple[int, int], line: int) -> tuple[float, ...]:
+    """Give the pixels of each region that lie in no earlier one, and not in the first `line` rows and columns."""
     if not regions:
         return ()
-    lines = _Lines.over(regions, (-0.5, -0.5, shape[0] - 0.5, shape[1] - 0.5))
+    lines = _Lines.over(regions, (line - 0.5, line - 0.5, shape[0] - 0.5, shape[1] - 0.5))
     boxes, covers, found = np.array([region.box for region in regions]), [], []
     for k, region in enumerate(regions):
         covers.append(lines.of(region))

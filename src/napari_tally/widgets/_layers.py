@@ -20,7 +20,7 @@ from napari.components import ViewerModel
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Shapes
 
-from napari_tally.core.images import Image, as_image, is_lazy
+from napari_tally.core.images import Image, as_image, is_lazy, stated_sizes
 from napari_tally.core.lazy import missing_chunks, open_ome_zarr
 from napari_tally.widgets._geometry import AXIS_LETTERS, channel_axis, label_shape, pixel_size, z_size
 
@@ -40,8 +40,9 @@ def image_from_layer(layer: ImageLayer) -> Image:
     Returns
     -------
     Image
-        With a pixel size where the last two axes of the layer have units of length, and so for the distance of slices. Pixels of a
-        dask or zarr layer stay where they are.
+        With a pixel size where the last two axes of the layer have units of length, and so for the distance of slices; of a layer
+        without units and scale, as napari opens many files, that which its file states. Pixels of a dask or zarr layer stay where
+        they are.
 
     Raises
     ------
@@ -55,8 +56,12 @@ def image_from_layer(layer: ImageLayer) -> Image:
     if type(data).__module__.startswith("zarr."):
         data = da.from_zarr(data)
     data = data if is_lazy(data) else np.asarray(data)
-    steps = {"Z": distance} if (distance := z_size(layer)) else {}
-    return as_image(data, axes=axes, name=layer.name, pixel_size=pixel_size(layer), steps=steps)
+    size, distance = pixel_size(layer), z_size(layer)
+    steps = {"Z": distance} if distance else {}
+    if not (size or distance or np.any(layer.scale != 1)) and layer.source.path:
+        height, width = label_shape(layer)[-2:]
+        size, steps = stated_sizes(layer.source.path, (height, width))
+    return as_image(data, axes=axes, name=layer.name, pixel_size=size, steps=steps)
 
 
 def what_is_odd(layer: ImageLayer) -> str:

@@ -1,9 +1,11 @@
 """Where the widgets of one viewer meet: the model they share, and what one tells the others."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
+from napari.layers import Labels
 from psygnal import Signal
 
 import napari_tally
@@ -77,7 +79,24 @@ def session(viewer: Any) -> Session:
     ----------
     viewer : napari.Viewer, ViewerModel, or napari's proxy of one
     """
-    return _sessions.setdefault(unwrap(viewer), Session())
+    viewer = unwrap(viewer)
+    if viewer not in _sessions:
+        _sessions[viewer] = Session()
+        viewer.layers.events.removing.connect(partial(_put_brush_down, ref(viewer)))
+    return _sessions[viewer]
+
+
+def _put_brush_down(viewer: "ref[Any]", event: Any) -> None:
+    """A layer is about to go: put its brush down, and draw once without the circle of the brush.
+
+    Where OpenGL is computed by the processor, the first picture after the circle of the brush (vispy's AggLine) crashes if the layer is
+    gone by then: what the circle needed is still switched on, and points into the layer's memory.
+    """
+    layer = event.source[event.index]
+    if isinstance(layer, Labels) and layer.mode != "pan_zoom":
+        layer.mode = "pan_zoom"
+        if draw := getattr(viewer(), "screenshot", None):  # there is a window
+            draw(flash=False)
 
 
 def unwrap(viewer: Any) -> Any:

@@ -117,6 +117,16 @@ def test_each_fold_gets_the_thresholds_that_fit_the_other(mirror):
     assert (chosen.min_area, score.f1) == (4, 1)
 
 
+@pytest.mark.parametrize(
+    ("gain", "helped", "verdict"),
+    [(0.0, False, "changed nothing"), (0.2, False, "no more than chance may"), (0.25, True, "Training helped"), (-0.1, False, "worse")],
+)
+def test_a_start_that_knows_cells_of_any_size_is_given_up_for_more_than_two_cells(gain, helped, verdict):
+    comparison = Comparison(7, a_score(0.5), a_score(0.5 + gain), is_broad=True)  # of 10 cells
+    assert comparison.helped is helped
+    assert verdict in comparison.verdict
+
+
 def a_score(ap, count=10):
     return Score(0.1, ap, (ap,) * 4, 10, count)
 

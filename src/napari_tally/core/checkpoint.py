@@ -367,7 +367,7 @@ def to_score(stated: dict[str, Any]) -> Score:
 
 def to_comparison(stated: dict[str, Any]) -> Comparison:
     """Build a comparison from JSON values."""
-    return Comparison(int(stated["step"]), to_score(stated["before"]), to_score(stated["after"]))
+    return Comparison(int(stated["step"]), to_score(stated["before"]), to_score(stated["after"]), bool(stated.get("is_broad")))
 
 
 def _or_nan(value: Any) -> float:

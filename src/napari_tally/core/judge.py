@@ -25,6 +25,8 @@ _AFTERWARDS = {"edge_threshold": (0.4, 0.5, 0.6), "seed_threshold": (0.3, 0.5, 0
 """One after the other, with the valley and smoothing that are chosen."""
 _CLEARLY = 0.03
 _IOUS = (0.5, 0.6, 0.7, 0.8)
+_CHANCE = 2.0
+"""Cells: so many more that are right may be chance."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,30 @@ class Comparison:
 
     The trained one had learned from the other half of what is annotated, for a third of the time, so the final
     model is rather better than these numbers say.
+
+    Attributes
+    ----------
+    step : int
+    before, after : Score
+    is_broad : bool
+        The start knows cells of any size. Who gives that up must have more reason than chance: that the trained model gets more than two
+        cells more right.
     """
 
     step: int
     before: Score
     after: Score
+    is_broad: bool = False
+
+    @property
+    def gain(self) -> float:
+        """By how much training made it better; below 0 = worse."""
+        return self.after.worth - self.before.worth
 
     @property
     def helped(self) -> bool:
-        """Whether training made it better, or at least no worse."""
-        return self.after.worth >= self.before.worth
+        """Whether training made it better, or at least no worse; of a broad start, better by more than chance."""
+        return self.gain * self.after.true_count > _CHANCE if self.is_broad else self.gain >= 0
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Give what a table shows: (what, before, after). F1 at IoU 0.5, average precision as the mean over IoU 0.5 to 0.8."""
@@ -104,8 +120,10 @@ class Comparison:
     def verdict(self) -> str:
         """Say it in a sentence."""
         cells = f"{self.after.true_count} held-out cells"
-        if self.after.worth == self.before.worth:
+        if self.gain == 0:
             return f"Training changed nothing, on {cells}."
+        if self.gain > 0 and not self.helped:
+            return f"Training brought no more than chance may, on {cells}. With more cells drawn it may tell."
         if not self.helped and self.after.quality > self.before.quality:
             return f"Training made the outlines better and the count worse, on {cells}."
         return f"Training helped, on {cells}." if self.helped else f"Training made it worse, on {cells}."

@@ -276,7 +276,7 @@ def train(
         if len(learned) < len(phases) - 1:
             continue  # to the other fold
         fitting, tuned = yield from clock.following(choose_counting(after, model.counting, plan.any_size))
-        comparison = Comparison(at.step, score(before, [given] * len(before)), tuned)
+        comparison = Comparison(at.step, score(before, [given] * len(before)), tuned, start.any_size)
         last = Validation(at.step, comparison.after)
         start_kept = not comparison.helped and not s.insist
         if start_kept:  # its thresholds may still be fitted to the drawn cells

@@ -111,6 +111,11 @@ class Window:
     bottom: int
     right: int
 
+    @property
+    def pixels(self) -> int:
+        """How many pixels it has: more cells than these have no room in it."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
     def holds(self, places: ArrayLike) -> NDArray[np.bool_]:
         """Tell which places belong to the window.
 

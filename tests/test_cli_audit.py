@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from pictures import discs
 from PIL import Image as Pillow
 from test_cli import one_line, run
 
@@ -421,3 +422,15 @@ def test_too_few_windows_give_no_number(study, capsys):
     said = capsys.readouterr().out
     assert "Predicted 120; too few windows to correct it, from 1 window, 1 cell counted by hand." in said
     assert "nan" not in said
+
+
+def test_masks_of_one_cell_each_are_drawn_as_others_count_them(tmp_path, capsys):
+    for kind in ("masks", "labels"):
+        (tmp_path / kind).mkdir()
+        for i in range(3):
+            cells = discs((60, 60), (20 + i, 30, 6))
+            tifffile.imwrite(tmp_path / kind / f"im{i}.tif", cells > 0 if kind == "masks" else cells.astype(np.uint16))
+        assert run("audit", "draw", "--labels", tmp_path / kind, "--out", tmp_path / f"of {kind}", "--windows", 4) == 0
+        assert "in 3 images with 3 predicted cells" in capsys.readouterr().out
+    of_masks, of_labels = (read_audit(tmp_path / f"of {kind}" / "audit.json") for kind in ("masks", "labels"))
+    assert of_masks.images == of_labels.images

@@ -65,7 +65,7 @@ class StudyImage:
     Attributes
     ----------
     name : str
-    labels : (..., Y, X) int
+    labels : (..., Y, X) int or bool
         The predicted cells; 0 or less = no cell. Ids count within a plane.
     group : str
         For example the condition; counts are reported by it.
@@ -265,7 +265,7 @@ def draw_audit(images: Iterable[StudyImage], settings: AuditSettings | None = No
     check(settings)
     records, centres, areas, annotated, seen = [], [], [], [], []
     for image in images:
-        if image.labels.ndim < 2 or image.labels.dtype.kind not in "iu":
+        if image.labels.ndim < 2 or image.labels.dtype.kind not in "biu":
             raise ValueError(f"{image.name}: labels are whole numbers with a height and a width; here are {_describe(image.labels)}.")
         if image.annotated is not None and image.annotated.shape != image.labels.shape:
             raise ValueError(f"{image.name}: annotations of shape {image.annotated.shape} on labels of shape {image.labels.shape}.")

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from pictures import discs
 from PIL import Image as Pillow
 from test_cli import one_line, run
 
 import napari_tally as nt
-from napari_tally.core.audit import Audit, StudyImage, draw_audit, read_audit, write_audit
+from napari_tally.cli.audit import _is_of
+from napari_tally.core.audit import Audit, StudyImage, Window, draw_audit, read_audit, write_audit
 from napari_tally.settings import AuditSettings
 
 
@@ -115,7 +117,11 @@ def test_windows_that_are_passed_over_are_named(study, capsys):
     table.loc[2, "hand"] = np.nan
     table.to_csv(study / "audit" / "windows.csv", index=False)
     assert run("audit", "report", study / "audit") == 0
-    assert "windows 3 are passed over" in capsys.readouterr().out
+    assert "Note: window 3 is passed over. Count it too" in capsys.readouterr().out
+    table.loc[5, "hand"] = np.nan
+    table.to_csv(study / "audit" / "windows.csv", index=False)
+    assert run("audit", "report", study / "audit") == 0
+    assert "Note: windows 3, 6 are passed over. Count them too" in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_one_line(study, capsys):
@@ -222,7 +228,7 @@ def test_clicks_stay_beside_the_numbers_of_the_table(study, capsys):
     assert read_audit(place / "audit.json").counts == expected
     write_hand(place, {1: 2, 2: 1, 5: 4})  # 3 is taken out, 5 has another number than clicks
     assert run("audit", "report", place) == 0
-    assert "the clicks in windows 5 are not as many as windows.csv says" in capsys.readouterr().out
+    assert "the clicks in window 5 are not as many as windows.csv says" in capsys.readouterr().out
     del expected[2]
     assert read_audit(place / "audit.json").counts == expected | {4: 4}
     write_hand(place, {})
@@ -308,13 +314,123 @@ def test_a_report_of_results_with_an_audit_of_all_cells(study, capsys):
     assert "all cells (those at the border included) in 6 of 6 images" in page
 
 
-def test_a_number_for_a_window_that_there_is_not(study, capsys):
-    assert draw(study) == 0
-    for row, said in (
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
         ("17,1", "there is no window 17 in this audit; its windows are 1 to 16"),
-        ("1,1.5", "window 1 has the hand count 1.5"),
-    ):
-        (study / "audit" / "windows.csv").write_text(f"window,hand\n{row}\n")
-        capsys.readouterr()
-        assert run("audit", "report", study / "audit") == 2
-        assert said in one_line(capsys)
+        (",85", "a row has the hand count 85 and no window; write its window"),
+        ("3,1\n3,2", "window 3 is listed twice; keep one of its rows"),
+        ("3,1\n3,", "window 3 is listed twice"),
+        ("1,1.5", "window 1 has the hand count 1.5; a whole number from 0 to"),
+        ("2,1e300", "window 2 has the hand count 1e+300; a whole number from 0 to"),
+        ("2,1000000000000", "window 2 has the hand count 1e+12; a whole number from 0 to"),
+        ("2,True", "the column 'hand' holds something that is no number: 'True', in the row of window 2."),
+        ('2,"3,5"', "the column 'hand' holds something that is no number: '3,5', in the row of window 2."),
+        ("inf,", "the column 'window' holds something that is no number: 'inf'"),
+    ],
+)
+def test_a_row_that_cannot_be_believed(study, capsys, rows, said):
+    assert draw(study) == 0
+    (study / "audit" / "windows.csv").write_text(f"window,hand\n{rows}\n")
+    capsys.readouterr()
+    assert run("audit", "report", study / "audit") == 2
+    assert said in one_line(capsys)
+
+
+def test_at_most_one_cell_a_pixel(study, capsys):
+    assert draw(study) == 0
+    table = pd.read_csv(study / "audit" / "windows.csv")
+    pixels = int(((table["bottom"] - table["top"]) * (table["right"] - table["left"]))[0])
+    write_hand(study / "audit", {1: pixels})
+    assert run("audit", "report", study / "audit") == 0
+    write_hand(study / "audit", {1: pixels + 1})
+    capsys.readouterr()
+    assert run("audit", "report", study / "audit") == 2
+    assert f"a whole number from 0 to {pixels}, a cell a pixel, is wanted." in one_line(capsys)
+
+
+def test_a_column_that_is_there_twice(study, capsys):
+    assert draw(study) == 0
+    (study / "audit" / "windows.csv").write_text("window,hand,hand\n1,2,3\n")
+    capsys.readouterr()
+    assert run("audit", "report", study / "audit") == 2
+    assert "the column 'hand' is there twice; take one of them out." in one_line(capsys)
+
+
+def test_a_table_that_a_spreadsheet_has_saved(study, capsys):
+    """Rows in another order, numbers with decimals, a name without its zeros: all is still of its window."""
+    assert draw(study) == 0
+    fill_in(study)
+    place = study / "audit" / "windows.csv"
+    table = pd.read_csv(place).astype(dict.fromkeys(("window", "plane", "top", "left", "bottom", "right"), float))
+    table = table.sort_values("top").assign(image=table["image"].str.replace("im0", "0"))
+    table.to_csv(place, index=False)
+    assert run("audit", "report", study / "audit") == 0
+    assert "from 16 windows" in capsys.readouterr().out
+
+
+def test_places_that_are_saved_as_they_are_shown():
+    window = Window(4, "slide", 0, 1_234_567, 0, 1_234_667, 90)
+    assert _is_of({"top": 1.23e6, "bottom": 1.23e6, "left": 0.0, "right": np.nan}, window, ["slide", "other"])
+    assert not _is_of({"top": 1.25e6}, window, ["slide", "other"])
+    assert not _is_of({"plane": 1}, window, ["slide", "other"])
+    assert not _is_of({"image": "other"}, window, ["slide", "other"])
+
+
+@pytest.mark.parametrize("column", ["window", "image", "left"])
+def test_one_column_that_was_sorted_alone(study, capsys, column):
+    assert draw(study) == 0
+    fill_in(study)
+    place = study / "audit" / "windows.csv"
+    table = pd.read_csv(place)
+    table[column] = table[column].sort_values(ascending=False).to_numpy()
+    table.to_csv(place, index=False)
+    capsys.readouterr()
+    assert run("audit", "report", study / "audit") == 2
+    said = one_line(capsys)
+    assert "is of another place; this window lies on im" in said
+    assert said.endswith("Sort whole rows, not one column.")
+    assert json.loads((study / "audit" / "audit.json").read_text())["counts"] == {}
+
+
+def test_a_row_that_is_taken_out_is_open(study, capsys):
+    assert draw(study) == 0
+    fill_in(study)
+    place = study / "audit"
+    assert run("audit", "report", place) == 0
+    click(place, 12)
+    table = pd.read_csv(place / "windows.csv")
+    table.iloc[:8].to_csv(place / "windows.csv", index=False)
+    capsys.readouterr()
+    assert run("audit", "report", place) == 0
+    said = capsys.readouterr().out
+    assert "Windows counted: 8 in windows.csv, 1 more by clicks." in said
+    assert "from 9 windows" in said
+    assert sorted(read_audit(place / "audit.json").counts) == [*range(8), 12]
+    table.to_csv(place / "windows.csv", index=False)
+    assert run("audit", "report", place) == 0
+    table.iloc[:8].to_csv(place / "windows.csv", index=False)
+    assert run("audit", "more", place, "--windows", 2) == 0  # brings the rows back, but not what stood in them
+    assert pd.read_csv(place / "windows.csv")["hand"].notna().tolist() == [True] * 8 + [False] * 10
+
+
+def test_too_few_windows_give_no_number(study, capsys):
+    assert draw(study) == 0
+    write_hand(study / "audit", {1: 1})
+    capsys.readouterr()
+    assert run("audit", "report", study / "audit") == 0
+    said = capsys.readouterr().out
+    assert "Predicted 120; too few windows to correct it, from 1 window, 1 cell counted by hand." in said
+    assert "nan" not in said
+
+
+def test_masks_of_one_cell_each_are_drawn_as_others_count_them(tmp_path, capsys):
+    for kind in ("masks", "labels"):
+        (tmp_path / kind).mkdir()
+        for i in range(3):
+            cells = discs((60, 60), (20 + i, 30, 6))
+            tifffile.imwrite(tmp_path / kind / f"im{i}.tif", cells > 0 if kind == "masks" else cells.astype(np.uint16))
+        assert run("audit", "draw", "--labels", tmp_path / kind, "--out", tmp_path / f"of {kind}", "--windows", 4) == 0
+        assert "in 3 images with 3 predicted cells" in capsys.readouterr().out
+    of_masks, of_labels = (read_audit(tmp_path / f"of {kind}" / "audit.json") for kind in ("masks", "labels"))
+    assert of_masks.images == of_labels.images

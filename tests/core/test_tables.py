@@ -52,7 +52,16 @@ def test_letters_of_any_spreadsheet(tmp_path, letters):
         (b"\x81\x8d", "this is no table of comma-separated values \\('charmap"),
         (b"image,hand\na,1\nb,2,3\n", "this is no table of comma-separated values \\(Error tokenizing"),
         (b"picture,hand\na,1\n", "the column 'image' is missing; wanted are image, here are picture, hand."),
-        (b"image,hand\na,many\n", "the column 'hand' holds something that is no number"),
+        (b"image,hand\na,1\nb,many\n", "the column 'hand' holds something that is no number: 'many', in the row of image b."),
+        (b'image,hand\na,"3,5"\n', "the column 'hand' holds something that is no number: '3,5', in the row of image a."),
+        (b"image,hand\na,True\n", "the column 'hand' holds something that is no number: 'True', in the row of image a."),
+        (b"image,hand\na,inf\n", "the column 'hand' holds something that is no number: 'inf', in the row of image a."),
+        (b"image,hand\na,1e999\n", "the column 'hand' holds something that is no number: '1e999', in the row of image a."),
+        (b"image,hand,hand\na,1,2\n", "the column 'hand' is there twice; take one of them out."),
+        (
+            b"image,hand\na,3,5\n",
+            "this is no table of comma-separated values \\(the first row has 3 fields, the head 2; with decimal commas",
+        ),
     ],
 )
 def test_what_is_no_such_table(tmp_path, text, says):

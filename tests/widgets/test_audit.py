@@ -113,6 +113,11 @@ def test_by_mouse_and_keys_through_a_whole_audit(make_napari_viewer, qtbot, trut
         f"predicted {predicted}, corrected {total.corrected:.0f} ({total.low:.0f} to {total.high:.0f}) from 4 windows, {clicked} clicks"
     )
     assert wanted in widget.details.text()
+    interval = f"({total.low:.0f} to {total.high:.0f})"
+    assert interval in widget.count_text.text()  # large beside the count, and once more in the sentence
+    assert widget.details.text().count(interval) == 1
+    assert "95 % interval" in widget.details.text()
+    assert "need not add up to the count of all" in widget.table.toolTip()
     assert "10 more windows would narrow it to about ±" in widget.details.text()
     assert widget.table.rowCount() == 3
     QTest.mouseClick(widget.more_button, Qt.MouseButton.LeftButton)
@@ -246,6 +251,35 @@ def test_back_shows_what_was_clicked_and_it_can_be_changed(started, model, truth
     QTest.mouseClick(started.done_button, Qt.MouseButton.LeftButton)
     assert started._audit.counts[0] == first + 1
     assert started.place_text.text() == "Window 2 of 12"
+
+
+def test_back_from_the_result_shows_the_last_window_counted(started, model, qtbot, truth, tmp_path):
+    for _ in range(12):
+        assert started.back_button.isEnabled() == (started._number > 0)
+        count_window(started, model, truth)
+    assert not started._frame.is_shown
+    last = started._audit.counts[11]
+    QTest.mouseClick(started.back_button, Qt.MouseButton.LeftButton)
+    assert started.place_text.text() == "Window 12 of 12"
+    window = started._frame.window
+    model.layers["Click on cells"].add([window.top + 0.5, window.left + 0.5])
+    QTest.mouseClick(started.done_button, Qt.MouseButton.LeftButton)
+    assert started._audit.counts[11] == last + 1
+    assert started.place_text.text() == "All windows are counted"
+    again = make(fill_viewer(ViewerModel(), truth), qtbot)
+    again.open(tmp_path / "audit.json")
+    qtbot.waitUntil(lambda: again.place_text.text() == "All windows are counted" and again.back_button.isEnabled())
+    QTest.mouseClick(again.back_button, Qt.MouseButton.LeftButton)
+    assert again._frame.window == window
+
+
+def test_back_while_paused_waits_for_go_there(started, model, truth):
+    count_window(started, model, truth)
+    QTest.mouseClick(started.stop_button, Qt.MouseButton.LeftButton)
+    assert not started.back_button.isEnabled()
+    QTest.mouseClick(started.fly_button, Qt.MouseButton.LeftButton)
+    assert started.place_text.text() == "Window 2 of 12"
+    assert started.back_button.isEnabled()
 
 
 def test_deleting_layers_midway_leaves_the_window_usable(started, model, truth):

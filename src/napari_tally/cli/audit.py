@@ -1,9 +1,10 @@
 """``napari-tally audit``: check a count by hand in random windows, and correct it."""
 
 import argparse
-from collections.abc import Collection, Iterable, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_tally.cli._parts import Commands, add_settings, settings_from
 from napari_tally.cli._results import say_others
@@ -12,11 +13,14 @@ from napari_tally.settings import AuditSettings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from napari_tally.core.audit import Audit
+    from napari_tally.core.audit import Audit, Window
     from napari_tally.core.corrected_count import Corrected
 
-_NUMBERS = ["window", "hand", "plane", "y", "x"]
-_TABLE = ["window", "image", "plane", "top", "left", "bottom", "right", "hand"]
+_PLACE = ["plane", "top", "left", "bottom", "right"]
+_TABLE = ["window", "image", *_PLACE, "hand"]
+_NUMBERS = ["window", *_PLACE, "hand"]
+_ROUNDED = 0.005
+"""By what part a spreadsheet changes a large number that it saves as it shows it: 1.23E+06."""
 
 
 def register(command: Commands) -> None:
@@ -143,9 +147,9 @@ def _report(arguments: argparse.Namespace) -> None:
     out: Path = arguments.study
     audit = read_audit(out / "audit.json")
     if arguments.points:
-        _take_points(audit, read_table(arguments.points, ["image", "y", "x"], _NUMBERS))
+        _take_points(audit, read_table(arguments.points, ["image", "y", "x"], ["plane", "y", "x"]))
     elif (out / "windows.csv").exists():
-        _take_counts(audit, read_table(out / "windows.csv", ["window", "hand"], _NUMBERS))
+        _take_counts(audit, _counts_in(read_table(out / "windows.csv", ["window", "hand"], _NUMBERS), audit))
     if not audit.counts:
         where, how = out / "windows.csv", "write the number of cells of each into the column 'hand'"
         if not where.exists():
@@ -157,7 +161,9 @@ def _report(arguments: argparse.Namespace) -> None:
     print(describe(total))
     gaps = [str(n + 1) for n in range(max(audit.counts)) if n not in audit.counts]
     if gaps:
-        print(f"Note: windows {', '.join(gaps)} are passed over. Count them too: leaving out what is hard to count spoils the interval.")
+        which, them = ("windows {} are", "them") if len(gaps) > 1 else ("window {} is", "it")
+        which = which.format(", ".join(gaps))
+        print(f"Note: {which} passed over. Count {them} too: leaving out what is hard to count spoils the interval.")
     margin = audit.expected_margin(10)
     if margin == margin:  # not NaN
         print(f"Ten more windows would narrow it to about ±{margin:,.0f}.")
@@ -167,7 +173,7 @@ def _report(arguments: argparse.Namespace) -> None:
         known = (
             f"corrected {row.corrected:,.0f} ({row.low:,.0f} to {row.high:,.0f})" if row.low == row.low else "too few windows to correct"
         )
-        print(f"  {row.name}: predicted {row.predicted:,.0f}, {known}, {row.windows} windows")
+        print(f"  {row.name}: predicted {row.predicted:,.0f}, {known}, {_windows(row.windows)}")
     print(f"Every image: {out / 'corrected.csv'}")
 
 
@@ -175,17 +181,22 @@ def describe(total: "Corrected") -> str:
     """Say the corrected count in a line."""
     if not total.windows:
         return f"Predicted {total.predicted:,.0f}; no window is counted yet."
-    interval = f"({total.low:,.0f} to {total.high:,.0f}, 95 % interval)" if total.low == total.low else "(too few windows for an interval)"
-    return (
-        f"Predicted {total.predicted:,.0f}, corrected {total.corrected:,.0f} {interval}, "
-        f"from {total.windows} windows, {total.clicks} cells counted by hand."
-    )
+    by_hand = f"from {_windows(total.windows)}, {total.clicks} cell{'s' * (total.clicks != 1)} counted by hand."
+    if total.corrected != total.corrected:  # NaN
+        return f"Predicted {total.predicted:,.0f}; too few windows to correct it, {by_hand}"
+    interval = f"({total.low:,.0f} to {total.high:,.0f}, 95 % interval)" if total.known else "(too few windows for an interval)"
+    return f"Predicted {total.predicted:,.0f}, corrected {total.corrected:,.0f} {interval}, {by_hand}"
+
+
+def _windows(n: int) -> str:
+    return f"{n} window{'s' * (n != 1)}"
 
 
 def _write_windows(path: Path, audit: "Audit", before: "pd.DataFrame | None" = None) -> None:
     """Write the table of windows to fill in; what is in the one before stays, windows that it lacks are added.
 
-    The predicted count of a window is not in it: who knows it counts otherwise. Nor are counts by clicks, which may change in the window.
+    The predicted count of a window is not in it: who knows it counts otherwise. Nor are counts by clicks, which may change in the window,
+    nor what stood in rows that were taken out.
     """
     import pandas as pd
 
@@ -196,7 +207,7 @@ def _write_windows(path: Path, audit: "Audit", before: "pd.DataFrame | None" = N
     for number in range(audit.wanted):
         if number + 1 not in there:
             w = audit.window(number)
-            hand = None if number in audit.clicks else audit.counts.get(number)
+            hand = audit.counts.get(number) if before is None and number not in audit.clicks else None
             rows.append([number + 1, w.image, w.plane, w.top, w.left, w.bottom, w.right, hand])
     table = pd.DataFrame(rows, columns=_TABLE)
     table["hand"] = table["hand"].astype("Int64")
@@ -220,35 +231,66 @@ def _write_pictures(folder: Path, audit: "Audit", first: int, pictures: dict[str
         Pillow.fromarray(frame_picture(read_image(pictures[window.image]), window)).save(folder / f"{number + 1:03d}_{window.image}.png")
 
 
-def _take_counts(audit: "Audit", table: "pd.DataFrame") -> None:
-    """Take the numbers of the table; a count stays where the table has none and the window was counted by clicks."""
-    filled = table["hand"].notna()
-    for number in table["window"][~filled & table["window"].notna()]:
-        _forget_number(audit, int(number) - 1)
-    others = []
-    for number, hand in zip(table["window"][filled], table["hand"][filled], strict=True):
+def _counts_in(table: "pd.DataFrame", audit: "Audit") -> dict[int, int]:
+    """Give the hand counts of the table by the position of their window, where there is one."""
+    names = {image.name for image in audit.images}
+    listed, counts = set(), {}
+    for row in table.dropna(subset=["window", "hand"], how="all").to_dict("records"):
+        number, hand = row["window"], row["hand"]
+        if number != number:  # NaN
+            raise ValueError(f"windows.csv: a row has the hand count {hand:g} and no window; write its window, or take the row out.")
         if number not in range(1, audit.wanted + 1):
             raise ValueError(f"windows.csv: there is no window {number:g} in this audit; its windows are 1 to {audit.wanted}.")
-        if hand < 0 or hand % 1 != 0:
-            raise ValueError(f"windows.csv: window {number:g} has the hand count {hand:g}; a whole number from 0 on is wanted.")
-        clicked = audit.clicks.get(int(number) - 1)
-        if clicked and audit.window(int(number) - 1).holds(clicked).sum() != hand:
-            others.append(f"{number:g}")
-        audit.counts[int(number) - 1] = int(hand)
-    in_table = int(filled.sum())
-    if in_table and len(audit.counts) > in_table:
-        print(f"Windows counted: {in_table} in windows.csv, {len(audit.counts) - in_table} more by clicks.")
-    if others:
-        print(f"Note: the clicks in windows {', '.join(others)} are not as many as windows.csv says; the number in the table is taken.")
+        if number in listed:
+            raise ValueError(f"windows.csv: window {number:g} is listed twice; keep one of its rows.")
+        listed.add(number)
+        window = audit.window(int(number) - 1)
+        if not _is_of(row, window, names):
+            raise ValueError(
+                f"windows.csv: the row of window {number:g} is of another place; this window lies on {window.image}, plane {window.plane}, "
+                f"rows {window.top} to {window.bottom}, columns {window.left} to {window.right}. Sort whole rows, not one column."
+            )
+        if hand == hand:
+            if not (0 <= hand <= window.pixels and hand % 1 == 0):
+                wanted = f"a whole number from 0 to {window.pixels}, a cell a pixel, is wanted"
+                raise ValueError(f"windows.csv: window {number:g} has the hand count {hand:g}; {wanted}.")
+            counts[int(number) - 1] = int(hand)
+    return counts
+
+
+def _is_of(row: Mapping[str, Any], window: "Window", names: Collection[str]) -> bool:
+    """Whether a row is of a window, by what it says of its place.
+
+    It may say nothing, and a spreadsheet may have rounded a number or changed a name (001 to 1), but not to that of another image.
+    """
+    places = [(row[name], getattr(window, name)) for name in _PLACE if name in row and row[name] == row[name]]
+    near = all(math.isclose(here, there, rel_tol=_ROUNDED, abs_tol=0.5) for here, there in places)
+    return near and (row.get("image") == window.image or row.get("image") not in names)
+
+
+def _take_counts(audit: "Audit", counts: Mapping[int, int]) -> None:
+    """Take the numbers of the table; a count that it has not stays only where the window was counted by clicks."""
+    for number in set(audit.counts) - set(counts):
+        _forget_number(audit, number)
+    differs = [
+        str(number + 1)
+        for number, hand in sorted(counts.items())
+        if (clicked := audit.clicks.get(number)) and audit.window(number).holds(clicked).sum() != hand
+    ]
+    audit.counts |= counts
+    if counts and len(audit.counts) > len(counts):
+        print(f"Windows counted: {len(counts)} in windows.csv, {len(audit.counts) - len(counts)} more by clicks.")
+    if differs:
+        which = f"window{'s' * (len(differs) > 1)} {', '.join(differs)}"
+        print(f"Note: the clicks in {which} are not as many as windows.csv says; the number in the table is taken.")
 
 
 def _forget_number(audit: "Audit", number: int) -> None:
-    """Drop the count of a window that is empty in the table, unless it was counted by clicks (none, where there is no cell)."""
-    clicks = audit.clicks.get(number)
-    if number in audit.counts and clicks:
+    """Drop the count of a window that has none in the table, unless it was counted by clicks (none, where there is no cell)."""
+    if clicks := audit.clicks.get(number):
         audit.count_clicks(number, clicks)  # the table may have said another number before
-    elif clicks is None or audit.counts.get(number):
-        audit.counts.pop(number, None)
+    elif clicks is None or audit.counts[number]:
+        del audit.counts[number]
 
 
 def _take_points(audit: "Audit", table: "pd.DataFrame") -> None:

@@ -22,6 +22,8 @@ what is counted is a random sample, and ten more can be added at any time.
 """
 
 import json
+import math
+import reprlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -56,6 +58,17 @@ _FLOOR = 1.0
 _EACH = 4
 """Windows drawn from a stratum."""
 _COLUMNS = ["image", "plane", "top", "left", "bottom", "right", "predicted", "stratum"]
+_RECORD = {
+    **{"origin": dict, "settings": dict, "images": list, "windows": list},
+    **{"order": list, "wanted": int, "counts": dict, "clicks": dict},
+}
+_IMAGE = {
+    **{"name": str, "group": str, "shape": list, "predicted": int, "left_out": int},
+    **{"image_fingerprint": str, "labels_fingerprint": str},
+}
+"""Fields of an audit's file and of an image in it, and of what kind they are."""
+_LARGEST = 2**53
+"""Whole numbers below it are the same as decimals."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +78,7 @@ class StudyImage:
     Attributes
     ----------
     name : str
-    labels : (..., Y, X) int
+    labels : (..., Y, X) int or bool
         The predicted cells; 0 or less = no cell. Ids count within a plane.
     group : str
         For example the condition; counts are reported by it.
@@ -110,6 +123,11 @@ class Window:
     left: int
     bottom: int
     right: int
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels it has: more cells than these have no room in it."""
+        return (self.bottom - self.top) * (self.right - self.left)
 
     def holds(self, places: ArrayLike) -> NDArray[np.bool_]:
         """Tell which places belong to the window.
@@ -260,7 +278,7 @@ def draw_audit(images: Iterable[StudyImage], settings: AuditSettings | None = No
     check(settings)
     records, centres, areas, annotated, seen = [], [], [], [], []
     for image in images:
-        if image.labels.ndim < 2 or image.labels.dtype.kind not in "iu":
+        if image.labels.ndim < 2 or image.labels.dtype.kind not in "biu":
             raise ValueError(f"{image.name}: labels are whole numbers with a height and a width; here are {_describe(image.labels)}.")
         if image.annotated is not None and image.annotated.shape != image.labels.shape:
             raise ValueError(f"{image.name}: annotations of shape {image.annotated.shape} on labels of shape {image.labels.shape}.")
@@ -418,27 +436,87 @@ def read_audit(path: str | Path) -> Audit:
     if not path.is_file():
         raise ValueError(f"{path}: there is no such audit.")
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if record["napari_tally_audit"] > FORMAT:
-            raise ValueError("it was written by a newer napari-tally")
-        images = tuple(ImageRecord(**image | {"shape": tuple(image["shape"])}) for image in record["images"])
-        windows = pd.DataFrame(np.array(record["windows"], np.int64).reshape(-1, len(_COLUMNS)), columns=_COLUMNS)
-        audit = Audit(
-            images,
-            windows,
-            [int(i) for i in record["order"]],
-            int(record["wanted"]),
-            from_dict(AuditSettings, record["settings"]),
-            {int(number): int(count) for number, count in record["counts"].items()},
-            {int(number): [(float(y), float(x)) for y, x in places] for number, places in record["clicks"].items()},
-            record["origin"],
-        )
-        known = windows["image"].between(0, len(images) - 1).all() and sorted(audit.order) == list(range(len(windows)))
-        if not known or not all(0 <= number < len(windows) and count >= 0 for number, count in audit.counts.items()):
-            raise ValueError("its windows do not fit together")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: this is not an audit of napari-tally ({type(error).__name__}: {error}).") from error
+        return _audit_of(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: this is not an audit of napari-tally ({error}).") from error
+
+
+def _audit_of(record: Any) -> Audit:
+    """Build an audit from what stands in its file, which may have been changed by hand: everything is checked."""
+    _require(record, {"napari_tally_audit": int}, "a file")
+    if record["napari_tally_audit"] > FORMAT:
+        raise ValueError("it was written by a newer napari-tally; update this one")
+    _require(record, _RECORD, "an audit")
+    images = [_image_of(entry) for entry in record["images"]]
+    if len({image.name for image in images}) < len(images):
+        raise ValueError("two of its images have one name")
+    for number, row in enumerate(record["windows"]):
+        if not (_are_whole(row) and len(row) == len(_COLUMNS) and _lies_in(images, *row[:-1])):
+            raise ValueError(f"row {number} of its windows is {reprlib.repr(row)}, which is no part of an image")
+    windows = pd.DataFrame(record["windows"], columns=_COLUMNS, dtype=np.int64)
+    order, wanted = record["order"], record["wanted"]
+    if not (_are_whole(order) and sorted(order) == list(range(len(windows))) and 1 <= wanted <= len(order)):
+        raise ValueError("the order of its windows does not name each once, or more are wanted than there are")
+    strata = windows["stratum"].unique()
+    if strata.max() != len(strata) - 1:
+        raise ValueError(f"the strata of its windows are {reprlib.repr(sorted(strata.tolist()))}, not 0, 1, 2 and so on")
+    audit = Audit(tuple(images), windows, order, wanted, from_dict(AuditSettings, record["settings"]), origin=record["origin"])
+    numbers = {str(number): number for number in range(len(order))}
+    for key, places in record["clicks"].items():
+        if key not in numbers or type(places) is not list or not all(map(_is_place, places)):
+            raise ValueError(f"the clicks {reprlib.repr(places)} of window {key[:20]} are no places in a window of it")
+        audit.clicks[numbers[key]] = [(float(y), float(x)) for y, x in places]
+    for key, count in record["counts"].items():
+        if key not in numbers or not _are_whole([count]) or count > _room(audit, numbers[key]):
+            raise ValueError(f"the hand count {reprlib.repr(count)} of window {key[:20]} is no number of cells in a window of it")
+        audit.counts[numbers[key]] = count
     return audit
+
+
+def _image_of(entry: Any) -> ImageRecord:
+    """Build the record of an image."""
+    _require(entry, _IMAGE, "an image")
+    image = ImageRecord(**{name: entry[name] for name in _IMAGE} | {"shape": tuple(entry["shape"])})
+    pixels = math.prod(image.shape) if _are_whole(entry["shape"]) and len(image.shape) > 1 else 0
+    if not 0 < pixels < _LARGEST:
+        raise ValueError(f"an image whose shape is {reprlib.repr(entry['shape'])}")
+    if not 0 <= image.left_out <= image.predicted <= pixels:
+        raise ValueError(f"an image of {pixels} pixels with {image.predicted} predicted cells, {image.left_out} of them left out")
+    return image
+
+
+def _require(part: Any, fields: Mapping[str, type], what: str) -> None:
+    """Raise a ``ValueError`` if a field is absent or of another kind."""
+    if not isinstance(part, dict):
+        raise ValueError(f"{what} that is {reprlib.repr(part)}")
+    for name, kind in fields.items():
+        if name not in part:
+            raise ValueError(f"{what} without {name}")
+        if type(part[name]) is not kind:  # True is an int to isinstance
+            raise ValueError(f"{what} whose {name} is {reprlib.repr(part[name])}")
+
+
+def _are_whole(values: Any) -> bool:
+    """Whether these are whole numbers from 0 on, of a size that arrays can hold."""
+    return type(values) is list and all(type(value) is int and 0 <= value < _LARGEST for value in values)
+
+
+def _lies_in(images: Sequence[ImageRecord], image: int, plane: int, top: int, left: int, bottom: int, right: int, predicted: int) -> bool:
+    """Whether a window is a part of its image."""
+    if image >= len(images):
+        return False
+    *planes, height, width = images[image].shape
+    inside = plane < math.prod(planes) and top < bottom <= height and left < right <= width
+    return inside and predicted <= images[image].predicted
+
+
+def _is_place(place: Any) -> bool:
+    return type(place) is list and len(place) == 2 and all(type(value) in (int, float) and abs(value) < _LARGEST for value in place)
+
+
+def _room(audit: Audit, number: int) -> int:
+    """Give how many cells a window can hold: one a pixel, unless more were clicked."""
+    return max(audit.window(number).pixels, len(audit.clicks.get(number, [])))
 
 
 def _describe(array: NDArray[Any]) -> str:

@@ -1,9 +1,12 @@
 """Tables in files: CSV as it is written here, and as spreadsheets of any country give it back."""
 
+import csv
 import io
+import reprlib
 from collections.abc import Collection, Generator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from napari_tally.core.events import run_to_end
@@ -39,7 +42,7 @@ def read_table(source: str | Path | io.StringIO, wanted: Collection[str] = (), n
     wanted : collection of str
         Columns that must be there.
     numbers : collection of str
-        Columns that hold numbers, where they are there; an empty field is NaN.
+        Columns that hold finite numbers, where they are there; an empty field is NaN.
 
     Returns
     -------
@@ -49,7 +52,7 @@ def read_table(source: str | Path | io.StringIO, wanted: Collection[str] = (), n
     Raises
     ------
     ValueError
-        If the file cannot be read, a wanted column is missing, or one of numbers holds something else.
+        If the file cannot be read, a wanted column is missing or there twice, or one of numbers holds something else.
     """
     name = "The table" if isinstance(source, io.StringIO) else source
     try:
@@ -60,19 +63,34 @@ def read_table(source: str | Path | io.StringIO, wanted: Collection[str] = (), n
             text = io.StringIO(head + text.read())
         text.seek(0)
         between = max(",;\t", key=head.count)
-        words = {"dtype": dict.fromkeys(_WORDS, str), "keep_default_na": False, "na_values": [""]}
+        words = {"dtype": dict.fromkeys((*_WORDS, *numbers), str), "keep_default_na": False, "na_values": [""]}
+        rows = (row for row in csv.reader(text, delimiter=between) if row)
+        names, first = next(rows, []), next(rows, [])
+        if numbers and len(first) > len(names):  # pandas would take the first fields for names of rows, and move all others
+            raise ValueError(
+                f"the first row has {len(first)} fields, the head {len(names)}; with decimal commas, put semicolons between them"
+            )
+        text.seek(0)
         table = pd.read_csv(text, sep=between, decimal="." if between == "," else ",", **words)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+    except (OSError, ValueError, csv.Error) as error:  # pandas' own errors are ValueErrors
         raise ValueError(f"{name}: this is no table of comma-separated values ({error}).") from error
     if missing := [column for column in wanted if column not in table]:
         have = ", ".join(map(str, table))
         raise ValueError(f"{name}: the column {missing[0]!r} is missing; wanted are {', '.join(wanted)}, here are {have}.")
-    for column in [column for column in numbers if column in table]:
-        try:
-            table[column] = pd.to_numeric(table[column])
-        except ValueError as error:
-            raise ValueError(f"{name}: the column {column!r} holds something that is no number ({error}).") from error
-    return table
+    if twice := [column for column in (*wanted, *numbers) if names.count(column) > 1]:
+        raise ValueError(f"{name}: the column {twice[0]!r} is there twice; take one of them out.")
+    return table.assign(**{column: _numbers(table, column, name, between) for column in numbers if column in table})
+
+
+def _numbers(table: pd.DataFrame, column: str, name: object, between: str) -> "pd.Series[float]":
+    """Turn a column of text into numbers; `name` is that of the table, `between` what stands between its fields."""
+    text = table[column].str.strip()
+    text = text if between == "," else text.str.replace(",", ".")
+    found = pd.to_numeric(text.mask(text == ""), errors="coerce")
+    if (odd := table[text.fillna("").ne("") & ~np.isfinite(found)]).size:
+        value, row = reprlib.repr(odd[column].iloc[0]), f"{odd.columns[0]} {odd.iloc[0, 0]}"
+        raise ValueError(f"{name}: the column {column!r} holds something that is no number: {value}, in the row of {row}. Write a number.")
+    return found
 
 
 def _text_of(content: bytes) -> str:

@@ -108,7 +108,7 @@ class AuditWidget(QWidget):
         self.clicks_text = note()
         self.done_button = button("Done, next  (N)", "All cells of this window are clicked: on to the next one. Key: N", self._done)
         self.none_button = button("None here  (0)", "There is no cell in this window: on to the next one. Key: 0", self._none_here)
-        self.back_button = button("Back  (B)", "To the window before. Key: B", self._back)
+        self.back_button = button("Back  (B)", "To the window before, or to the last one where all are counted. Key: B", self._back)
         self.fly_button = button("Go there", "Bring the window into view again, ready to click.", self._go_there)
         self.stop_button = button("Pause", "Take the frame away; the audit can go on at any time.", self._pause)
 
@@ -120,7 +120,10 @@ class AuditWidget(QWidget):
         self.save_button = button("Save CSV…", "Write corrected.csv: all images together, each image, each group.", self._ask_where_to_save)
         self.table = QTableWidget(0, 4)
         self.table.setHorizontalHeaderLabels(["Image", "Predicted", "Corrected", "95 %"])
-        self.table.setToolTip("95 %: the interval. An image has a corrected count of its own where at least 4 of its windows are counted.")
+        self.table.setToolTip(
+            "95 %: the interval. An image has a corrected count of its own where at least 4 of its windows are counted. These need not add "
+            "up to the count of all: each is estimated by the windows of its image, that of all by all windows."
+        )
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.verticalHeader().hide()
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
@@ -209,7 +212,7 @@ class AuditWidget(QWidget):
         say(self.message, f"Kept in {escape(self._path.name)}." + self._whose_cells() + self._left_out())
         self.message.setToolTip(str(self._path))
         first = self._audit.next_open()
-        self._number = first or 0
+        self._number = self._audit.wanted - 1 if first is None else first
         self._show()
         if first is not None:
             self._go_to(first)
@@ -366,8 +369,15 @@ class AuditWidget(QWidget):
             self._go_to(coming)
 
     def _back(self) -> None:
-        if self._audit and self._number > 0 and not self._job.is_active:
-            self._go_to(self._number - 1)
+        before = self._before()
+        if before is not None and not self._job.is_active:
+            self._go_to(before)
+
+    def _before(self) -> int | None:
+        """Give the window that Back goes to: where all are counted and none is shown, the last one counted."""
+        if self._frame.is_shown:
+            return self._number - 1 if self._number > 0 else None
+        return self._number if self._audit and self._audit.next_open() is None else None
 
     def _go_there(self) -> None:
         if self._frame.is_shown:
@@ -430,7 +440,7 @@ class AuditWidget(QWidget):
         self._counting.setEnabled(self._audit is not None)
         for widget in (self.done_button, self.none_button, self.stop_button):
             widget.setEnabled(shown)
-        self.back_button.setEnabled(shown and self._number > 0)
+        self.back_button.setEnabled(not busy and self._before() is not None)
         self.folder_button.setVisible(self._audit is not None and not shown and self._audit.window(self._number).image not in self._images)
         if not (busy or self._audit or self._chosen()):
             say(self.message, "First count cells with “3 Predict and count”, or open an image and its labels of the same shape.")
@@ -461,15 +471,16 @@ class AuditWidget(QWidget):
             return
         total = audit.total()
         known = total.known
-        say(self.count_text, f"{total.corrected:,.0f} cells" if known else "")
+        interval = f"({total.low:,.0f} to {total.high:,.0f})" if known else ""
+        # Beside the count, or below it where the dock is narrow.
+        say(self.count_text, f'{total.corrected:,.0f} cells <span style="font-size: 12pt">{interval}</span>' if known else "")
         if not known:
             need = audit.windows_to_interval()
             lines = [f"Predicted {total.predicted:,.0f}. {need} more window{'s' * (need != 1)} to go until there is an interval."]
         else:
-            interval = f"{total.low:,.0f} to {total.high:,.0f}"
-            line = f"predicted {total.predicted:,.0f}, corrected {total.corrected:,.0f} ({interval}) "
-            line += f"from {total.windows} windows, {total.clicks} clicks"
-            lines = [f"<b>{interval}</b> (95 % interval)", line]
+            line = f"predicted {total.predicted:,.0f}, corrected {total.corrected:,.0f} {interval} "
+            line += f"from {total.windows} windows, {total.clicks} clicks; in brackets: the 95 % interval"
+            lines = [line]
             margin = audit.expected_margin(_MORE)
             if np.isfinite(margin):
                 lines.append(f"{_MORE} more windows would narrow it to about ±{margin:,.0f} (now ±{total.margin:,.0f}).")
@@ -511,7 +522,8 @@ class AuditWidget(QWidget):
                 texts = (row.image, f"{row.predicted:,.0f}", f"{row.corrected:,.0f}" if known else "–", interval)
                 for c, text in enumerate(texts):
                     item = QTableWidgetItem(str(text))
-                    item.setToolTip(f"{row.windows} windows, {row.clicks} cells counted by hand" if c else str(text))
+                    by_hand = f"{row.windows} window{'s' * (row.windows != 1)}, {row.clicks} cell{'s' * (row.clicks != 1)} counted by hand"
+                    item.setToolTip(by_hand if c else str(text))
                     if c:
                         item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
                     self.table.setItem(r, c, item)

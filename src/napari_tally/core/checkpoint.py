@@ -200,7 +200,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     try:
         with whole_file(path) as partial:
             save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise OSError(f"{path}: the training cannot be saved here ({error}).") from error
 
 
@@ -245,7 +245,7 @@ def save_pairs(pairs: Sequence[TrainingPair], path: str | Path) -> None:
     try:
         with whole_file(path) as partial:
             save_arrays(tensors, partial, metadata={_KEY: json.dumps(about)})
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise OSError(f"{path}: the images cannot be kept here ({error}).") from error
 
 

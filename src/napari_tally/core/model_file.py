@@ -133,8 +133,8 @@ def save_model(model: Model, path: str | Path) -> None:
     try:
         with whole_file(path) as partial:
             save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"{path}: the model cannot be written here ({error}). Choose another place.") from error
+    except SafetensorError as error:  # how it says that the disk is full
+        raise OSError(f"{path}: the model cannot be written here ({error}). Make room there or choose another place.") from error
 
 
 def header_of(model: Model) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from napari_tally.core import files
+from napari_tally.core.checkpoint import load_checkpoint, load_pairs
 from napari_tally.core.files import (
     LOCK,
     alone_in,
@@ -21,7 +22,10 @@ from napari_tally.core.files import (
     state_folder,
     whole_file,
 )
+from napari_tally.core.journal import read_about, read_journal
 from napari_tally.core.label_files import write_labels
+from napari_tally.core.model_file import load_model
+from napari_tally.core.tables import read_table
 
 
 def write(path, text):
@@ -81,7 +85,10 @@ def test_a_full_disk_says_so_and_leaves_the_old_file(tmp_path):
     code = f"""
 import resource, signal, numpy as np
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from napari_tally.core.journal import read_about, read_journal
 from napari_tally.core.label_files import write_labels
+from napari_tally.core.model_file import load_model
+from napari_tally.core.tables import read_table
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
     write_labels({str(path)!r}, np.random.default_rng(0).integers(0, 9999, (500, 500)))
@@ -246,7 +253,18 @@ def test_the_lock_can_be_read_by_other_users(tmp_path):
 @pytest.mark.parametrize("error", [OSError("196608 requested and 25568 written"), OSError(errno.ENOSPC, "No space left on device")])
 def test_a_full_disk_says_which_file(tmp_path, error):
     """NumPy says how many bytes, and the system what it is; neither says of which file."""
-    with pytest.raises(OSError, match="(written|device); make room there or choose another place") as caught, whole_file(tmp_path / "a.csv"):
+    with (
+        pytest.raises(OSError, match="(written|device); make room there or choose another place") as caught,
+        whole_file(tmp_path / "a.csv"),
+    ):
         raise error
     assert caught.value.filename == str(tmp_path / "a.csv")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such pipes")
+@pytest.mark.parametrize("read", [read_table, read_journal, read_about, load_pairs, load_checkpoint, load_model])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(ValueError, match=f"^{tmp_path}/a: "):
+        read(tmp_path / "a")

@@ -11,6 +11,7 @@ followed. A link at the place itself is replaced; the file that it points to is 
 """
 
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -30,6 +31,8 @@ import psutil
 _STATE = "NAPARI_TALLY_STATE"
 _MADE_UP = r"\.[a-z0-9_]{8}\.part"
 """The middle of a name in between, as the module tempfile makes it up."""
+_LONGEST = 255
+"""Bytes of a name, at most, on the usual file systems."""
 LOCK = ".running.json"
 """Says in a folder of results which run writes there."""
 _NO_ROOM = (None, errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -108,6 +111,12 @@ def file_state(path: Path) -> list[int]:
     return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)] if stats else []
 
 
+def require_file(path: Path) -> None:
+    """Raise a ``ValueError`` unless this is a file that has an end: a pipe would be waited for without one."""
+    if not path.is_file():
+        raise ValueError("there is no such file")
+
+
 def partial_folder(path: Path) -> Path:
     """Make a folder beside `path` to be filled, with a name that no other run has; :func:`folder_done` puts it in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,6 +152,13 @@ def remove_all_leftovers(folder: Path) -> None:
 def _around(path: Path) -> tuple[str, str]:
     """Give how a name in between begins and ends. The ending stays the last: some writers choose the format by it."""
     return f".{_cut(path.name, 100)}", _cut(path.suffix, 20)
+
+
+def fitting_name(stem: str, suffix: str) -> str:
+    """Name a file after an image; where that would be too long, digits that tell it from others take the place of the end."""
+    if len(os.fsencode(stem + suffix)) <= _LONGEST:
+        return stem + suffix
+    return f"{_cut(stem, 200)}-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}{suffix}"
 
 
 def _cut(name: str, most: int) -> str:

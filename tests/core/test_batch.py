@@ -350,6 +350,21 @@ def test_the_note_of_another_run_does_not_vouch_for_labels_that_were_replaced(mo
     assert [event.again for event in news if isinstance(event, ImageDone)] == [False]
 
 
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_an_image_whose_name_is_as_long_as_can_be(tmp_path, form):
+    """What is written of it has longer endings; two such images do not meet, and are known again."""
+    model, paths = bright_is_cell(), [tmp_path / "in" / f"{'a' * 250}{end}.tif" for end in "bc"]
+    paths[0].parent.mkdir()
+    for path in paths:
+        tifffile.imwrite(path, nine_discs())
+    work = replace(batch(model, tmp_path / "out", format=form), settings=PredictionSettings(device="cpu"))
+    news, _ = events_of(work.run(paths))
+    assert [event.counts["count"].item() for event in news if isinstance(event, ImageDone)] == [9, 9]
+    assert len(list((tmp_path / "out" / "labels").iterdir())) == 2
+    news, _ = events_of(work.run(paths))
+    assert [event.again for event in news if isinstance(event, ImageDone)] == [True, True]
+
+
 def test_no_count_without_its_labels(model, paths, tmp_path, monkeypatch):
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(module, "writing_labels", lambda *_: (_ for _ in ()).throw(full))

@@ -13,7 +13,7 @@ import torch
 from pictures import discs
 from safetensors.torch import load_file, save_file
 
-from napari_tally.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from napari_tally.core.checkpoint import Checkpoint, load_checkpoint, load_pairs, save_checkpoint
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image
 from napari_tally.core.model_file import Model, build_network
@@ -266,3 +266,12 @@ def test_no_checkpoint(path, tmp_path):
     refuses(tmp_path / "absent")
     save_file({"a": torch.zeros(2)}, path)
     refuses(path)
+
+
+@pytest.mark.parametrize("field", ['"steps": {"Z": HUGE}', '"pixel_size": [HUGE, 1]', '"leading": [HUGE]', '"leading": [1e999]'])
+def test_numbers_that_are_too_large_for_any_image(tmp_path, field):
+    about = '[{"name": "a", "leading": [], "colour": false, "pixel_size": null, FIELD}]'.replace("FIELD", field).replace("HUGE", "1" * 400)
+    tensors = {"0.planes": torch.ones((1, 1, 4, 4), dtype=torch.uint8), "0.labels": torch.ones((4, 4), dtype=torch.int32)}
+    save_file(tensors, tmp_path / "a.safetensors", metadata={"napari_tally_training": about})
+    with pytest.raises(ValueError, match=r"a.safetensors: no images of an unfinished training can be read"):
+        load_pairs(tmp_path / "a.safetensors")

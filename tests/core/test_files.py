@@ -10,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+from napari_tally.core import files
+from napari_tally.core.checkpoint import load_checkpoint, load_pairs
 from napari_tally.core.files import (
     LOCK,
     alone_in,
@@ -20,7 +22,10 @@ from napari_tally.core.files import (
     state_folder,
     whole_file,
 )
+from napari_tally.core.journal import read_about, read_journal
 from napari_tally.core.label_files import write_labels
+from napari_tally.core.model_file import load_model
+from napari_tally.core.tables import read_table
 
 
 def write(path, text):
@@ -80,15 +85,19 @@ def test_a_full_disk_says_so_and_leaves_the_old_file(tmp_path):
     code = f"""
 import resource, signal, numpy as np
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from napari_tally.core.journal import read_about, read_journal
 from napari_tally.core.label_files import write_labels
+from napari_tally.core.model_file import load_model
+from napari_tally.core.tables import read_table
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
     write_labels({str(path)!r}, np.random.default_rng(0).integers(0, 9999, (500, 500)))
 except OSError as error:
-    print("said:", error)
+    print("said:", error.filename, error.strerror)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "said:" in done.stdout
+    assert f"said: {path}" in done.stdout
+    assert "make room there or choose another place" in done.stdout
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["labels.tif"]
 
@@ -204,3 +213,58 @@ def test_a_lock_that_says_nothing_keeps_nobody_out(tmp_path, text):
     with alone_in(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["", "no links"])
+@pytest.mark.parametrize("left", ["", '{"host": "HOST", "pid": 1, "began": 0}'], ids=["a free folder", "the lock of a dead run"])
+def test_of_two_runs_at_once_one_gets_in(tmp_path, monkeypatch, left, links):
+    """The other comes just when this one has found the folder free, or its lock dead."""
+    if left:
+        (tmp_path / LOCK).write_text(left.replace("HOST", platform.node()))
+    if not links:
+        monkeypatch.setattr(files.os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOTSUP, "no links")))
+    where = (files, "_lives_elsewhere") if left else (files.tempfile, "mkstemp")
+    usual = getattr(*where)
+    others = []
+
+    def late(*arguments, **options):
+        found = usual(*arguments, **options)
+        if not others:
+            command = [sys.executable, "-c", OTHER_RUN, str(tmp_path)]
+            others.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            assert others[0].stdout.readline().strip() == b"here"
+        return found
+
+    monkeypatch.setattr(*where, late)
+    with pytest.raises(ValueError, match="another run writes into this folder"), alone_in(tmp_path):
+        pass
+    with others[0] as other:
+        other.communicate(b"\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="others may read or not on POSIX")
+def test_the_lock_can_be_read_by_other_users(tmp_path):
+    (tmp_path / "a.csv").touch()
+    with alone_in(tmp_path):
+        assert (tmp_path / LOCK).stat().st_mode == (tmp_path / "a.csv").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [OSError("196608 requested and 25568 written"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_full_disk_says_which_file(tmp_path, error):
+    """NumPy says how many bytes, and the system what it is; neither says of which file."""
+    with (
+        pytest.raises(OSError, match="(written|device); make room there or choose another place") as caught,
+        whole_file(tmp_path / "a.csv"),
+    ):
+        raise error
+    assert caught.value.filename == str(tmp_path / "a.csv")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such pipes")
+@pytest.mark.parametrize("read", [read_table, read_journal, read_about, load_pairs, load_checkpoint, load_model])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(ValueError, match=f"^{tmp_path}/a: "):
+        read(tmp_path / "a")

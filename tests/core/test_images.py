@@ -311,6 +311,18 @@ def test_each_file_of_a_data_set_in_many_files_is_read_by_itself(tmp_path):
     assert len(image.planes) == 1
 
 
+@pytest.mark.parametrize("planes", ['SizeZ="1001" SizeC="1000" SizeT="1"', "SizeT='&#49;001000' SizeZ='1' SizeC='1'"])
+def test_metadata_that_claim_more_planes_than_there_are(tmp_path, planes):
+    """Ten kilobytes may claim a thousand million, and a list of them would fill the memory."""
+    ome = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="I"><Pixels ID="P" DimensionOrder="XYZCT" Type="uint8" '
+        f'SizeX="30" SizeY="20" {planes}><TiffData/></Pixels></Image></OME>'
+    )
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.ones((20, 30), np.uint8), description=ome, metadata=None)
+    with pytest.raises(ValueError, match=r"a.ome.tif: .*its metadata state 1001000 planes, and 1000000 are the most"):
+        read_image(tmp_path / "a.ome.tif")
+
+
 def test_the_largest_series_is_read(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         tif.write(np.zeros((20, 30), np.uint8))  # a thumbnail

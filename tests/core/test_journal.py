@@ -164,6 +164,7 @@ FIRST = {"shape": [5, 6], "dtype": "<i4", "about": {}}
         [(FIRST | {"dtype": "O"}, b"")],
         [(FIRST | {"dtype": "<f8"}, b"")],
         [(FIRST | {"dtype": 3}, b"")],
+        [(FIRST | {"dtype": "i4,("}, b"")],
         [(FIRST | {"about": 3}, b"")],
         [([], b"")],
         [(b"[" * 100_000, b"")],

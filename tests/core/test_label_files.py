@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from napari_tally.core.events import run_to_end
 from napari_tally.core.images import read_image
 from napari_tally.core.label_files import read_labels, write_labels
+from napari_tally.core.lazy import write_tiff_in_pieces
 
 
 @pytest.mark.parametrize("largest", [3, 70000])
@@ -22,3 +24,16 @@ def test_label_stacks_are_written_as_stacks(tmp_path):
     for shape in ((3, 8, 9), (4, 8, 9), (2, 3, 8, 9)):
         write_labels(tmp_path / "a.tif", np.ones(shape, np.int32))
         assert read_labels(tmp_path / "a.tif").shape == shape
+
+
+@pytest.mark.parametrize("number", [2**32, 2**32 + 1, 2**63])
+def test_an_id_that_does_not_fit_is_not_taken_for_another(tmp_path, number):
+    """2^32 + 1 would become cell 1."""
+    labels = np.zeros((1, 20, 30), np.uint64)
+    labels[0, 1, 1], labels[0, 5, 5] = 1, number
+    says = rf"a.tif: the labels hold the id {number}, and ids up to 4294967295 fit into the file. Number them anew"
+    with pytest.raises(ValueError, match=says):
+        write_labels(tmp_path / "a.tif", labels)
+    with pytest.raises(ValueError, match=says):
+        run_to_end(write_tiff_in_pieces(tmp_path / "a.tif", labels, labels.shape, "uint32"))
+    assert not list(tmp_path.iterdir())

@@ -116,6 +116,15 @@ def test_a_file_that_claims_too_many_chunks_is_refused(tmp_path):
         read_image(tmp_path / "a.zarr")
 
 
+def test_a_chunk_that_unfolds_to_gigabytes_is_refused(tmp_path):
+    """Three megabytes may hold one, and whoever wants a pixel of it has to unfold it all."""
+    claim(tmp_path / "a.zarr", (54_772, 54_772), (54_772, 54_772))
+    with pytest.raises(
+        ValueError, match=r"a\.zarr: .*a chunk of 54772 x 54772 would unfold to 3.0 GB; save the image in chunks of 512 x 512"
+    ):
+        read_image(tmp_path / "a.zarr")
+
+
 def test_a_folder_that_is_no_ome_zarr(tmp_path):
     (tmp_path / "a.zarr").mkdir()
     with pytest.raises(ValueError, match=r"a\.zarr: this folder cannot be read as an OME-Zarr image"):

@@ -133,6 +133,23 @@ def test_wrong_tensors(path):
     refuses(path, "the tensors in the file are not those of the network")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(path, value):
+    """They would count nothing, and say nothing."""
+    tensors = load_file(path)
+    tensors["head.bias"][1] = value
+    rewrite(path, tensors=tensors)
+    refuses(path, r"head.bias holds values that are not finite \(NaN or infinite\).*Take another copy")
+
+
+def test_what_is_not_the_fault_of_the_file(path, monkeypatch):
+    def fail(_):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(model_file, "build_network", fail)
+    refuses(path, r"the model cannot be loaded here \(No usable temporary directory found\)")
+
+
 def test_a_header_that_claims_a_huge_network(path):
     """The largest network that the settings allow would take 31 GB; the file is refused before anything is built."""
     huge = {"channels": 64, "classes": 3, "depth": 6, "base_width": 128, "padding": "same", "batch_norm": True}

@@ -71,6 +71,11 @@ def test_tensors_of_other_kinds(tmp_path):
         refuses(tmp_path / "a.pt", "plain numbers are wanted|as weights alone")
 
 
+def test_weights_that_are_no_numbers(tmp_path):
+    torch.save(WEIGHTS | {"a.weight": torch.full((2, 3), float("nan"))}, tmp_path / "a.pt")
+    refuses(tmp_path / "a.pt", "a.weight holds values that are not finite")
+
+
 def test_a_small_file_that_claims_a_trillion_numbers(tmp_path):
     torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "a.pt")
     assert (tmp_path / "a.pt").stat().st_size < 2000

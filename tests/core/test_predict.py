@@ -1,5 +1,7 @@
 """Prediction: stitched tiles are the whole image, whatever its size, the tiles and the network."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -208,3 +210,10 @@ def test_halves_are_what_the_tile_would_have_been(rng, monkeypatch):
     monkeypatch.setattr("napari_tally.core.predict._LEAST", 16)
     np.testing.assert_allclose(run_to_end(predict(model, image)), whole, atol=1e-5)
     assert max(sides) == 90
+
+
+@pytest.mark.parametrize(("model", "settings"), [(a_model(scale=100.0), {}), (replace(a_model(), diameter=16.0), {"diameter": 0.01})])
+def test_no_image_is_enlarged_without_bound(model, settings):
+    """It would be at it for hours: cells of a hundredth of a pixel are none."""
+    with pytest.raises(ValueError, match=r"image: it would be enlarged 1.*00 times a side, and 16 times is the most. State the diameter"):
+        run_to_end(predict(model, as_image(np.zeros((20, 20))), PredictionSettings(device="cpu", **settings)))

@@ -139,10 +139,18 @@ def test_what_is_no_record(tmp_path, text):
         ("image", "name", ["x"], "an image whose name is"),
         ("image", "found", "<script>", "an image whose found is"),
         ("image", "shape", ["x"], "an image whose shape is no list of whole numbers"),
+        ("model", "training", True, "the model whose training is True"),
+        ("", "versions", {}, "'napari-tally'"),
+        ("", "failed", "text", "a run whose failed is 'text'"),
+        ("", "failed", [{"name": 3}], "an image that failed whose name is 3"),
+        ("", "created", 3, "a run whose created is 3"),
+        ("settings", "more", 3, "settings that are no group of settings"),
     ],
 )
 def test_a_record_that_was_changed_by_hand(study, where, field, value, says):
-    change(study, lambda content: (content["model"] if where == "model" else content["images"][0]).update({field: value}))
+    change(
+        study, lambda content: (content["images"][0] if where == "image" else content[where] if where else content).update({field: value})
+    )
     with pytest.raises(ValueError, match=f"this is no run record of napari-tally .{says}"):
         again(study)
 

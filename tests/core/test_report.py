@@ -1,5 +1,6 @@
 """The page: what stands on it, and that it needs nothing else."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -204,6 +205,13 @@ def test_no_cells_and_no_pixel_size(folder):
     page = Elements(write_report(folder).read_text(encoding="utf-8"))
     assert "0 cells" in page.text
     assert "the pixel size is not known" in page.text
+
+
+def test_settings_that_a_record_leaves_out_are_the_usual_ones(folder):
+    record = json.loads((folder / "record.json").read_text())
+    record["settings"]["rules"] = {}
+    (folder / "record.json").write_text(json.dumps(record))
+    assert "border = all" in write_report(folder).read_text()
 
 
 def test_a_folder_without_results(tmp_path):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pictures import discs, picture
 
+from napari_tally.core import outlines
 from napari_tally.core.images import as_image
 from napari_tally.core.rescale import scaled_shape
-from napari_tally.core.samples import PatchSampler, TrainingPair, cell_diameter, class_map, prepare_planes
+from napari_tally.core.samples import PatchSampler, TrainingPair, body_diameter, cell_diameter, class_map, prepare_planes
 from napari_tally.core.weights import border_weights
 from napari_tally.settings import AugmentationSettings, NormalisationSettings
 
@@ -90,6 +91,17 @@ def test_classes_of_anything(labels, classes):
 def test_cell_diameter():
     assert cell_diameter([pair()]) == pytest.approx(18, rel=0.05)
     assert np.isnan(cell_diameter([pair(np.zeros((5, 5), np.int32))]))
+
+
+def test_high_ids_are_measured_as_low_ones(monkeypatch):
+    """And no array has a place for each id up to the highest."""
+    usual = outlines.regionprops
+    monkeypatch.setattr(outlines, "regionprops", lambda labels: [] if labels.max() > labels.size else usual(labels))
+    monkeypatch.setattr(np, "bincount", None)
+    high = np.where(LABELS == 3, np.int32(2**31 - 1), LABELS)
+    assert cell_diameter([pair(high)]) == cell_diameter([pair()])
+    stack = [pair(np.stack([labels] * 4)) for labels in (high, LABELS)]
+    assert body_diameter(stack[:1], 2.0) == body_diameter(stack[1:], 2.0) > 0
 
 
 def test_planes_are_normalised_scaled_and_weighted():

@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"napari-tally: {OUT_OF_MEMORY}", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:  # what a user did: bad input, a full or read-only disk
-        print(f"napari-tally: {' '.join(plain(error).split())}", file=sys.stderr)
+        said = f"{error.filename}: {error.strerror}." if isinstance(error, OSError) and error.filename else error
+        print(f"napari-tally: {' '.join(plain(said).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("napari-tally: interrupted.", file=sys.stderr)

@@ -24,7 +24,7 @@ import pandas as pd
 
 from napari_tally.core.counting import size_remark
 from napari_tally.core.events import OUT_OF_MEMORY, beside, is_out_of_memory, mapped, saying
-from napari_tally.core.files import LOCK, alone_in, file_state, remove_all_leftovers, remove_leftovers, whole_file
+from napari_tally.core.files import LOCK, alone_in, file_state, fitting_name, remove_all_leftovers, remove_leftovers, whole_file
 from napari_tally.core.find import find_cells
 from napari_tally.core.images import Image, fingerprinting, read_image
 from napari_tally.core.label_files import fingerprinting_labels, writing_labels
@@ -216,7 +216,7 @@ class Batch:
         """Predict, measure and write one image; give its tables, what is odd about it, and the note for the record."""
         state = yield from aside(0, "reading", beside(file_state, path))
         image = yield from aside(0, "reading", beside(read_image, path))
-        target = self.out / "labels" / (path.stem + _SUFFIX[self.files.format])
+        target = self.out / "labels" / fitting_name(path.stem, _SUFFIX[self.files.format])
         labels = None
         if image.is_lazy or self.files.format == "ome-zarr":
             labels = LabelsZarr(target.with_suffix(".zarr"), image.shape, image.axes, image.steps)
@@ -243,11 +243,11 @@ class Batch:
         # before the labels go to their place
         marks = yield from aside(1, "taking fingerprints", fingerprinting_labels(found.labels, image.shape))
         pixels = yield from aside(1, "taking fingerprints", fingerprinting(image))
-        note_file = self.out / "done" / f"{path.stem}.json"
+        note_file = self._done(path, ".json")
         note_file.unlink(missing_ok=True)  # what it speaks of is replaced now
         yield from aside(1, "writing labels", self._writing_labels(found.labels, labels, target, image, found.cells))
         note = RunRecord.note(image, path, found, f"labels/{target.name}", remarks, marks, pixels)
-        yield from aside(1, "writing the tables", writing_table(self.out / "done" / f"{path.stem}.csv", cells))
+        yield from aside(1, "writing the tables", writing_table(self._done(path, ".csv"), cells))
         remark = " ".join(filter(None, remarks))
         tables = {"counts": counts.to_csv(index=False), "regions": None if parts is None else parts.to_csv(index=False)}
         _write(note_file, {"way": self._way(path), "file": state, "remark": remark, "record": note, **tables})
@@ -269,7 +269,7 @@ class Batch:
         if self.files.anew:
             return None
         try:
-            note = json.loads((self.out / "done" / f"{path.stem}.json").read_text(encoding="utf-8"))
+            note = json.loads(self._done(path, ".json").read_text(encoding="utf-8"))
             if note["way"] != self._way(path) or note["file"] != file_state(path) or not (self.out / note["record"]["labels"]).exists():
                 return None
             return self._read(path)
@@ -278,10 +278,13 @@ class Batch:
 
     def _read(self, path: Path) -> _Done:
         """Read what was noted of a file."""
-        note = json.loads((self.out / "done" / f"{path.stem}.json").read_text(encoding="utf-8"))
-        cells = read_table(self.out / "done" / f"{path.stem}.csv")
+        note = json.loads(self._done(path, ".json").read_text(encoding="utf-8"))
+        cells = read_table(self._done(path, ".csv"))
         parts = read_table(io.StringIO(note["regions"])) if note["regions"] else None
         return (cells, read_table(io.StringIO(note["counts"])), parts), str(note["remark"]), note["record"]
+
+    def _done(self, path: Path, suffix: str) -> Path:
+        return self.out / "done" / fitting_name(path.stem, suffix)
 
     def _way(self, path: Path) -> str:
         """Give digits that stand for all that decides what is found in a file, but for the file."""

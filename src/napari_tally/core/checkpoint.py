@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from napari_tally.core.devices import choose_device, describe_device
-from napari_tally.core.files import whole_file
+from napari_tally.core.files import require_file, whole_file
 from napari_tally.core.images import Image
 from napari_tally.core.judge import Comparison, Score
 from napari_tally.core.metrics import Mistakes
@@ -200,7 +200,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     try:
         with whole_file(path) as partial:
             save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise OSError(f"{path}: the training cannot be saved here ({error}).") from error
 
 
@@ -245,7 +245,7 @@ def save_pairs(pairs: Sequence[TrainingPair], path: str | Path) -> None:
     try:
         with whole_file(path) as partial:
             save_arrays(tensors, partial, metadata={_KEY: json.dumps(about)})
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise OSError(f"{path}: the images cannot be kept here ({error}).") from error
 
 
@@ -259,10 +259,11 @@ def load_pairs(path: str | Path) -> list[TrainingPair]:
     """
     path = Path(path)
     try:
+        require_file(path)
         check_size(path)
         with safe_open(path, framework="numpy") as file:
             return [_pair(file, i, one) for i, one in enumerate(json.loads((file.metadata() or {})[_KEY]))]
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{path}: no images of an unfinished training can be read ({shorten(error, 200)}).") from error
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_tally.core.events import mapped, run_to_end
-from napari_tally.core.files import whole_file
+from napari_tally.core.files import require_file, whole_file
 from napari_tally.core.find import find_cells
 from napari_tally.core.metrics import THRESHOLDS, average_precision, evaluate
 from napari_tally.core.plan import new_model, plan_training
@@ -257,6 +257,7 @@ def _read(file: Path, made_with: dict[str, object]) -> dict[tuple[str, str, int,
     if not file.exists():
         return {}
     try:
+        require_file(file)
         content = json.loads(file.read_text())
         runs = [Run(**run | {"counts": tuple(map(tuple, run["counts"]))}) for run in content["runs"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:

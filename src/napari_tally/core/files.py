@@ -10,6 +10,8 @@ the new one. The name in between is made up anew and never opened if it exists, 
 followed. A link at the place itself is replaced; the file that it points to is left alone.
 """
 
+import errno
+import hashlib
 import json
 import os
 import platform
@@ -29,8 +31,12 @@ import psutil
 _STATE = "NAPARI_TALLY_STATE"
 _MADE_UP = r"\.[a-z0-9_]{8}\.part"
 """The middle of a name in between, as the module tempfile makes it up."""
+_LONGEST = 255
+"""Bytes of a name, at most, on the usual file systems."""
 LOCK = ".running.json"
 """Says in a folder of results which run writes there."""
+_NO_ROOM = (None, errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""How a full disk says so; NumPy gives no number."""
 _OURS = re.compile(rf"\..+{_MADE_UP}(\.[^.]+)?(\.old)?", re.DOTALL)
 
 
@@ -51,7 +57,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     OSError
-        If there is no room or no right to write. The file that was there before stays.
+        If there is no room or no right to write; it names the file. The file that was there before stays.
 
     Examples
     --------
@@ -59,6 +65,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     ...     partial.write_text("image,count")
     """
     path = Path(path)
+    with _named(path), _partial_file(path) as partial:
+        yield partial
+        _to_the_disk(partial)
+        _for_others(partial)
+        partial.replace(path)
+
+
+@contextmanager
+def _partial_file(path: Path) -> Iterator[Path]:
+    """Make an empty file beside `path` with a name that no other run has, and remove it in the end, if it is still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix, suffix = _around(path)
     number, name = tempfile.mkstemp(prefix=f"{prefix}.", suffix=f".part{suffix}", dir=path.parent)
@@ -66,18 +82,39 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        _to_the_disk(partial)
-        with suppress(OSError):  # a temporary file is for its owner alone; some mounts know no such rights and refuse
-            partial.chmod(0o666 & ~_UMASK)
-        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _for_others(partial: Path) -> None:
+    """Give a file the rights of any new one: a temporary one is for its owner alone."""
+    with suppress(OSError):  # some mounts know no such rights and refuse
+        partial.chmod(0o666 & ~_UMASK)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let an error of writing say which file it is: a full disk names none, and of the name in between nobody has heard."""
+    try:
+        yield
+    except OSError as error:
+        is_ours = error.filename is None or _OURS.fullmatch(Path(str(error.filename)).name)
+        if isinstance(error, InterruptedError) or error.filename2 or not is_ours:
+            raise
+        todo = "make room there or choose another place" if error.errno in _NO_ROOM else "choose another place"
+        raise OSError(error.errno or errno.EIO, f"{error.strerror or error}; {todo}", str(path)) from error
 
 
 def file_state(path: Path) -> list[int]:
     """Tell whether a file, or a folder with all in it, has changed: number, size and the time of the last change. [] = it is not there."""
     stats = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path]) if file.exists()]
     return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)] if stats else []
+
+
+def require_file(path: Path) -> None:
+    """Raise a ``ValueError`` unless this is a file that has an end: a pipe would be waited for without one."""
+    if not path.is_file():
+        raise ValueError("there is no such file")
 
 
 def partial_folder(path: Path) -> Path:
@@ -115,6 +152,13 @@ def remove_all_leftovers(folder: Path) -> None:
 def _around(path: Path) -> tuple[str, str]:
     """Give how a name in between begins and ends. The ending stays the last: some writers choose the format by it."""
     return f".{_cut(path.name, 100)}", _cut(path.suffix, 20)
+
+
+def fitting_name(stem: str, suffix: str) -> str:
+    """Name a file after an image; where that would be too long, digits that tell it from others take the place of the end."""
+    if len(os.fsencode(stem + suffix)) <= _LONGEST:
+        return stem + suffix
+    return f"{_cut(stem, 200)}-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}{suffix}"
 
 
 def _cut(name: str, most: int) -> str:
@@ -156,23 +200,59 @@ def alone_in(folder: Path) -> Iterator[Callable[[], None]]:
     """
     lock = folder / LOCK
     me = {"run": uuid4().hex, **owner()}
-    other = _read_lock(lock)
-    if _lives_elsewhere(other):
-        raise ValueError(
-            f"{folder}: another run writes into this folder: process {other['pid']}, last seen {other.get('alive')}. "
-            f"Wait for its end or choose another folder; if there is no such run, delete {lock}."
-        )
+    _take(lock, me)
 
     def alive() -> None:
         with whole_file(lock) as partial:
-            partial.write_text(json.dumps(me | {"alive": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}), encoding="utf-8")
+            _sign(partial, me)
 
-    alive()
     try:
         yield alive
     finally:
         if _read_lock(lock).get("run") == me["run"]:  # else another run has taken over
             lock.unlink(missing_ok=True)
+
+
+def _take(lock: Path, me: dict[str, Any]) -> None:
+    """Make the lock. Of several processes that look for it at once it lets one in: that which gets the name.
+
+    A lock of a run that does not live goes out of the way first. Where another run has taken its place at this very moment, it is put back.
+    """
+    with _partial_file(lock) as mine:
+        _sign(mine, me)
+        _for_others(mine)  # who cannot read it would take it for one that says nothing
+        while not (_lay(mine, lock) and _read_lock(lock).get("run") == me["run"]):
+            other = _read_lock(lock)
+            if _lives_elsewhere(other):
+                raise ValueError(
+                    f"{lock.parent}: another run writes into this folder: process {other['pid']}, last seen {other.get('alive')}. "
+                    f"Wait for its end or choose another folder; if there is no such run, delete {lock}."
+                )
+            old = mine.with_name(f"{mine.name}.old")
+            with suppress(FileNotFoundError):
+                lock.rename(old)
+                if _read_lock(old) != other:
+                    _lay(old, lock)
+                old.unlink()
+
+
+def _sign(file: Path, me: dict[str, Any]) -> None:
+    file.write_text(json.dumps(me | {"alive": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}), encoding="utf-8")
+
+
+def _lay(file: Path, place: Path) -> bool:
+    """Lay a file at a place too, and say whether it was free."""
+    try:
+        os.link(file, place)
+    except FileExistsError:
+        return False
+    except OSError:  # this disk knows no links
+        try:
+            with place.open("xb") as copy:
+                copy.write(file.read_bytes())
+        except FileExistsError:
+            return False
+    return True
 
 
 def owner() -> dict[str, Any]:

@@ -12,7 +12,9 @@ of the last of these axes, its slices, as one; unless the file says that this ax
 """
 
 import hashlib
+import html
 import logging
+import math
 import os
 import re
 import struct
@@ -52,6 +54,8 @@ _DECODER_ERRORS = (
     tifffile.TiffFileError,
     PIL.Image.DecompressionBombError,
 )
+_MOST_PLANES = 10**6
+"""Of an OME-TIFF: each costs memory before it is known whether the file holds it."""
 LAZY_BYTES = 2**28
 """Images with more pixels than this stay in their files."""
 BAND = 2**23
@@ -319,6 +323,7 @@ def decode(path: Path, palette: bool = True) -> Opened:
         if path.suffix.lower() in TIFF_SUFFIXES:
             # Of a data set in many files each is read by itself; else every one would give all the planes.
             with tifffile.TiffFile(path, _multifile=False) as tif:
+                _require_few_planes(tif.ome_metadata or "")
                 if not tif.series:
                     raise ValueError("it holds no image")
                 series = max(tif.series, key=lambda series: series.size)  # not the thumbnail
@@ -338,6 +343,15 @@ def _axes_of(series: tifffile.TiffPageSeries) -> str:
     told = page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
     told |= any(sample != tifffile.EXTRASAMPLE.UNSPECIFIED for sample in page.extrasamples)
     return series.axes if told else series.axes.replace("S", "C")
+
+
+def _require_few_planes(metadata: str) -> None:
+    """Raise a ``ValueError`` where OME metadata claim more planes than any file has; looked up before anything is made of them."""
+    for pixels in re.findall(r"<(?:\w+:)?Pixels\b[^>]*", metadata):
+        stated = re.findall(r"\bSize[ZCT]\s*=\s*[\"']([^\"']*)", pixels)
+        planes = math.prod(int(number) for number in map(html.unescape, stated) if number.strip().isdecimal() and len(number) < 20)
+        if planes > _MOST_PLANES:
+            raise ValueError(f"its metadata state {planes} planes, and {_MOST_PLANES} are the most; save it as several images")
 
 
 def _require_plausible(unfolded: int, size: int, labels: bool) -> None:

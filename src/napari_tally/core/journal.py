@@ -28,13 +28,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_tally.core.files import whole_file
+from napari_tally.core.files import require_file, whole_file
 
 _MAGIC = b"napari-tally drawing 1\n"
 _TILE = 128
 _HEAD = struct.Struct("<II")
 _FEW_BYTES = 2**20
 _GROWTH = 8
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RecursionError, SyntaxError)
+"""What reading a damaged file raises; the last is NumPy's, on a type of pixels that is none."""
 _MOST_BYTES = 2**32
 """Of a drawing in memory: a file that claims more is damaged."""
 
@@ -186,7 +188,7 @@ def read_journal(path: str | Path) -> Drawing:
                 pixels = zlib.decompressobj().decompress(body[at : at + size], tile.size * dtype.itemsize + 1)
                 tile[...] = np.frombuffer(pixels, dtype).reshape(tile.shape)
                 at += size
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RecursionError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path}: no drawing can be read from this file ({str(error)[:200]}).") from error
     except (StopIteration, zlib.error) as error:
         raise ValueError(f"{path}: no drawing can be read from this file (it is damaged).") from error
@@ -195,6 +197,7 @@ def read_journal(path: str | Path) -> Drawing:
 
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Read record by record, to the first that is torn."""
+    require_file(path)
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise ValueError("it is no journal")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from napari_tally.core.events import beside, run_to_end
 from napari_tally.core.files import whole_file
 from napari_tally.core.images import BAND, decode, is_lazy
-from napari_tally.core.lazy import CHUNK, tiff_options
+from napari_tally.core.lazy import CHUNK, require_fits, tiff_options
 
 _STRIP = 2**18
 """Bytes of a strip of a label file."""
@@ -37,6 +37,13 @@ def write_labels(path: str | Path, labels: NDArray[np.integer], pixel_size: tupl
         Stored as uint16 where the ids fit, else as uint32.
     pixel_size : tuple of float, optional
         Height and width of a pixel in micrometres, stored as resolution in pixels per centimetre.
+
+    Raises
+    ------
+    ValueError
+        If there is an id that does not fit.
+    OSError
+        If the file cannot be written.
     """
     run_to_end(writing_labels(path, labels, pixel_size))
 
@@ -46,7 +53,9 @@ def writing_labels(
 ) -> Generator[None, None, None]:
     """Do :func:`write_labels`; who walks away after a yield leaves nothing behind."""
     options = tiff_options(pixel_size)
-    dtype = np.dtype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)
+    highest = int(labels.max(initial=0))
+    require_fits(path, highest, np.uint32)
+    dtype = np.dtype(np.uint16 if highest < 2**16 else np.uint32)
     rows, stop = max(1, _STRIP // (labels.shape[-1] * dtype.itemsize)), threading.Event()
 
     def strips() -> Iterator[bytes]:

@@ -25,6 +25,8 @@ _SMALLEST = 512
 """The pyramid of a label image ends where both sides are at most this."""
 _MOST_CHUNKS = 10**6
 """More pieces than that of one image are not opened: each costs memory and time though nothing is read."""
+_LARGEST_CHUNK = 2**30
+"""Bytes: whoever wants one pixel of a chunk has to unfold all of it."""
 _MOST_LISTED = 10**5
 """Of so many chunks it is looked up whether they are there."""
 _UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "angstrom": 1e-4, "meter": 1e6}
@@ -120,6 +122,11 @@ def _chunks(array: Any, letters: str) -> tuple[int, ...]:
 
     How many chunks there are is only a claim of the file, and one of a kilobyte may claim ten million of them.
     """
+    if (unfolded := math.prod(array.chunks) * array.dtype.itemsize) > _LARGEST_CHUNK:
+        raise ValueError(
+            f"a chunk of {' x '.join(map(str, array.chunks))} would unfold to {unfolded / 1e9:.1f} GB; save the image in chunks of "
+            f"{CHUNK} x {CHUNK}, for example"
+        )
     small = (math.ceil(CHUNK / max(1, chunk)) if letter in "YX" else 1 for letter, chunk in zip(letters, array.chunks, strict=True))
     chunks = tuple(chunk * times for chunk, times in zip(array.chunks, small, strict=True))
     pieces = math.prod(math.ceil(n / chunk) for n, chunk in zip(array.shape, chunks, strict=True))
@@ -271,6 +278,16 @@ def pieces(shape: Sequence[int], side: int) -> Iterator[tuple[int, slice, slice]
                 yield p, slice(y, min(y + side, shape[1])), slice(x, min(x + side, shape[2]))
 
 
+def require_fits(path: str | Path, highest: int, dtype: Any) -> None:
+    """Raise a ``ValueError`` if an id does not fit into a file of this type: written all the same it would become that of another cell."""
+    most = np.iinfo(dtype).max
+    if highest > most:
+        raise ValueError(
+            f"{path}: the labels hold the id {highest}, and ids up to {most} fit into the file. "
+            "Number them anew from 1, for example by skimage.segmentation.relabel_sequential."
+        )
+
+
 def tiff_options(pixel_size: tuple[float, float] | None) -> dict[str, Any]:
     """Give how label images are written as TIFF; pixel size in um."""
     options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib"}
@@ -288,6 +305,11 @@ def write_tiff_in_pieces(
     ------
     float
         The fraction that is done. Who walks away leaves nothing behind.
+
+    Raises
+    ------
+    ValueError
+        If there is an id that does not fit.
     """
     stop, done = threading.Event(), 0
     all_of_them = math.prod(-(-n // side) for n, side in zip(labels.shape, (1, CHUNK, CHUNK), strict=True))
@@ -302,6 +324,7 @@ def write_tiff_in_pieces(
             done += 1
             if rows != (p, y):
                 rows, cached = (p, y), np.asarray(labels[p, y])  # a row of tiles at once
+                require_fits(path, int(cached.max(initial=0)), dtype)
             assert cached is not None
             tile = np.zeros((CHUNK, CHUNK), dtype)
             tile[: y.stop - y.start, : x.stop - x.start] = cached[:, x]

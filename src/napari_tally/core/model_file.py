@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 
 from napari_tally.core.architectures import build_network
 from napari_tally.core.files import whole_file
-from napari_tally.core.pickled import looks_pickled
+from napari_tally.core.pickled import looks_pickled, require_finite
 from napari_tally.core.unet import UNet
 from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings, from_dict, to_dict
 
@@ -133,8 +133,8 @@ def save_model(model: Model, path: str | Path) -> None:
     try:
         with whole_file(path) as partial:
             save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"{path}: the model cannot be written here ({error}). Choose another place.") from error
+    except SafetensorError as error:  # how it says that the disk is full
+        raise OSError(f"{path}: the model cannot be written here ({error}). Make room there or choose another place.") from error
 
 
 def header_of(model: Model) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def load_model(path: str | Path) -> Model:
     Raises
     ------
     ValueError
-        If the file is absent, no model of this program, of a newer format, or does not fit its own header.
+        If the file is absent, no model of this program, of a newer format, does not fit its own header, or has weights that are no numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -194,9 +194,11 @@ def load_model(path: str | Path) -> Model:
                 wanted = build_network(described["settings"]).state_dict()
             check_tensors(path, file, wanted)
             network = build_network(described["settings"])
-            network.load_state_dict({name: file.get_tensor(name) for name in wanted})
-    except (SafetensorError, OSError) as error:
+            network.load_state_dict(require_finite(path, {name: file.get_tensor(name) for name in wanted}))
+    except SafetensorError as error:
         raise ValueError(f"{path}: this is not a model file of napari-tally ({error}).") from error
+    except OSError as error:  # of the disk, a missing right or folder; the file may be all right
+        raise ValueError(f"{path}: the model cannot be loaded here ({error.strerror or error}).") from error
     return Model(network.eval(), **described)
 
 

@@ -13,10 +13,12 @@ ImageJ and QuPath place corners like this; add -0.5 for coordinates where whole 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import regionprops
+from skimage.segmentation import relabel_sequential
 
 Ring = NDArray[np.int64]
 """(N, 2) corners (y, x), not repeated at the end."""
@@ -71,9 +73,18 @@ def cell_outlines(labels: NDArray[np.integer]) -> Iterator[tuple[int, list[Ring]
     (label, outlines, holes)
         See :func:`outlines`.
     """
-    for cell in regionprops(np.maximum(labels, 0)):
+    for number, cell in cells_of(labels):
         outer, holes = outlines(cell.image)
-        yield int(cell.label), [ring + cell.bbox[:2] for ring in outer], [ring + cell.bbox[:2] for ring in holes]
+        yield number, [ring + cell.bbox[:2] for ring in outer], [ring + cell.bbox[:2] for ring in holes]
+
+
+def cells_of(labels: NDArray[np.integer]) -> Iterator[tuple[int, Any]]:
+    """Give every cell of a plane in the order of the ids: its id, and what scikit-image knows of it."""
+    labels, ids = np.maximum(labels, 0), None
+    if labels.max(initial=0) > labels.size:  # regionprops walks through all ids up to the highest
+        labels, _, ids = relabel_sequential(labels)
+    for cell in regionprops(labels):
+        yield int(cell.label if ids is None else ids[cell.label]), cell
 
 
 def signed_area(ring: NDArray[np.number]) -> float:

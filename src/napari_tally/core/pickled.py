@@ -57,7 +57,7 @@ def read_state_dict(path: str | Path, fits: Callable[[Mapping[str, Tensor]], Non
     Raises
     ------
     ValueError
-        If the file holds anything but weights, or not as many numbers as it claims; one sentence.
+        If the file holds anything but weights, not as many numbers as it claims, or what is no number; one sentence.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,7 +69,18 @@ def read_state_dict(path: str | Path, fits: Callable[[Mapping[str, Tensor]], Non
         if tensor.numel() * tensor.element_size() > stored or stored > held:
             raise ValueError(f"{path}: {name!r} claims the shape {tuple(tensor.shape)}, but the file does not hold so many numbers.")
     fits(outline)
-    return _load(path, "cpu")
+    return require_finite(path, _load(path, "cpu"))
+
+
+def require_finite(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give weights as they are, or raise a ``ValueError`` if one is NaN or infinite: such a network finds nothing, and says nothing."""
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"{path}: {name} holds values that are not finite (NaN or infinite), so the network would find nothing. "
+                "Take another copy of the file, or train the model again."
+            )
+    return weights
 
 
 def _load(path: Path, device: str) -> dict[str, Tensor]:

@@ -50,6 +50,8 @@ _BORDER = 32
 _BORDER_3D = 8
 _MEMORY = 1.2e9
 """Bytes that a tile may take, at most; more would not make the halo much cheaper."""
+_LARGEST_SCALE = 16
+"""Network pixels per pixel of the image: cells that would need more are hardly a pixel wide."""
 _LEAST = 256
 """Pixels along the longer side of a piece that is still halved where the memory is short: below, there is hardly anything to gain."""
 _VIEWS = 8
@@ -143,6 +145,11 @@ class Predictor:
                 "This model does not know how large cells were in its training, so a cell diameter tells it nothing. Leave it at 0."
             )
         self.scale = working_scale(model, image, settings)
+        if self.scale > _LARGEST_SCALE:
+            raise ValueError(
+                f"{image.name}: it would be enlarged {self.scale:.0f} times a side, and {_LARGEST_SCALE} times is the most. "
+                "State the diameter of its cells in pixels, or choose another model."
+            )
         self.planes, self.shape = len(image.planes), image.shape[-2:]
         self.grid: tuple[int, ...] = scaled_shape(self.shape, self.scale)
         if model.settings.dimensions == 3:

@@ -150,7 +150,7 @@ class RunRecord:
         return path
 
 
-_MODEL = {"name": str, "path": str | None, "fingerprint": str}
+_MODEL = {"name": str, "path": str | None, "fingerprint": str, "training": dict}
 _ENTRY = {
     **{"name": str, "path": str | None, "fingerprint": str, "shape": list, "found": int},
     **{"labels": str | None, "labels_fingerprint": str, "remarks": list},
@@ -214,9 +214,15 @@ def read_record(path: str | Path) -> RunRecord:
                 raise ValueError(f"no {key}")
         predicted = {"prediction": PredictionSettings, "counting": CountingSettings} if content["model"] else {}
         for key, cls in ({"rules": RuleSettings} | predicted).items():
-            from_dict(cls, content["settings"][key])
+            content["settings"][key] = to_dict(from_dict(cls, content["settings"][key]))  # what is left out has its default
+        if not all(isinstance(part, dict) for part in content["settings"].values()):
+            raise ValueError("settings that are no group of settings")
+        _require(content, {"created": str, "device": str | None}, "a run")
+        _require(content["versions"], dict.fromkeys(("napari-tally", "torch"), str), "versions")
         if content["model"] is not None:
             _require(content["model"], _MODEL, "the model")
+        for entry in _require({"failed": []} | content, {"failed": list}, "a run")["failed"]:
+            _require(entry, {"name": str}, "an image that failed")
         for entry in content["images"]:
             _require(entry, _ENTRY, "an image")
             if not all(isinstance(n, int) for n in entry["shape"]):
@@ -229,11 +235,12 @@ def read_record(path: str | Path) -> RunRecord:
     return RunRecord(content)
 
 
-def _require(part: dict[str, Any], fields: dict[str, Any], what: str) -> None:
-    """Raise a ``ValueError`` if a field is absent or of another kind: a record may have been changed by hand."""
+def _require(part: dict[str, Any], fields: dict[str, Any], what: str) -> dict[str, Any]:
+    """Give a part of a record, or raise an error if a field is absent or of another kind: it may have been changed by hand."""
     for name, kind in fields.items():
         if not isinstance(part[name], kind):
             raise ValueError(f"{what} whose {name} is {reprlib.repr(part[name])}")
+    return part
 
 
 def recorded_labels(folder: str | Path) -> tuple[dict[str, Path], list[str]]:

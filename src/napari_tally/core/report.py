@@ -240,7 +240,9 @@ def _leaves_out(audit: Audit) -> bool:
 def _how_found(model: dict[str, Any], found: dict[str, Any]) -> list[str]:
     training = model.get("training", {})
     origin = (
-        f"started from {training['start']} and was trained for {training['steps']} steps" if training.get("steps") else "was used as it is"
+        f"started from {training['start']} and was trained for {training['steps']} steps"
+        if "start" in training and training.get("steps")
+        else "was used as it is"
     )
     if training.get("name"):
         origin = f"comes with the program ('{training['name']}')"

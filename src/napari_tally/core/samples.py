@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
-from skimage.measure import regionprops_table
 from torch import Tensor
 
 from napari_tally.core import augment
@@ -17,6 +16,7 @@ from napari_tally.core.annotations import NOT_ANNOTATED
 from napari_tally.core.cell_types import typed, types_of_ids
 from napari_tally.core.images import Image
 from napari_tally.core.intensity import intensity_window, normalise
+from napari_tally.core.outlines import cells_of
 from napari_tally.core.rescale import read_scaled, rescale, scaled_shape
 from napari_tally.core.weights import border_weights, class_weights
 from napari_tally.settings import AugmentationSettings, NormalisationSettings
@@ -97,19 +97,15 @@ class Plane:
 
 def cell_diameter(pairs: Sequence[TrainingPair]) -> float:
     """Give the median diameter in pixels of the circle that is as large as a drawn cell; NaN without cells."""
-    found = [
-        regionprops_table(np.maximum(plane, 0), properties=["equivalent_diameter_area"])["equivalent_diameter_area"]
-        for pair in pairs
-        for plane in pair.labels.reshape(-1, *pair.labels.shape[-2:])
-    ]
-    diameters = np.concatenate(found) if found else np.empty(0)
-    return float(np.median(diameters)) if diameters.size else float("nan")
+    planes = (plane for pair in pairs for plane in pair.labels.reshape(-1, *pair.labels.shape[-2:]))
+    diameters = [cell.equivalent_diameter_area for plane in planes for _, cell in cells_of(plane)]
+    return float(np.median(diameters)) if diameters else float("nan")
 
 
 def body_diameter(pairs: Sequence[TrainingPair], slice_distance: float) -> float:
     """Give the median diameter in pixels of the ball that is as large as a drawn cell of a volume; NaN without cells."""
-    sizes = [np.bincount(volume[volume > 0]) for pair in pairs for volume in volumes_of(pair.labels, pair.image.slices)]
-    sizes = [size[size > 0] for size in sizes]
+    volumes = [volume for pair in pairs for volume in volumes_of(pair.labels, pair.image.slices)]
+    sizes = [np.unique(volume[volume > 0], return_counts=True)[1] for volume in volumes]  # not bincount, which has a place for every id
     voxels = np.concatenate(sizes) if sizes else np.empty(0)
     return float(np.cbrt(6 / np.pi * np.median(voxels) * slice_distance)) if voxels.size else float("nan")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from napari_tally.core.events import run_to_end
-from napari_tally.core.files import whole_file
+from napari_tally.core.files import require_file, whole_file
 
 _ROWS = 20_000
 """Rows that are written between two moments at which a caller may walk away."""
@@ -56,6 +56,8 @@ def read_table(source: str | Path | io.StringIO, wanted: Collection[str] = (), n
     """
     name = "The table" if isinstance(source, io.StringIO) else source
     try:
+        if not isinstance(source, io.StringIO):
+            require_file(Path(source))
         text = source if isinstance(source, io.StringIO) else io.StringIO(_text_of(Path(source).read_bytes()))
         head = text.readline()
         if head.lower().startswith("sep="):  # Excel's own note of what stands between the fields

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from pictures import picture
 from skimage.measure import grid_points_in_poly, regionprops
 
+from napari_tally.core import outlines
 from napari_tally.core.export import FORMATS, export
 from napari_tally.core.export.geojson import to_geojson
 from napari_tally.core.export.imagej import to_imagej
@@ -149,3 +150,15 @@ def test_written_anew_and_the_same_each_time(tmp_path, kind):
 def test_no_cells(tmp_path, kind):
     (path,) = export(np.zeros((5, 5), int), "a", tmp_path, [kind])
     assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize(("number", "kind"), [(200_000_000, np.uint32), (2**31 - 1, np.int32), (2**63, np.uint64)])
+def test_high_ids_cost_nothing_and_stay(tmp_path, monkeypatch, number, kind):
+    low = np.maximum(LABELS, 0)
+    high = np.where(low == 3, np.array(number, kind), low.astype(kind))
+    usual = regionprops
+    monkeypatch.setattr(outlines, "regionprops", lambda labels: [] if labels.max() > labels.size else usual(labels))
+    roi, geojson, points = export(high, "a", tmp_path, ["imagej", "geojson", "points"])
+    assert f"{number:05d}.roi" in zipfile.ZipFile(roi).namelist()
+    assert str(number) in [cell["properties"]["name"] for cell in json.loads(geojson.read_text())["features"]]
+    assert points.read_text() == export(low, "b", tmp_path, ["points"])[0].read_text()

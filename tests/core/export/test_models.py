@@ -12,6 +12,7 @@ import torch
 from PIL import Image as Picture
 
 from napari_tally.cli import main
+from napari_tally.core.export import bioimageio
 from napari_tally.core.export.bioimageio import Description, export_package, import_package
 from napari_tally.core.export.onnx import export_onnx
 from napari_tally.core.images import as_image
@@ -208,7 +209,8 @@ class Bomb:
         (lambda m: {n: c for n, c in m.items() if not n.endswith(".yaml")}, "holds no PyTorch state dict"),
         (lambda m: m | {"rdf.yaml": b"!!python/object/apply:os.system ['true']"}, "its text cannot be read"),
         (lambda m: m | {"rdf.yaml": b"[" * 100_000}, "cannot be"),
-        (lambda m: m | {"rdf.yaml": b"a: " + b" " * 2**23}, "larger than it may be"),
+        (lambda m: m | {"rdf.yaml": b"a: " + b" " * 2**20}, "larger than it may be"),
+        (lambda m: m | {"rdf.yaml": b"- " * 1000 + b"1"}, "nested more than 100 times"),
         (lambda m: m | {"rdf.yaml": b"3"}, "describes nothing"),
         (lambda m: m | {"rdf.yaml": b"a: &x [*x]"}, r"the YAML alias \*x; write out what it stands for"),
         (lambda m: m | {"rdf.yaml": b"a: &x " + b"x" * 5000 + b"\nb: [" + b"*x, " * 1000 + b"]"}, r"the YAML alias \*x"),
@@ -223,6 +225,15 @@ def test_packages_that_cannot_be_used(tmp_path, packed, change, words):
         import_package(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_pack_as_no_weights_do_are_not_unfolded(tmp_path, packed, monkeypatch):
+    path = tmp_path / "m.zip"
+    path.write_bytes(packed)
+    monkeypatch.setattr(bioimageio, "_SMALL", 10**5)
+    rebuilt(path, lambda m: m | {"weights.pt": bytes(10**6)})
+    with pytest.raises(ValueError, match=r"weights.pt is larger than it may be: its \d+ bytes claim to be 1000000"):
+        import_package(path)
 
 
 def test_a_text_that_unfolds_into_gigabytes(tmp_path, packed):

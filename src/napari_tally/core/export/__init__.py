@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from napari_tally.core.export.geojson import to_geojson
 from napari_tally.core.export.imagej import to_imagej
 from napari_tally.core.export.points import to_points
-from napari_tally.core.files import whole_file
+from napari_tally.core.files import fitting_name, whole_file
 from napari_tally.core.label_files import write_labels
 
 Format = Literal["imagej", "geojson", "points", "labels"]
@@ -66,10 +66,10 @@ def export(
         place = Path(folder) / kind
         place.mkdir(parents=True, exist_ok=True)
         if kind == "labels":
-            path = place / f"{name}.tif"
+            path = place / fitting_name(name, ".tif")
             write_labels(path, np.maximum(labels, 0), pixel_size)
         else:
-            path = place / f"{name}{_SUFFIXES[kind]}"
+            path = place / fitting_name(name, _SUFFIXES[kind])
             content = {"imagej": to_imagej, "geojson": to_geojson, "points": to_points}[kind](stack, name)
             with whole_file(path) as partial:
                 partial.write_bytes(content)

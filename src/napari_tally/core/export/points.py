@@ -2,7 +2,8 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import regionprops
+
+from napari_tally.core.outlines import cells_of
 
 
 def to_points(stack: NDArray[np.integer], name: str = "") -> bytes:
@@ -10,7 +11,7 @@ def to_points(stack: NDArray[np.integer], name: str = "") -> bytes:
     axes = 2 + (len(stack) > 1)
     lines = [",".join(["index", *(f"axis-{i}" for i in range(axes))])]
     for p, plane in enumerate(stack):
-        for cell in regionprops(plane):
+        for _, cell in cells_of(plane):
             place = [float(p), *cell.centroid][-axes:]
             lines.append(",".join([str(len(lines) - 1), *(f"{v:.6g}" for v in place)]))
     return ("\n".join(lines) + "\n").encode()

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from napari_tally.core.audit import read_audit
+from napari_tally.core.audit_file import read_audit
 
 
 def _tour():

@@ -14,7 +14,8 @@ from test_cli import one_line, run
 
 import napari_tally as nt
 from napari_tally.cli.audit import _is_of
-from napari_tally.core.audit import Audit, StudyImage, Window, draw_audit, read_audit, write_audit
+from napari_tally.core.audit import Audit, StudyImage, Window, draw_audit
+from napari_tally.core.audit_file import read_audit, write_audit
 from napari_tally.settings import AuditSettings
 
 

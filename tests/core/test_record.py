@@ -140,7 +140,7 @@ def test_what_is_no_record(tmp_path, text):
         ("image", "found", "<script>", "an image whose found is"),
         ("image", "shape", ["x"], "an image whose shape is no list of whole numbers"),
         ("model", "training", True, "the model whose training is True"),
-        ("", "versions", {}, "'napari-tally'"),
+        ("", "versions", {}, "versions without napari-tally"),
         ("", "failed", "text", "a run whose failed is 'text'"),
         ("", "failed", [{"name": 3}], "an image that failed whose name is 3"),
         ("", "created", 3, "a run whose created is 3"),

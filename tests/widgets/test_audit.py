@@ -11,7 +11,8 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QFileDialog
 
 import napari_tally as nt
-from napari_tally.core.audit import StudyImage, Window, draw_audit, read_audit, write_audit
+from napari_tally.core.audit import StudyImage, Window, draw_audit
+from napari_tally.core.audit_file import read_audit, write_audit
 from napari_tally.settings import AuditSettings
 from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._frame import CountingFrame, frame_lines

@@ -11,7 +11,7 @@ from napari.utils.notifications import notification_manager
 from pictures import discs
 from qtpy.QtCore import QObject, Qt
 
-from napari_tally.core.audit import read_audit
+from napari_tally.core.audit_file import read_audit
 from napari_tally.core.model_file import Model, build_network
 from napari_tally.settings import NetworkSettings
 from napari_tally.widgets._job import Job

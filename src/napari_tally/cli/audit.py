@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _draw(arguments: argparse.Namespace) -> None:
     from napari_tally.core.annotations import known_labels, require_ids
-    from napari_tally.core.audit import StudyImage, draw_audit, write_audit
+    from napari_tally.core.audit import StudyImage, draw_audit
+    from napari_tally.core.audit_file import write_audit
     from napari_tally.core.images import list_images, read_image
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.record import recorded_labels
@@ -121,7 +122,7 @@ def _compare_stems(folder: Path, trained: Collection[str], labels: Collection[st
 
 
 def _more(arguments: argparse.Namespace) -> None:
-    from napari_tally.core.audit import read_audit, write_audit
+    from napari_tally.core.audit_file import read_audit, write_audit
     from napari_tally.core.images import list_images
     from napari_tally.core.tables import read_table
 
@@ -141,7 +142,7 @@ def _more(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from napari_tally.core.audit import read_audit, write_audit
+    from napari_tally.core.audit_file import read_audit, write_audit
     from napari_tally.core.tables import read_table, write_table
 
     out: Path = arguments.study

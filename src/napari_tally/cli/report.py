@@ -18,7 +18,7 @@ def register(command: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from napari_tally.core.audit import read_audit
+    from napari_tally.core.audit_file import read_audit
     from napari_tally.core.record import changed_labels, read_record
     from napari_tally.core.report import say_changed, write_report
 

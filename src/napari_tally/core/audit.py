@@ -21,13 +21,9 @@ smallest too, any window can be drawn. They are counted in a fixed random order,
 what is counted is a random sample, and ten more can be added at any time.
 """
 
-import json
-import math
-import reprlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,13 +33,11 @@ from numpy.typing import ArrayLike, NDArray
 import napari_tally
 from napari_tally.core.annotations import cells_go_through
 from napari_tally.core.corrected_count import Corrected, Sample
-from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
 from napari_tally.core.label_files import fingerprint_labels, fingerprinting_labels
 from napari_tally.core.missed import left_over, sum_over
-from napari_tally.settings import AuditSettings, check, from_dict, to_dict
+from napari_tally.settings import AuditSettings, check
 
-FORMAT = 1
 _CELLS = 8.0
 """Predicted cells that an average window holds."""
 _CROWD = 1.5
@@ -57,18 +51,7 @@ _FLOOR = 1.0
 """What a mean window counts for the drawing beside its predicted cells, in mean predicted cells of a window."""
 _EACH = 4
 """Windows drawn from a stratum."""
-_COLUMNS = ["image", "plane", "top", "left", "bottom", "right", "predicted", "stratum"]
-_RECORD = {
-    **{"origin": dict, "settings": dict, "images": list, "windows": list},
-    **{"order": list, "wanted": int, "counts": dict, "clicks": dict},
-}
-_IMAGE = {
-    **{"name": str, "group": str, "shape": list, "predicted": int, "left_out": int},
-    **{"image_fingerprint": str, "labels_fingerprint": str},
-}
-"""Fields of an audit's file and of an image in it, and of what kind they are."""
-_LARGEST = 2**53
-"""Whole numbers below it are the same as decimals."""
+COLUMNS = ["image", "plane", "top", "left", "bottom", "right", "predicted", "stratum"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,9 +293,9 @@ def draw_audit(images: Iterable[StudyImage], settings: AuditSettings | None = No
     if not rows:
         reason = "there is no image" if not records else "every window touches annotations that the model was trained on"
         raise ValueError(f"No counting window can be drawn: {reason}. Add images that the model has not been trained on.")
-    windows = pd.DataFrame(rows, columns=[*_COLUMNS[:-1], "seen"])
+    windows = pd.DataFrame(rows, columns=[*COLUMNS[:-1], "seen"])
     windows["stratum"] = _strata(windows, records, settings.windows)
-    windows = windows[_COLUMNS]
+    windows = windows[COLUMNS]
     origin = {
         "napari-tally": napari_tally.__version__,
         "numpy": np.__version__,  # the order of random numbers is a promise of one version of numpy
@@ -364,7 +347,7 @@ def _windows_of(
     side: float,
     fixed: bool,
 ) -> tuple[list[list[float]], int]:
-    """Cut an image into windows; give rows of `_COLUMNS` with what is seen as the last, and the predicted cells that are left out."""
+    """Cut an image into windows; give rows of `COLUMNS` with what is seen as the last, and the predicted cells that are left out."""
     height, width = record.shape[-2:]
     rows: list[list[float]] = []
     left_out = 0
@@ -404,119 +387,6 @@ def _order(strata: NDArray[np.integer], seed: int) -> list[int]:
         mine = strata[shuffled] == stratum
         turn[mine] = np.arange(mine.sum())
     return [int(i) for i in shuffled[np.argsort(turn, kind="stable")]]
-
-
-def write_audit(path: str | Path, audit: Audit) -> None:
-    """Write an audit as JSON, whole or not at all."""
-    record = {
-        "napari_tally_audit": FORMAT,
-        "origin": audit.origin,
-        "settings": to_dict(audit.settings),
-        "images": [asdict(image) for image in audit.images],
-        "columns": _COLUMNS,
-        "windows": audit.windows[_COLUMNS].to_numpy().tolist(),
-        "order": audit.order,
-        "wanted": audit.wanted,
-        "counts": {str(number): count for number, count in sorted(audit.counts.items())},
-        "clicks": {str(number): places for number, places in sorted(audit.clicks.items())},
-    }
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
-
-
-def read_audit(path: str | Path) -> Audit:
-    """Read an audit.
-
-    Raises
-    ------
-    ValueError
-        If the file is absent, no audit of this program, or does not fit together.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such audit.")
-    try:
-        return _audit_of(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: this is not an audit of napari-tally ({error}).") from error
-
-
-def _audit_of(record: Any) -> Audit:
-    """Build an audit from what stands in its file, which may have been changed by hand: everything is checked."""
-    _require(record, {"napari_tally_audit": int}, "a file")
-    if record["napari_tally_audit"] > FORMAT:
-        raise ValueError("it was written by a newer napari-tally; update this one")
-    _require(record, _RECORD, "an audit")
-    images = [_image_of(entry) for entry in record["images"]]
-    if len({image.name for image in images}) < len(images):
-        raise ValueError("two of its images have one name")
-    for number, row in enumerate(record["windows"]):
-        if not (_are_whole(row) and len(row) == len(_COLUMNS) and _lies_in(images, *row[:-1])):
-            raise ValueError(f"row {number} of its windows is {reprlib.repr(row)}, which is no part of an image")
-    windows = pd.DataFrame(record["windows"], columns=_COLUMNS, dtype=np.int64)
-    order, wanted = record["order"], record["wanted"]
-    if not (_are_whole(order) and sorted(order) == list(range(len(windows))) and 1 <= wanted <= len(order)):
-        raise ValueError("the order of its windows does not name each once, or more are wanted than there are")
-    strata = windows["stratum"].unique()
-    if strata.max() != len(strata) - 1:
-        raise ValueError(f"the strata of its windows are {reprlib.repr(sorted(strata.tolist()))}, not 0, 1, 2 and so on")
-    audit = Audit(tuple(images), windows, order, wanted, from_dict(AuditSettings, record["settings"]), origin=record["origin"])
-    numbers = {str(number): number for number in range(len(order))}
-    for key, places in record["clicks"].items():
-        if key not in numbers or type(places) is not list or not all(map(_is_place, places)):
-            raise ValueError(f"the clicks {reprlib.repr(places)} of window {key[:20]} are no places in a window of it")
-        audit.clicks[numbers[key]] = [(float(y), float(x)) for y, x in places]
-    for key, count in record["counts"].items():
-        if key not in numbers or not _are_whole([count]) or count > _room(audit, numbers[key]):
-            raise ValueError(f"the hand count {reprlib.repr(count)} of window {key[:20]} is no number of cells in a window of it")
-        audit.counts[numbers[key]] = count
-    return audit
-
-
-def _image_of(entry: Any) -> ImageRecord:
-    """Build the record of an image."""
-    _require(entry, _IMAGE, "an image")
-    image = ImageRecord(**{name: entry[name] for name in _IMAGE} | {"shape": tuple(entry["shape"])})
-    pixels = math.prod(image.shape) if _are_whole(entry["shape"]) and len(image.shape) > 1 else 0
-    if not 0 < pixels < _LARGEST:
-        raise ValueError(f"an image whose shape is {reprlib.repr(entry['shape'])}")
-    if not 0 <= image.left_out <= image.predicted <= pixels:
-        raise ValueError(f"an image of {pixels} pixels with {image.predicted} predicted cells, {image.left_out} of them left out")
-    return image
-
-
-def _require(part: Any, fields: Mapping[str, type], what: str) -> None:
-    """Raise a ``ValueError`` if a field is absent or of another kind."""
-    if not isinstance(part, dict):
-        raise ValueError(f"{what} that is {reprlib.repr(part)}")
-    for name, kind in fields.items():
-        if name not in part:
-            raise ValueError(f"{what} without {name}")
-        if type(part[name]) is not kind:  # True is an int to isinstance
-            raise ValueError(f"{what} whose {name} is {reprlib.repr(part[name])}")
-
-
-def _are_whole(values: Any) -> bool:
-    """Whether these are whole numbers from 0 on, of a size that arrays can hold."""
-    return type(values) is list and all(type(value) is int and 0 <= value < _LARGEST for value in values)
-
-
-def _lies_in(images: Sequence[ImageRecord], image: int, plane: int, top: int, left: int, bottom: int, right: int, predicted: int) -> bool:
-    """Whether a window is a part of its image."""
-    if image >= len(images):
-        return False
-    *planes, height, width = images[image].shape
-    inside = plane < math.prod(planes) and top < bottom <= height and left < right <= width
-    return inside and predicted <= images[image].predicted
-
-
-def _is_place(place: Any) -> bool:
-    return type(place) is list and len(place) == 2 and all(type(value) in (int, float) and abs(value) < _LARGEST for value in place)
-
-
-def _room(audit: Audit, number: int) -> int:
-    """Give how many cells a window can hold: one a pixel, unless more were clicked."""
-    return max(audit.window(number).pixels, len(audit.clicks.get(number, [])))
 
 
 def _describe(array: NDArray[Any]) -> str:

@@ -14,7 +14,6 @@ changed by hand after it was counted is found by its fingerprint.
 import json
 import math
 import platform
-import reprlib
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from napari_tally.core.label_files import fingerprint_labels, read_labels
 from napari_tally.core.model_file import Model, find_model
 from napari_tally.core.predict import TileDone
 from napari_tally.core.prediction import Prediction
+from napari_tally.core.stated import require
 from napari_tally.settings import CountingSettings, PredictionSettings, RuleSettings, from_dict, to_dict
 
 FORMAT = 1
@@ -217,14 +217,14 @@ def read_record(path: str | Path) -> RunRecord:
             content["settings"][key] = to_dict(from_dict(cls, content["settings"][key]))  # what is left out has its default
         if not all(isinstance(part, dict) for part in content["settings"].values()):
             raise ValueError("settings that are no group of settings")
-        _require(content, {"created": str, "device": str | None}, "a run")
-        _require(content["versions"], dict.fromkeys(("napari-tally", "torch"), str), "versions")
+        require(content, {"created": str, "device": str | None}, "a run")
+        require(content["versions"], dict.fromkeys(("napari-tally", "torch"), str), "versions")
         if content["model"] is not None:
-            _require(content["model"], _MODEL, "the model")
-        for entry in _require({"failed": []} | content, {"failed": list}, "a run")["failed"]:
-            _require(entry, {"name": str}, "an image that failed")
+            require(content["model"], _MODEL, "the model")
+        for entry in require({"failed": []} | content, {"failed": list}, "a run")["failed"]:
+            require(entry, {"name": str}, "an image that failed")
         for entry in content["images"]:
-            _require(entry, _ENTRY, "an image")
+            require(entry, _ENTRY, "an image")
             if not all(isinstance(n, int) for n in entry["shape"]):
                 raise ValueError("an image whose shape is no list of whole numbers")
             place = PureWindowsPath(entry["labels"] or "")  # knows both kinds of slashes
@@ -233,14 +233,6 @@ def read_record(path: str | Path) -> RunRecord:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: this is no run record of napari-tally ({error}).") from error
     return RunRecord(content)
-
-
-def _require(part: dict[str, Any], fields: dict[str, Any], what: str) -> dict[str, Any]:
-    """Give a part of a record, or raise an error if a field is absent or of another kind: it may have been changed by hand."""
-    for name, kind in fields.items():
-        if not isinstance(part[name], kind):
-            raise ValueError(f"{what} whose {name} is {reprlib.repr(part[name])}")
-    return part
 
 
 def recorded_labels(folder: str | Path) -> tuple[dict[str, Path], list[str]]:

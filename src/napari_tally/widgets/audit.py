@@ -23,7 +23,8 @@ from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import QAbstractItemView, QFormLayout, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
 from napari_tally.core.annotations import known_labels
-from napari_tally.core.audit import Audit, StudyImage, comparing_labels, draw_audit, read_audit, write_audit
+from napari_tally.core.audit import Audit, StudyImage, comparing_labels, draw_audit
+from napari_tally.core.audit_file import read_audit, write_audit
 from napari_tally.core.images import list_images, read_image
 from napari_tally.core.results import few
 from napari_tally.core.tables import write_table

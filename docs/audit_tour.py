@@ -20,7 +20,7 @@ from skimage.measure import regionprops
 import napari_tally as nt
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tour import _SIZE, Shoot, _Hands, _open
+from tour import _SIZE, Shoot, _Hands, _open, take
 
 
 def audit_tour(viewer: Viewer, shoot: Shoot, file: Path, windows: int = 24, patience: float = 180.0) -> tuple[int, int]:
@@ -90,21 +90,12 @@ def _three_dishes(viewer: Viewer) -> dict[str, NDArray[np.float64]]:
     return truth
 
 
-def main() -> None:
-    """Take the tour and write the screenshots."""
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    viewer = Viewer()
-    viewer.window._qt_window.show()
-
-    def shoot(name: str) -> None:
-        viewer.screenshot(folder / f"{name}.png", canvas_only=False, flash=False)
-
+def main(viewer: Viewer, shoot: Shoot) -> str:
+    """Take the tour, and say how much work it was."""
     with TemporaryDirectory() as kept:
         clicks, true = audit_tour(viewer, shoot, Path(kept) / "audit.json")
-    print(f"{clicks} clicks; there are {true} cells.")
-    viewer.close()
+    return f"{clicks} clicks; there are {true} cells."
 
 
 if __name__ == "__main__":
-    main()
+    take(main)

@@ -18,7 +18,7 @@ import napari_tally as nt
 from napari_tally.core.metrics import iou_matrix, match
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tour import _SIZE, Shoot, _Hands, _open
+from tour import _SIZE, Shoot, _Hands, _open, take
 
 
 def review_tour(viewer: Viewer, shoot: Shoot, looks: int = 20, patience: float = 120.0) -> tuple[int, int, int]:
@@ -112,20 +112,11 @@ def _right(truth: NDArray[np.integer], labels: NDArray[np.integer]) -> int:
     return match(iou_matrix(truth, labels), 0.5).tp
 
 
-def main() -> None:
-    """Take the tour and write the screenshots."""
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    viewer = Viewer()
-    viewer.window._qt_window.show()
-
-    def shoot(name: str) -> None:
-        viewer.screenshot(folder / f"{name}.png", canvas_only=False, flash=False)
-
+def main(viewer: Viewer, shoot: Shoot) -> str:
+    """Take the tour, and say what it was good for."""
     before, after, true = review_tour(viewer, shoot)
-    print(f"Right cells: {before} as found, {after} after the review, of {true}.")
-    viewer.close()
+    return f"Right cells: {before} as found, {after} after the review, of {true}."
 
 
 if __name__ == "__main__":
-    main()
+    take(main)

@@ -160,8 +160,8 @@ class _Hands:
         return QPoint(round(self._canvas.width() / 2 + offset[1]), round(self._canvas.height() / 2 + offset[0]))
 
 
-def main() -> None:
-    """Take the tour and write the screenshots."""
+def take(tour: Callable[[Viewer, Shoot], str]) -> None:
+    """Take a tour in a window of its own, put its screenshots into the folder that the command line names, and print what it gives."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     viewer = Viewer()
@@ -170,9 +170,9 @@ def main() -> None:
     def shoot(name: str) -> None:
         viewer.screenshot(folder / f"{name}.png", canvas_only=False, flash=False)
 
-    print(f"The window shows {tour(viewer, shoot)} cells.")
+    print(tour(viewer, shoot))
     viewer.close()
 
 
 if __name__ == "__main__":
-    main()
+    take(lambda viewer, shoot: f"The window shows {tour(viewer, shoot)} cells.")

@@ -37,3 +37,8 @@ def test_an_id_that_does_not_fit_is_not_taken_for_another(tmp_path, number):
     with pytest.raises(ValueError, match=says):
         run_to_end(write_tiff_in_pieces(tmp_path / "a.tif", labels, labels.shape, "uint32"))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_annotated_is_no_cell_in_a_file(tmp_path):
+    write_labels(tmp_path / "a.tif", np.array([[-1, 0, 7], [-5, 2, 2]]))
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), [[0, 0, 7], [0, 2, 2]])

@@ -34,7 +34,7 @@ def write_labels(path: str | Path, labels: NDArray[np.integer], pixel_size: tupl
     ----------
     path : str or Path
     labels : (..., Y, X) int
-        Stored as uint16 where the ids fit, else as uint32.
+        Stored as uint16 where the ids fit, else as uint32; what is below 0 as 0.
     pixel_size : tuple of float, optional
         Height and width of a pixel in micrometres, stored as resolution in pixels per centimetre.
 
@@ -63,7 +63,7 @@ def writing_labels(
             for row in range(0, len(plane), rows):
                 if stop.is_set():
                     raise InterruptedError
-                yield zlib.compress(np.ascontiguousarray(plane[row : row + rows], dtype).data)
+                yield zlib.compress(np.ascontiguousarray(np.maximum(plane[row : row + rows], 0), dtype).data)
 
     def write(partial: Path) -> None:
         tifffile.imwrite(partial, strips(), shape=labels.shape, dtype=dtype, rowsperstrip=rows, **options)

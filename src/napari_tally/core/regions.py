@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import points_in_poly
 
+from napari_tally.core.files import require_file
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.outlines import cell_outlines
 
@@ -159,9 +160,11 @@ def read_regions(path: str | Path) -> list[Region]:
         found = [Region(str(cell), _centred(outer), _centred(holes)) for cell, outer, holes in cell_outlines(labels)]
     else:
         try:
+            require_file(path)
             found = _parse(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            raise ValueError(f"{path}: this cannot be read as GeoJSON ({error}).") from error
+            why = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path}: this cannot be read as GeoJSON ({why}).") from error
     if not found:
         raise ValueError(f"{path}: there is no region in this file; polygons or a label image are wanted.")
     return found

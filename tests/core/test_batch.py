@@ -314,9 +314,9 @@ def test_images_that_stay_in_their_files_give_the_same(model, paths, tmp_path, m
     assert sorted(p.name for p in (tmp_path / "lazy" / "labels").iterdir()) == ["one.tif" if file_format == "tiff" else "one.zarr"]
 
 
-def test_a_folder_that_cannot_be_written(model, paths, tmp_path):
+def test_a_file_in_place_of_the_folder(model, paths, tmp_path):
     (tmp_path / "out").write_text("a file is in the way")
-    with pytest.raises(OSError, match="out"):
+    with pytest.raises(ValueError, match="out is a file; a folder for the results is wanted"):
         events_of(batch(model, tmp_path / "out").run(paths))
 
 

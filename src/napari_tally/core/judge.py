@@ -240,7 +240,7 @@ def fit_counting(
     """Choose the thresholds that fit the drawn cells best; those of `counting` stay unless others are clearly better.
 
     A few images do not decide between thresholds that are nearly as good, so those given stay unless
-    :attr:`Score.worth` rises by more than 0.03.
+    :attr:`Score.worth` rises by more than 0.03, and by more than two of the cells make.
 
     Parameters
     ----------
@@ -276,8 +276,8 @@ def fit_counting(
         """Give the first choice, or one that is clearly better on these folds."""
         sums = [sum((found[f, choice] for f in folds), np.zeros((len(_IOUS), 3), int)) for choice in choices]
         worth = [_worth(average_precision(s), s[0, 0] + s[0, 2], s[0, 0] + s[0, 1]) for s in sums]  # of TP, FP, FN at the first IoU
-        winner = int(np.argmax(worth))
-        return choices[winner if worth[winner] > worth[0] + _CLEARLY else 0]
+        winner, cells = int(np.argmax(worth)), int(sums[0][0, 0] + sums[0][0, 2])
+        return choices[winner if worth[winner] > worth[0] + max(_CLEARLY, _CHANCE / max(1, cells)) else 0]
 
     def measure(f: int, choice: CountingSettings) -> Fitting:
         if (f, choice) not in found:

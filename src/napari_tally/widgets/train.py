@@ -377,7 +377,7 @@ class TrainWidget(QWidget):
         say(self.status, f"Done: {_number(event.step, 'step')} in {_duration(event.seconds)}.")
         if event.start_kept and self._run:
             self._run.start_kept = True
-            say(self.message, "The start model is kept as it was; the table says why. “Keep in any case” (expert options) keeps the trained one.")
+            say(self.message, "The start model is kept; the table says why. “Keep in any case” (expert options) keeps the trained one.")
         if event.validation is None:
             say(self.quality, "No cells were held out to judge by. Compare with your own eyes in “3 Predict and count”.")
 

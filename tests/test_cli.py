@@ -253,7 +253,7 @@ def test_what_was_learned_is_saved_elsewhere_where_the_disk_is_full_at_the_end(t
     monkeypatch.setattr(model_files, "save_file", full)
     assert train(*folders, tmp_path / "m.safetensors") == 2
     (kept,) = (tmp_path / "state" / "models").iterdir()
-    assert f"no space left on device). Choose another place. Until then it is in {kept}" in capsys.readouterr().err
+    assert f"no space left on device; make room there or choose another place. Until then the model is in {kept}" in capsys.readouterr().err
     assert nt.load_model(kept).record["steps"] == 2
 
 

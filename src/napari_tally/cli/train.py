@@ -145,7 +145,7 @@ def _save(model: "Model", out: Path) -> Path:
             place = folder / f"{out.stem}.rescued-{os.getpid()}{out.suffix}"
             with suppress(OSError):
                 save_model(model, place)
-                raise ValueError(f"{error} Until then it is in {place}.") from error
+                raise ValueError(f"{out}: {error.strerror or error}. Until then the model is in {place}.") from error
         raise
     return out
 

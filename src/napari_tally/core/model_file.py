@@ -7,6 +7,7 @@ The file is safetensors: a JSON header, then the tensors. Its metadata holds one
     ─▶ name, shape and type of every tensor as in that network ─▶ only now memory, and the numbers
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -134,7 +135,8 @@ def save_model(model: Model, path: str | Path) -> None:
         with whole_file(path) as partial:
             save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
     except SafetensorError as error:  # how it says that the disk is full
-        raise OSError(f"{path}: the model cannot be written here ({error}). Make room there or choose another place.") from error
+        said = f"the model cannot be written here ({error}); make room there or choose another place"
+        raise OSError(errno.EIO, said, str(path)) from error
 
 
 def header_of(model: Model) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from napari_tally.core.label_files import read_labels
 from napari_tally.core.metrics import iou_matrix
 from napari_tally.core.prediction import Prediction
 from napari_tally.core.samples import TrainingPair, cell_diameter
-from napari_tally.core.suspects import FAULTS, SIGNS, measure_planes, rank_suspects, weigh_signs
+from napari_tally.core.suspects import FAULTS, SEEN, SIGNS, measure_planes, rank_suspects, weigh_signs
 from napari_tally.settings import PredictionSettings
 
 FIRST = 0.1
@@ -140,8 +140,7 @@ def _learn(sets: Sequence[pd.DataFrame]) -> None:
     kinds = np.concatenate([of_image["kind"] for of_image in images])
     weights = np.concatenate([np.full(len(found), most / len(found)) for found in sets])
     print(f"{len(images)} images, {len(kinds)} cells, {(kinds != '').sum()} of them wrong")
-    unseen = np.array([sign in ("doubt", "valley_inside", "open_border") for sign in SIGNS])
-    for signs in (values, np.where(unseen, 0, values)):
+    for signs in (values, np.where(np.isin(SIGNS, SEEN), 0, values)):
         for fault in FAULTS[:3]:
             slopes, offset = _logistic(signs, (kinds == fault).astype(float), weights)
             print(f'    "{fault}": (({", ".join(f"{w:.2f}" for w in slopes)}), {offset:.2f}),  # {", ".join(SIGNS)}')

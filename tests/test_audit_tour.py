@@ -1,22 +1,14 @@
 """The check of a count in the real window, from a shipped model to the interval: the tour of the documentation, with fewer windows."""
 
-import importlib.util
-from pathlib import Path
+from tours import tour_of
 
 from napari_tally.core.audit_file import read_audit
-
-
-def _tour():
-    spec = importlib.util.spec_from_file_location("audit_tour", Path(__file__).parents[1] / "docs" / "audit_tour.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.audit_tour
 
 
 def test_the_interval_holds_the_truth_after_a_check_with_mouse_and_keyboard(make_napari_viewer, tmp_path):
     viewer = make_napari_viewer(show=True)
     seen = []
-    clicks, true = _tour()(viewer, seen.append, tmp_path / "audit.json", windows=16)
+    clicks, true = tour_of("audit_tour")(viewer, seen.append, tmp_path / "audit.json", windows=16)
     assert seen == ["check", "checked"]
     audit = read_audit(tmp_path / "audit.json")
     total = audit.total()

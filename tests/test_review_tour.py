@@ -1,16 +1,7 @@
 """The review in the real window, from a shipped model to mended cells: the tour of the documentation, with fewer looks."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
-
-
-def _tour():
-    spec = importlib.util.spec_from_file_location("review_tour", Path(__file__).parents[1] / "docs" / "review_tour.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.review_tour
+from tours import tour_of
 
 
 def test_whoever_follows_the_list_mends_cells_with_mouse_and_keyboard(make_napari_viewer):
@@ -20,7 +11,7 @@ def test_whoever_follows_the_list_mends_cells_with_mouse_and_keyboard(make_napar
     def shoot(name):
         seen[name] = viewer.layers["crowded nuclei labels"].data.copy()
 
-    before, after, true = _tour()(viewer, shoot, looks=14)
+    before, after, true = tour_of("review_tour")(viewer, shoot, looks=14)
     assert list(seen) == ["suspects", "split", "mended"]
     assert before < after <= true
     labels = viewer.layers["crowded nuclei labels"]

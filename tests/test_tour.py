@@ -1,25 +1,16 @@
 """The whole path in the real window: the tour of the documentation, with a short training."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
+from tours import tour_of
 
 import napari_tally as nt
 from napari_tally.core.images import Image
 
 
-def _tour():
-    spec = importlib.util.spec_from_file_location("tour", Path(__file__).parents[1] / "docs" / "tour.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.tour
-
-
 def test_annotate_train_predict_and_count_with_mouse_and_keyboard(make_napari_viewer):
     viewer = make_napari_viewer(show=True)
     seen = []
-    shown = _tour()(viewer, seen.append, minutes=0.15)
+    shown = tour_of("tour")(viewer, seen.append, minutes=0.15)
     assert seen == ["annotate", "region", "train", "helped", "count"]
     image = viewer.layers[0]
     drawn = viewer.layers[f"{image.name} cells"].data

@@ -27,7 +27,7 @@ FAULTS: tuple[Fault, ...] = ("two cells?", "part of a cell?", "not a cell?", "cu
 SIGNS = ("doubt", "valley_inside", "open_border", "small", "large", "dent")
 """Small and large follow from the area and the population (:func:`rank_suspects`); the others are measured cell by cell."""
 
-_SEEN = SIGNS[:3]
+SEEN = SIGNS[:3]
 """Signs that are in the probabilities."""
 
 _Weights = dict[Fault, tuple[tuple[float, ...], float]]
@@ -191,7 +191,7 @@ def rank_suspects(signs: pd.DataFrame, usual: float | None = None) -> pd.DataFra
 def fault_chances(signs: pd.DataFrame, usual: float | None = None) -> pd.DataFrame:
     """Give the chance of each fault: a logistic function of the weighted signs. One column a fault, one row a cell."""
     values = weigh_signs(signs, usual)
-    known = _WEIGHTS if signs[list(_SEEN)].to_numpy().any() else _OF_SHAPE
+    known = _WEIGHTS if signs[list(SEEN)].to_numpy().any() else _OF_SHAPE
     return pd.DataFrame({fault: 1 / (1 + np.exp(-(values @ np.array(weights) + offset))) for fault, (weights, offset) in known.items()})
 
 

@@ -22,8 +22,8 @@ from napari_tally.core.unet import UNet
 from napari_tally.core.validation import HOLD_OUT_UNTIL
 from napari_tally.settings import TrainingSettings
 
-_AVERAGE = 0.98
-"""Decay of the running average of the weights, a step."""
+_AVERAGE = 0.999
+"""Largest decay of the running average of the weights, a step. It averages the last tenth of the steps, at most a thousand."""
 _FREEZE_FROM = 0.25
 """Share of the budget after which batch normalisation keeps its statistics, so that the weights adapt to what prediction uses:
 those of a single patch differ much from the running ones (AP 0.71 instead of 0.65 in docs/benchmarks.md). A trained model
@@ -234,7 +234,7 @@ class _RunningAverage:
         self.network = deepcopy(network).eval()
 
     def update(self, step: int) -> None:
-        decay = min(_AVERAGE, step / (step + 10))  # the first steps are soon forgotten
+        decay = min(_AVERAGE, step / (step + 10))  # the last tenth of the steps; the first are soon forgotten
         with torch.no_grad():
             ours, theirs = self.network.state_dict(), self._source.state_dict()
             floats = [name for name, tensor in theirs.items() if tensor.is_floating_point()]

@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := test
-.PHONY: demo test lint slow floors pyqt6 newest zoo clean display
+.PHONY: demo test test-window test-rest lint slow floors pyqt6 newest zoo clean display
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 BIN := .venv/bin
@@ -17,10 +17,17 @@ OUT ?= demo
 demo: .venv/ready-base
 	$(BIN)/napari-tally demo --out "$(OUT)" $(if $(MINUTES),--minutes $(MINUTES)) $(if $(DATA),--data "$(DATA)")
 
-# The window in a process of its own: a crash inside Qt, should there be one, is then a crash of little.
+# The window in a process of its own: a crash inside Qt, should there be one, is then a crash of little. Both at once, since each leaves
+# a core idle, and what they print one after the other.
 test: lint display
-	$(BIN)/pytest --ignore tests/widgets
+	@echo "Two runs of pytest side by side; each shows what it did when it is done"
+	+$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-window test-rest
+
+test-window: .venv/ready-dev
 	$(BIN)/pytest tests/widgets
+
+test-rest: .venv/ready-dev
+	$(BIN)/pytest --ignore tests/widgets
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check

@@ -2,14 +2,14 @@
 
     python benchmarks/pretrain.py nuclei --data DIR --out src/napari_tally/weights
     python benchmarks/pretrain.py phase  --data DIR --out src/napari_tally/weights
-    python benchmarks/pretrain.py nuclei --data DIR --out src/napari_tally/weights --round 2    (and phase; nuclei has four)
+    python benchmarks/pretrain.py nuclei --data DIR --out src/napari_tally/weights --round 2    (nuclei has four, phase has three)
 
 DIR holds nuclei_pretrain (CC0) and phase_pretrain (MIT), each as SET/images and SET/labels. Nothing else is read.
 `phase` goes on from `nuclei`; each round goes on from what the one before wrote, with other chances and a lower rate. The number of steps
 and the seed are fixed, so a run repeats itself on one machine (but for --compile, which rounds differently).
 
 Every image is brought to cells 20 px wide (phase contrast: 24 px) and the augmentation zooms by up to 2, so that the network
-knows cells from 10 to 40 px (in the fourth round by up to 1.6: images are brought near that size before). Colour images come
+knows cells from 10 to 40 px (in the last round by up to 1.6: images are brought near that size first). Colour images come
 twice, the second time in grey or with their channels exchanged; every sixth grey image comes inverted too, for dark cells on
 bright ground; and simulated empty images say that noise, uneven light and hot pixels are no cells.
 """
@@ -17,6 +17,7 @@ bright ground; and simulated empty images say that noise, uneven light and hot p
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage as ndi
@@ -32,9 +33,21 @@ from napari_tally.core.train import Step, Validation, train
 from napari_tally.settings import AugmentationSettings, CountingSettings, TrainingSettings
 
 DIAMETER = {"nuclei": 20.0, "phase": 24.0}
-STEPS = {"nuclei": (9000, 6000, 8000, 10000), "phase": (1100, 3000)}
-RATE, PATCH, ZOOM = (2e-3, 1.5e-3, 1.2e-3, 1.5e-3), (160, 160, 160, 192), (2.0, 2.0, 2.0, 1.6)
-"""A number for each round."""
+
+
+class Round(NamedTuple):
+    """A round: steps of four patches, the largest learning rate, the side of a patch in pixels, how much the augmentation zooms."""
+
+    steps: int
+    rate: float
+    patch: int
+    zoom: float
+
+
+ROUNDS = {
+    "nuclei": [Round(9000, 2e-3, 160, 2.0), Round(6000, 1.5e-3, 160, 2.0), Round(8000, 1.2e-3, 160, 2.0), Round(10000, 1.5e-3, 192, 1.6)],
+    "phase": [Round(1100, 2e-3, 160, 2.0), Round(3000, 1.5e-3, 160, 2.0), Round(3000, 1.2e-3, 192, 1.6)],
+}
 COUNTING = {
     "nuclei": CountingSettings(seed_threshold=0.5, edge_threshold=0.5),
     "phase": CountingSettings(valley=0.15, smoothing=3.0, seed_threshold=0.6, edge_threshold=0.5),  # docs/benchmarks.md
@@ -62,11 +75,11 @@ def main() -> None:
     if arguments.name == "nuclei":
         pairs += _colour_again(pairs, rng) + _inverted(pairs)
     pairs += [_empty(rng, i) for i in range(20 if arguments.name == "nuclei" else 2)]
-    if not (arguments.steps or arguments.round <= len(STEPS[arguments.name])):
-        parser.error(f"{arguments.name} has {len(STEPS[arguments.name])} rounds")
-    steps = arguments.steps or STEPS[arguments.name][number]
-    wish = {"patch": PATCH[number], "batch": 4, "learning_rate": RATE[number]}
-    settings = TrainingSettings(steps=steps, compile=arguments.compile, seed=number, **wish)
+    if number >= len(ROUNDS[arguments.name]):
+        parser.error(f"{arguments.name} has {len(ROUNDS[arguments.name])} rounds")
+    this = ROUNDS[arguments.name][number]
+    wish = {"steps": arguments.steps or this.steps, "patch": this.patch, "batch": 4, "learning_rate": this.rate}
+    settings = TrainingSettings(compile=arguments.compile, seed=number, **wish)
     start = load_model(own) if number else load_model(arguments.out / "nuclei.safetensors") if arguments.name == "phase" else None
     sizes = {"scale": 1.0, "scales": (1.0,) * len(pairs), "any_size": True, "diameter": DIAMETER[arguments.name]}
     plan = replace(plan_training(pairs, settings, start), **sizes)
@@ -75,7 +88,7 @@ def main() -> None:
     model = new_model(plan, start)
     model.record = {}  # else half of the images would judge the other half, which is for a handful of them
     began = f"round {number} of {arguments.name}" if number else "nuclei" if arguments.name == "phase" else "random weights"
-    _train(model, pairs, plan, ZOOM[number], own, LICENCES[arguments.name], began)
+    _train(model, pairs, plan, this.zoom, own, LICENCES[arguments.name], began)
 
 
 def _train(model: Model, pairs: list[TrainingPair], plan: TrainingPlan, zoom: float, out: Path, licence: str, began: str) -> None:

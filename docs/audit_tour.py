@@ -73,7 +73,7 @@ def audit_tour(viewer: Viewer, shoot: Shoot, file: Path, windows: int = 24, pati
             hands.settle()
             shoot("check")
         hands.key(Qt.Key.Key_N if len(inside) else Qt.Key.Key_0)
-    check.plot_button.click()
+    check.result.plot_button.click()
     hands.settle()
     shoot("checked")
     return clicks, sum(map(len, truth.values()))

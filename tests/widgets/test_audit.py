@@ -113,15 +113,15 @@ def test_by_mouse_and_keys_through_a_whole_audit(make_napari_viewer, qtbot, trut
     wanted = (
         f"predicted {predicted}, corrected {total.corrected:.0f} ({total.low:.0f} to {total.high:.0f}) from 4 windows, {clicked} clicks"
     )
-    assert wanted in widget.details.text()
+    assert wanted in widget.result.details.text()
     interval = f"({total.low:.0f} to {total.high:.0f})"
-    assert interval in widget.count_text.text()  # large beside the count, and once more in the sentence
-    assert widget.details.text().count(interval) == 1
-    assert "95 % interval" in widget.details.text()
-    assert "need not add up to the count of all" in widget.table.toolTip()
-    assert "10 more windows would narrow it to about ±" in widget.details.text()
-    assert widget.table.rowCount() == 3
-    QTest.mouseClick(widget.more_button, Qt.MouseButton.LeftButton)
+    assert interval in widget.result.count_text.text()  # large beside the count, and once more in the sentence
+    assert widget.result.details.text().count(interval) == 1
+    assert "95 % interval" in widget.result.details.text()
+    assert "need not add up to the count of all" in widget.result.table.toolTip()
+    assert "10 more windows would narrow it to about ±" in widget.result.details.text()
+    assert widget.result.table.rowCount() == 3
+    QTest.mouseClick(widget.result.more_button, Qt.MouseButton.LeftButton)
     assert widget.place_text.text() == "Window 5 of 14"
     viewer.window.remove_dock_widget(dock)  # midway
     viewer.layers["Click on cells"].add([1.0, 1.0])
@@ -147,15 +147,15 @@ def test_going_on_with_an_audit_finds_everything_as_it_was(started, model, qtbot
 
 def test_cells_that_were_changed_after_the_drawing_are_named(started, model, qtbot, truth, tmp_path):
     qtbot.waitUntil(lambda: not started._comparison.is_active)
-    assert "changed" not in started.details.text()
+    assert "changed" not in started.result.details.text()
     model.layers["im1 labels"].data_setitem(np.nonzero(model.layers["im1 labels"].data == 1), 0)  # as a brush does
     for _ in range(12):
         count_window(started, model, truth)
     named = "The cells of im1 were changed after the windows were drawn."
-    qtbot.waitUntil(lambda: named in started.details.text())
+    qtbot.waitUntil(lambda: named in started.result.details.text())
     again = make(model, qtbot)
     again.open(tmp_path / "audit.json")
-    qtbot.waitUntil(lambda: named in again.details.text())
+    qtbot.waitUntil(lambda: named in again.result.details.text())
 
 
 def test_a_smaller_audit_is_opened_over_a_larger_one(started, model, qtbot, tmp_path):
@@ -176,7 +176,7 @@ def test_another_image_of_the_same_name_is_not_taken_for_that_of_the_audit(start
     again = make(viewer, qtbot)
     again.open(tmp_path / "audit.json")
     qtbot.waitUntil(lambda: again._frame.is_shown)
-    assert again._images[wanted] is viewer.layers["another name"]  # by its pixels
+    assert again._images.known[wanted] is viewer.layers["another name"]  # by its pixels
     viewer.layers.remove("another name")
     again._go_there()
     assert f"{wanted} has other pixels than when the windows were drawn" in again.message.text()
@@ -386,18 +386,18 @@ def test_without_predicted_cells_it_says_what_to_do(qtbot):
 
 
 def test_hand_against_predicted_is_a_dot_a_window(started, model, truth):
-    started.plot_button.click()
-    assert not started.plot.dots.data["x"].size
+    started.result.plot_button.click()
+    assert not started.result.plot.dots.data["x"].size
     for _ in range(8):
         count_window(started, model, truth)
     done = started._audit.compared()
-    dots = started.plot.dots.data
+    dots = started.result.plot.dots.data
     assert len(done) == 8
     assert {*zip(dots["x"], dots["y"], strict=True)} == {*zip(done["predicted"], done["hand"], strict=True)}
     assert (done["hand"] >= done["predicted"]).all()  # every fifth cell is missing
-    assert started.plot.isVisibleTo(started)
-    started.plot_button.click()
-    assert not started.plot.isVisibleTo(started)
+    assert started.result.plot.isVisibleTo(started)
+    started.result.plot_button.click()
+    assert not started.result.plot.isVisibleTo(started)
 
 
 def test_windows_that_agree_are_one_larger_dot(qtbot):

@@ -339,14 +339,14 @@ def test_what_cannot_be_mended_is_said_in_one_sentence(model):
 
     def points(*places):
         for place in places:
-            widget._click(np.array(place, float))
+            widget._tools._click(np.array(place, float))
 
-    widget._split()
-    widget._stroke(np.array([(30, 50), (30, 60)], float))
+    widget._tools.split()
+    widget._tools._stroke(np.array([(30, 50), (30, 60)], float))
     assert "crosses no cell" in widget.hint.text()
     points((15, 15), (15, 40))
     assert "in the cell that is two" in widget.hint.text()
-    widget._merge()
+    widget._tools.merge()
     points((15, 15), (72, 60))
     assert "px apart" in widget.hint.text()
     points((-30, 15), (15, 15))
@@ -420,7 +420,7 @@ def test_a_new_id_finds_room_in_small_labels(qtbot, click):
     begin(widget, qtbot, click)
     click(widget.tool_buttons["split"])
     for point in ((20, 20), (20, 34)):
-        widget._click(np.array(point, float))
+        widget._tools._click(np.array(point, float))
     assert ids(labels) == {255, 256}
     assert count(widget) == "2 cells"
 
@@ -433,12 +433,12 @@ def test_the_part_in_view_goes_to_the_training_layer(opened, click):
     viewer.scene.camera.zoom *= 2
     viewer.scene.camera.center = (*viewer.scene.camera.center[:-2], 7.5, 10)
     QApplication.processEvents()
-    click(widget.send_view_button)
+    click(widget.sending.view_button)
     annotation = annotation_of(viewer, image)
     mask = region_mask(region_of(viewer, annotation), annotation)
     assert 0 < mask.mean() < 1
     np.testing.assert_array_equal(annotation.data[mask] > 0, labels.data[mask] > 0)
-    assert "copied into “well cells”" in widget.sent.text()
+    assert "copied into “well cells”" in widget.sending.sent.text()
     assert viewer.layers.selection.active is labels
     annotation.undo()
     assert not annotation.data.any()
@@ -447,14 +447,14 @@ def test_the_part_in_view_goes_to_the_training_layer(opened, click):
 def test_the_whole_image_goes_to_the_training_layer_once(model, click):
     viewer, widget, labels = model
     image = viewer.layers["well"]
-    click(widget.send_all_button)
+    click(widget.sending.all_button)
     annotation = annotation_of(viewer, image)
     np.testing.assert_array_equal(annotation.data, labels.data)
     assert region_mask(region_of(viewer, annotation), annotation).all()
-    assert widget.sent.text() == "7 cells copied into “well cells”. Train on it with “2 Train”."
+    assert widget.sending.sent.text() == "7 cells copied into “well cells”. Train on it with “2 Train”."
     look_at(widget, FAINT)
     click(widget.delete_button)
-    click(widget.send_all_button)
+    click(widget.sending.all_button)
     np.testing.assert_array_equal(annotation.data > 0, labels.data > 0)
 
 
@@ -462,7 +462,7 @@ def test_an_annotation_without_a_region_stays_annotated_everywhere(model, click)
     viewer, widget, _ = model
     annotation = start_annotation(viewer, viewer.layers["well"])
     annotation.paint((80, 100), 1)
-    click(widget.send_all_button)
+    click(widget.sending.all_button)
     assert len(region_of(viewer, annotation).data) == 0
 
 

@@ -22,6 +22,7 @@ from psygnal import Signal
 
 from napari_tally.core.audit import Window
 from napari_tally.widgets._geometry import label_shape, placement, unit_factors
+from napari_tally.widgets._keys import bind_keys
 from napari_tally.widgets._layers import KEY
 
 INCLUDED, EXCLUDED, OUTSIDE = "#3ddc5a", "#ff4d40", "#9a9a9a"
@@ -109,8 +110,7 @@ class CountingFrame:
             self._viewer.layers.append(layer)
         self._layers = [frame, points]
         points.events.data.connect(self._changed)
-        for key, method in self._keys.items():
-            points.bind_key(key, _calling(method), overwrite=True)
+        bind_keys(points, self._keys)
 
     def fly(self) -> None:
         """Let the frame fill the canvas, with some of its surroundings."""
@@ -202,17 +202,6 @@ def frame_lines(window: Window) -> list[NDArray[np.float64]]:
         steps = np.linspace(start, end, 2 * _DASHES + 1)
         lines += [steps[k : k + 2] for k in range(1, 2 * _DASHES, 2)]
     return lines
-
-
-def _calling(method: WeakMethod) -> Callable[[Layer], None]:
-    """Give a key binding that does not keep the widget alive."""
-
-    def call(layer: Layer) -> None:
-        alive = method()
-        if alive:
-            alive()
-
-    return call
 
 
 def _rgba(colour: str, opacity: float = 1.0) -> NDArray[np.float64]:

@@ -10,47 +10,36 @@
 The list follows the labels whoever changes them: a button here, the brush, Ctrl+Z. See :class:`napari_tally.core.review.ReviewList`.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
-from weakref import WeakMethod
+from typing import TYPE_CHECKING
 
 import numpy as np
-from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import (
-    QFormLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFormLayout, QWidget
 
 from napari_tally.core.edit import Change, cells_inside, delete_cells, merge_cells, split_by_line, split_by_points
 from napari_tally.core.review import ReviewList
 from napari_tally.core.suspects import usual_area
-from napari_tally.settings import CountingSettings
-from napari_tally.widgets._annotation import send_cells
 from napari_tally.widgets._geometry import shown_plane
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
 from napari_tally.widgets._layers import KEY, image_under, is_source, layers_of
+from napari_tally.widgets._mouse_tools import HINTS, MouseTools, Use
 from napari_tally.widgets._parts import button, fill, group, note, say
-from napari_tally.widgets._pointing import Gestures, Marks, fly_to, outlines, part_in_view
+from napari_tally.widgets._pointing import Marks, fly_to
+from napari_tally.widgets._reviewed import ReviewedLabels
+from napari_tally.widgets._sending import SendingPart
 from napari_tally.widgets._session import session, unwrap
-from napari_tally.widgets._suspect_table import SuspectTable
+from napari_tally.widgets._suspect_table import Cell, SuspectTable
 
 if TYPE_CHECKING:
     import napari
 
-_UNCHANGED = 0.01
-"""Pixels by which the middle of a cell may differ between two tables."""
 _PATIENCE = 120
 """Milliseconds without a stroke after which the list follows."""
-_HINTS = {
-    "split": "Click on the middle of each of the two cells, or draw a line between them.",
-    "merge": "Click on the two cells that are one.",
-    "lasso": "Draw around the cells to delete: those whose centre is inside go.",
-}
 
 
 class ReviewWidget(QWidget):
@@ -64,16 +53,16 @@ class ReviewWidget(QWidget):
     def __init__(self, napari_viewer: "napari.Viewer") -> None:
         super().__init__()
         self._viewer = unwrap(napari_viewer)
-        self._labels: Labels | None = None  # what is reviewed
-        self._data: Any = None  # its pixels when the review began: others are another prediction
+        self._reviewed: ReviewedLabels | None = None
         self._list: ReviewList | None = None
-        self._keymap: dict[Any, Any] = {}
-        self._cell: tuple[int, int] | None = None  # plane and id of the one that is looked at
-        self._tool, self._points = "", list[NDArray[np.float64]]()
-        self._marks, self._gestures = Marks(self._viewer), Gestures(self._viewer)
-        self._gestures.clicked.connect(self._click)
-        self._gestures.drawing.connect(self._draw)
-        self._gestures.drawn.connect(self._stroke)
+        self._cell: Cell | None = None  # the one that is looked at
+        self._marks = Marks(self._viewer)
+        self._tools = MouseTools(self._viewer)
+        self._tools.taken.connect(self._show_tool)
+        self._tools.said.connect(self._hint)
+        self._tools.pointed.connect(self._point)
+        self._tools.sketched.connect(self._outline)
+        self._tools.used.connect(self._use)
         self._job = Job(self)
         self._again = False  # start as soon as the job that is to stop has stopped
         self._job.returned.connect(self._take_list)
@@ -95,9 +84,9 @@ class ReviewWidget(QWidget):
         self.accept_button = button("Accept  (A)", "This cell is right; go on to the next. Key: A", self._accept)
         self.delete_button = button("Delete  (D)", "This is no cell. Key: D", self._delete)
         self.tool_buttons = {
-            "split": button("Split  (S)", f"These are two cells. {_HINTS['split']} Key: S", self._split, checkable=True),
-            "merge": button("Merge  (J)", f"These are parts of one cell. {_HINTS['merge']} Key: J", self._merge, checkable=True),
-            "lasso": button("Lasso delete", f"{_HINTS['lasso']} Key: Shift+D", self._lasso, checkable=True),
+            "split": button("Split  (S)", f"These are two cells. {HINTS['split']} Key: S", self._tools.split, checkable=True),
+            "merge": button("Merge  (J)", f"These are parts of one cell. {HINTS['merge']} Key: J", self._tools.merge, checkable=True),
+            "lasso": button("Lasso delete", f"{HINTS['lasso']} Key: Shift+D", self._tools.lasso, checkable=True),
         }
         self.redraw_button = button(
             "Redraw  (R)",
@@ -110,18 +99,7 @@ class ReviewWidget(QWidget):
         self.hint.setMinimumHeight(2 * self.fontMetrics().lineSpacing() + 4)  # two lines, so that the buttons below stay where they are
         self.hint.setAlignment(Qt.AlignmentFlag.AlignTop)
 
-        self.send_view_button = button(
-            "What is in view",
-            "Copy the cells in view into the annotation of the image, and mark the part in view as annotated. All that you see there must "
-            "be right: what is no cell is background.",
-            self._send_view,
-        )
-        self.send_all_button = button(
-            "Whole image",
-            "Copy all cells of this image (of a stack: of this plane) into its annotation, and mark all of it.",
-            self._send_all,
-        )
-        self.sent = note()
+        self.sending = SendingPart(self._viewer)
 
         choice = QFormLayout()
         choice.addRow("Cells in", self.labels_choice)
@@ -135,7 +113,7 @@ class ReviewWidget(QWidget):
                 [self.redraw_button, self.tool_buttons["lasso"]],
                 [self.undo_button, self.redo_button],
             ),
-            group("Train on what is right", [self.send_view_button, self.send_all_button], self.sent),
+            self.sending,
         ]
         fill(self, group("Cells", choice, self.start_button, self.message), *self._working)
         self.labels_choice.changed.connect(self._change_labels)
@@ -148,15 +126,11 @@ class ReviewWidget(QWidget):
     def _can_be_reviewed(self, layer: Layer) -> bool:
         if not isinstance(layer, Labels) or layer.metadata.get(KEY, {}).get("role") == "aid":
             return False
-        return self._image_of(layer) is not None
-
-    def _image_of(self, labels: Labels) -> ImageLayer | None:
-        """Give the image that the cells lie on."""
-        return image_under(self._viewer, labels)
+        return image_under(self._viewer, layer) is not None
 
     def _offer_newest(self, event: object = None) -> None:
         """Offer the newest prediction, unless a review is under way."""
-        if self._labels is None:
+        if self._reviewed is None:
             self.labels_choice.follow()
             found = [layer for image in self._viewer.layers if is_source(image) for layer in layers_of(self._viewer, "prediction", image)]
             if found:
@@ -171,20 +145,14 @@ class ReviewWidget(QWidget):
         self._enable()
 
     def _leave(self) -> None:
-        for event in self._events():
-            event.disconnect(self._noticed)
+        if self._reviewed is not None:
+            self._reviewed.leave()
         self._job.stop()
-        self._gestures.listen(None)
-        if self._labels is not None and self._list is not None:
-            self._labels.keymap = self._keymap
+        self._tools.listen(None)
         self._marks.clear()
-        self._labels = self._data = self._list = self._cell = None
-        self._put_down()
+        self._reviewed = self._list = self._cell = self.sending.labels = None
+        self._tools.put_down()
         self._show()
-
-    def _events(self) -> list[Any]:
-        """What the labels can tell."""
-        return [self._labels.events[name] for name in ("paint", "set_data", "data", "mode")] if self._labels else []
 
     def _start(self) -> None:
         labels = self.labels_choice.layer
@@ -195,16 +163,13 @@ class ReviewWidget(QWidget):
         if not isinstance(labels.data, np.ndarray):
             say(self.message, f"{escape(labels.name)} is read piece by piece from a file and cannot be mended. Copy it into a new layer.")
             return
-        self._labels, self._data = labels, labels.data
-        for event in self._events():
-            event.connect(self._noticed)
-        found, counting = labels.metadata.get(KEY, {}).get("found") or (None, None)
-        probabilities = found.probabilities if found is not None else None
-        zoom = found.zoom if found is not None else 1.0
-        without = "No probabilities are known of these labels: only size and shape are judged." if probabilities is None else ""
-        say(self.message, without)
-        data = labels.data
-        self._job.start(lambda: _rank(data, probabilities, counting, zoom), description=f"Ranking the cells of {labels.name}")
+        self._reviewed = reviewed = ReviewedLabels(labels)
+        self.sending.labels = labels
+        reviewed.changed.connect(self._follow_later)
+        reviewed.brush_taken.connect(self._tools.put_down)
+        unknown = reviewed.probabilities is None
+        say(self.message, "No probabilities are known of these labels: only size and shape are judged." if unknown else "")
+        self._job.start(reviewed.ranking(), description=f"Ranking the cells of {labels.name}")
         self._enable()
 
     def _ended(self) -> None:
@@ -215,31 +180,31 @@ class ReviewWidget(QWidget):
 
     def _take_list(self, outcome: tuple[NDArray[np.integer], ReviewList]) -> None:
         data, ranked = outcome
-        labels = self._labels
-        if labels is None or data is not self._data:  # left meanwhile
+        if self._reviewed is None or data is not self._reviewed.data:  # left meanwhile
             self._ended()
             return
         self._list = ranked
+        labels = self._reviewed.layer
         labels.editable = True
         labels.mode = "pan_zoom"
-        self._gestures.listen(labels)
-        self._keymap = dict(labels.keymap)  # it may be an annotation, with a key of its own
-        for key, method in {
-            "a": self._accept,
-            "d": self._delete,
-            "s": self._split,
-            "j": self._merge,
-            "r": self._redraw,
-            "n": self.suspects.go_on,
-            "Shift-n": self.suspects.go_back,
-            "Shift-d": self._lasso,
-        }.items():
-            labels.bind_key(key, _weakly(method), overwrite=True)
+        self._tools.listen(labels)
+        self._reviewed.take_keys(
+            {
+                "a": self._accept,
+                "d": self._delete,
+                "s": self._tools.split,
+                "j": self._tools.merge,
+                "r": self._redraw,
+                "n": self.suspects.go_on,
+                "Shift-n": self.suspects.go_back,
+                "Shift-d": self._tools.lasso,
+            }
+        )
         self._viewer.layers.selection.active = labels
         self._follow()
         if self._list is None:  # replaced meanwhile, and ranked anew
             return
-        self._write_features()
+        self._reviewed.write_features(self._list.cells)
         self._show()
         self.suspects.go_to(0)
 
@@ -250,56 +215,35 @@ class ReviewWidget(QWidget):
 
     # The list
 
-    def _noticed(self, event: Any = None) -> None:
-        """The labels are drawn on, undone, replaced, or another tool is taken."""
-        if event.type == "mode":
-            if event.source.mode != "pan_zoom":
-                self._put_down()
-            return
+    def _follow_later(self) -> None:
+        """The labels are drawn on, undone or replaced."""
         self._later.start()
 
     def _follow(self) -> None:
         """Take over what has changed in the labels."""
         self._later.stop()
-        labels = self._labels
-        if labels is None or self._list is None:
+        reviewed = self._reviewed
+        if reviewed is None or self._list is None:
             return
-        if labels.data is not self._data:  # found anew: nothing of the old list is true
+        if reviewed.is_replaced:  # found anew: nothing of the old list is true
             self._start()
             return
-        if self._list.update(labels.data):
-            notes = labels.metadata.setdefault(KEY, {})
-            notes["corrected"] = notes.get("corrected", 0) + 1
-            self._write_features()
+        if self._list.update(reviewed.layer.data):
+            reviewed.count_correction()
+            reviewed.write_features(self._list.cells)
             self._show()
             session(self._viewer).cells_mended.emit()
             if self._cell and self._list.where(*self._cell) is None:  # rubbed out
                 self._look_at(None)
 
-    def _write_features(self) -> None:
-        """Keep the features of the layer, one row a cell, with score and fault."""
-        assert self._labels
-        assert self._list
-        cells = self._list.cells[["plane", "label", "score", "fault", "area_px", "y", "x"]].rename(columns={"label": "index"})
-        old = self._labels.features
-        if "index" in old:
-            keys = ["plane", "index"] if "plane" in old else ["index"]
-            cells = cells.merge(old.drop(columns=["score", "fault"], errors="ignore"), on=keys, how="left", suffixes=("", " before"))
-            for column in ("area_px", "y", "x"):
-                if (before := f"{column} before") in cells:  # what was measured of a cell that has changed is no longer true
-                    stale = (cells[column] - cells.pop(before)).abs() > _UNCHANGED
-                    measured = [name for name in old if name not in (*keys, "score", "fault", "area_px", "y", "x")]
-                    cells[measured] = cells[measured].where(~stale)
-        self._labels.features = cells.sort_values(["plane", "index"], ignore_index=True)
-
     def _show(self) -> None:
         self.suspects.show_list(self._list)
         self._enable()
 
-    def _look_at(self, cell: tuple[int, int] | None, fly: bool = True) -> None:
+    def _look_at(self, cell: Cell | None, fly: bool = True) -> None:
         self._cell = cell
         row = self._list.where(*cell) if self._list and cell else None
-        if self._labels is None or self._list is None or row is None:
+        if self._reviewed is None or self._list is None or row is None:
             self._cell = None
             self._marks.clear()
             self.suspects.select(None)
@@ -307,41 +251,33 @@ class ReviewWidget(QWidget):
             self._enable()
             return
         found = self._list.cells.iloc[row]
-        self._labels.selected_label = int(found["label"])
+        self._reviewed.layer.selected_label = int(found["label"])
         if fly:
             fly_to(
                 self._viewer,
-                self._labels,
-                self._index(int(found["plane"])),
+                self._reviewed.layer,
+                self._reviewed.index(int(found["plane"])),
                 (found["y"], found["x"]),
                 float(np.sqrt(4 / np.pi * max(found["area_px"], usual_area(self._list.cells["area_px"])))),  # a crumb with its neighbours
             )
-        if self._tool:
-            self._points = []  # what was pointed at belongs to another cell
+        if self._tools.in_hand:
+            self._tools.begin_anew()  # what was pointed at belongs to another cell
         else:
             self._describe()
         self._outline()
         self.suspects.select(cell)
         self._enable()
 
-    def _outline(self, *more: NDArray[np.float64]) -> None:
+    def _outline(self, sketch: Sequence[NDArray[np.floating]] = ()) -> None:
         """Outline the cell that is looked at, and show what the mouse has drawn."""
-        if self._labels is None:
+        reviewed = self._reviewed
+        if reviewed is None:
             return
-        paths, plane = list(more), shown_plane(self._viewer, self._labels)
+        paths, plane = list(sketch), shown_plane(self._viewer, reviewed.layer)
         if self._cell:
-            plane = self._index(self._cell[0])
-            cell = self._labels.data[plane] == self._cell[1]
-            if cell.any():
-                rows, columns = (np.flatnonzero(cell.any(axis=axis)) for axis in (1, 0))
-                box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-                paths += outlines(cell[box], (int(rows[0]), int(columns[0])))
-        self._marks.show(self._labels, plane, paths)
-
-    def _index(self, plane: int) -> tuple[int, ...]:
-        """Give the index of a plane in the labels."""
-        assert self._labels
-        return tuple(int(i) for i in np.unravel_index(plane, self._labels.data.shape[:-2])) if self._labels.ndim > 2 else ()
+            plane = reviewed.index(self._cell[0])
+            paths += reviewed.outlines(*self._cell)
+        self._marks.show(reviewed.layer, plane, paths)
 
     # Mending
 
@@ -360,28 +296,28 @@ class ReviewWidget(QWidget):
 
     def _delete(self) -> None:
         if self._cell:
-            plane = self._index(self._cell[0])
-            self._mend(plane, lambda labels: delete_cells(labels, [self._cell[1]] if self._cell else []))
+            plane, cell = self._cell
+            self._mend(plane, lambda labels: delete_cells(labels, [cell]))
 
     def _redraw(self) -> None:
-        if self._labels is not None and self._cell:
-            self._put_down()
-            self._viewer.layers.selection.active = self._labels
-            self._labels.selected_label = self._cell[1]
-            diameter = 2 * np.sqrt(np.count_nonzero(self._labels.data[self._index(self._cell[0])] == self._cell[1]) / np.pi)
-            self._labels.brush_size = float(np.clip(diameter / 3, 1, 40))
-            self._labels.mode = "paint"
-            self.hint.setText("Paint what is missing, rub out what is too much (key 1). Key 6: back to the camera.")
+        if self._reviewed is not None and self._cell:
+            labels = self._reviewed.layer
+            self._tools.put_down()
+            self._viewer.layers.selection.active = labels
+            labels.selected_label = self._cell[1]
+            labels.brush_size = float(np.clip(self._reviewed.diameter(*self._cell) / 3, 1, 40))
+            labels.mode = "paint"
+            self._hint("Paint what is missing, rub out what is too much (key 1). Key 6: back to the camera.")
 
     def _undo(self) -> None:
-        if self._labels is not None:
-            self._labels.undo()
+        if self._reviewed is not None:
+            self._reviewed.layer.undo()
             self._follow()
             self._stay()
 
     def _redo(self) -> None:
-        if self._labels is not None:
-            self._labels.redo()
+        if self._reviewed is not None:
+            self._reviewed.layer.redo()
             self._follow()
             self._stay()
 
@@ -392,35 +328,30 @@ class ReviewWidget(QWidget):
         else:
             self._outline()
 
-    def _mend(self, plane: tuple[int, ...], make: Callable[[NDArray[np.integer]], Change]) -> None:
+    def _mend(self, plane: int, make: Callable[[NDArray[np.integer]], Change]) -> None:
         """Change the labels as one step of their history; the list and the count follow at once."""
-        labels = self._labels
-        if labels is None or self._list is None:
+        reviewed = self._reviewed
+        if reviewed is None or self._list is None:
             return
         self._follow()  # strokes of the brush that are not yet in the list
         if self._list is None:
             return
-        if self._list.next_id() > np.iinfo(labels.data.dtype).max:  # no room for another id; the history begins anew
-            labels.data = labels.data.astype(np.int32)
-            self._data = labels.data
+        reviewed.make_room(self._list.next_id())
         row = self.suspects.row()
         try:
-            change = make(labels.data[plane])
+            change = make(reviewed.pixels(plane))
         except ValueError as error:
-            self.hint.setText(escape(str(error)))
-            self._points = []
+            self._hint(escape(str(error)))
+            self._tools.begin_anew()
             self._outline()
             return
-        self._put_down()
-        change = change.on_plane(plane)
-        labels.data_setitem(change.indices, change.new)
+        self._tools.put_down()
+        reviewed.mend(plane, change)
         self._follow()
-        at = int(np.ravel_multi_index(plane, labels.data.shape[:-2])) if plane else 0
-        made = [int(i) for i in np.unique(change.new) if i > 0]
-        for cell in made + [int(i) for i in np.unique(change.old) if i > 0]:
-            if self._list.where(at, cell) is not None:
-                self._list.accept(at, cell)  # whoever mends a cell has looked at it
-        self._write_features()
+        for cell in [int(i) for ids in (change.new, change.old) for i in np.unique(ids) if i > 0]:
+            if self._list.where(plane, cell) is not None:
+                self._list.accept(plane, cell)  # whoever mends a cell has looked at it
+        reviewed.write_features(self._list.cells)
         self._show()
         if self._cell and self._list.where(*self._cell) is not None and self.suspects.row() is not None:
             self._outline()
@@ -429,133 +360,47 @@ class ReviewWidget(QWidget):
 
     # Tools of the mouse
 
-    def _split(self) -> None:
-        self._take_tool("split")
-
-    def _merge(self) -> None:
-        self._take_tool("merge")
-
-    def _lasso(self) -> None:
-        self._take_tool("lasso")
-
-    def _take_tool(self, tool: str) -> None:
-        """Take a tool, or put it down if it is in hand."""
-        if self._labels is None or self._list is None or self._tool == tool:
-            self._put_down()
-            self._outline()
-            return
-        self._viewer.layers.selection.active = self._labels
-        self._tool, self._points = tool, []
-        self._gestures.armed = True
+    def _show_tool(self, tool: str) -> None:
         for name, tool_button in self.tool_buttons.items():
             tool_button.setChecked(name == tool)
-        self.hint.setText(_HINTS[tool])
+        if not tool:
+            self._describe()
 
-    def _put_down(self) -> None:
-        self._tool, self._points = "", []
-        self._gestures.armed = False
-        for tool_button in self.tool_buttons.values():
-            tool_button.setChecked(False)
-        self._describe()
+    def _hint(self, text: str) -> None:
+        self.hint.setText(text)
 
     def _describe(self) -> None:
         """Say of the cell that is looked at what may be wrong."""
         row = self._list.where(*self._cell) if self._list and self._cell else None
         if self._list is None or row is None:
-            self.hint.setText("" if self._list is None else "Click on a cell in the list or in the image.")
+            self._hint("" if self._list is None else "Click on a cell in the list or in the image.")
             return
         cell = self._list.cells.iloc[row]
         word = "accepted" if cell["accepted"] else f"score {cell['score']:.2f}"
-        self.hint.setText(f"<b>Cell {cell['label']}: {escape(cell['fault'])}</b> ({word}, {cell['area_px']} px)")
+        self._hint(f"<b>Cell {cell['label']}: {escape(cell['fault'])}</b> ({word}, {cell['area_px']} px)")
 
-    def _click(self, point: NDArray[np.float64]) -> None:
-        """A click looks at a cell, or is a point for the tool in hand."""
-        if self._labels is None or self._list is None:
+    def _point(self, point: NDArray[np.float64]) -> None:
+        """A click without a tool looks at a cell."""
+        if self._reviewed is not None and (cell := self._reviewed.id_at(point)):
+            plane = self._reviewed.plane_at(point)
+            self._follow()
+            self._look_at((plane, cell), fly=False)
+
+    def _use(self, use: Use) -> None:
+        """Mend what a tool was used on."""
+        reviewed, ranked = self._reviewed, self._list
+        if reviewed is None or ranked is None:
             return
-        plane = tuple(int(i) for i in np.round(point[:-2]))
-        if not self._tool:
-            at = self._id_at(point)
-            if at:
-                number = int(np.ravel_multi_index(plane, self._labels.data.shape[:-2])) if plane else 0
-                self._follow()
-                self._look_at((number, at), fly=False)
-            return
-        if self._tool == "lasso":
-            self.hint.setText(_HINTS["lasso"])
-            return
-        self._points.append(point)
-        if len(self._points) < 2:
-            self._outline(*_cross(point[-2:], 2.0))
-            self.hint.setText("Now click on the other one.")
-            return
-        first, second = self._points
-        if self._tool == "merge":
-            self._mend(plane, lambda labels: merge_cells(labels, self._id_at(first), self._id_at(second)))
+        plane, places = reviewed.plane_at(use.points[-1]), use.points[:, -2:]
+        if use.tool == "lasso":
+            self._mend(plane, lambda labels: delete_cells(labels, cells_inside(labels, places)))
+        elif use.tool == "merge":
+            first, second = map(reviewed.id_at, use.points)
+            self._mend(plane, lambda labels: merge_cells(labels, first, second))
+        elif use.is_stroke:
+            self._mend(plane, lambda labels: split_by_line(labels, places[0], places[-1], ranked.next_id()))
         else:
-            self._mend(plane, lambda labels: split_by_points(labels, first[-2:], second[-2:], self._inside(plane), self._new_id()))
-
-    def _draw(self, points: NDArray[np.float64]) -> None:
-        """Show the stroke: a straight line to split, a loop to delete."""
-        if self._tool == "split":
-            self._outline(points[[0, -1], -2:])
-        elif self._tool == "lasso":
-            self._outline(np.concatenate([points, points[:1]])[:, -2:])
-
-    def _stroke(self, points: NDArray[np.float64]) -> None:
-        if self._labels is None or self._list is None:
-            return
-        plane = tuple(int(i) for i in np.round(points[0, :-2]))
-        if self._tool == "split":
-            self._mend(plane, lambda labels: split_by_line(labels, points[0, -2:], points[-1, -2:], self._new_id()))
-        elif self._tool == "lasso":
-            self._mend(plane, lambda labels: delete_cells(labels, cells_inside(labels, points[:, -2:])))
-        else:
-            self.hint.setText(_HINTS["merge"])
-
-    def _new_id(self) -> int:
-        assert self._list
-        return self._list.next_id()
-
-    def _id_at(self, point: NDArray[np.float64]) -> int:
-        """Give the id of the cell at a point; 0 if there is none."""
-        assert self._labels
-        pixel = tuple(int(i) for i in np.round(point))
-        inside = all(0 <= i < n for i, n in zip(pixel, self._labels.data.shape, strict=True))
-        return max(0, int(self._labels.data[pixel])) if inside else 0
-
-    def _inside(self, plane: tuple[int, ...]) -> NDArray[np.floating] | None:
-        """Give the probability of the inside of a cell on a plane, where it is known."""
-        assert self._labels
-        found, _ = self._labels.metadata.get(KEY, {}).get("found") or (None, None)
-        if found is None or found.probabilities is None:
-            return None
-        return found.probabilities[int(np.ravel_multi_index(plane, self._labels.data.shape[:-2])) if plane else 0, 1]
-
-    # To the training layer
-
-    def _send_view(self) -> None:
-        if self._labels is not None:
-            self._send(part_in_view(self._labels))
-
-    def _send_all(self) -> None:
-        if self._labels is not None:
-            height, width = self._labels.data.shape[-2:]
-            self._send((slice(0, height), slice(0, width)))
-
-    def _send(self, window: tuple[slice, slice]) -> None:
-        """Copy the cells of a window into the annotation of the image, and mark it as annotated."""
-        labels = self._labels
-        image = self._image_of(labels) if labels is not None else None
-        if labels is None or image is None:
-            say(self.sent, "The image of these cells is gone.")
-            return
-        try:
-            annotation, n = send_cells(self._viewer, image, labels, window)
-        except ValueError as error:
-            say(self.sent, escape(str(error)))
-            return
-        self._viewer.layers.selection.active = labels
-        say(self.sent, f"{n} cell{'s' * (n != 1)} copied into “{escape(annotation.name)}”. Train on it with “2 Train”.")
+            self._mend(plane, lambda labels: split_by_points(labels, places[0], places[1], reviewed.inside(plane), ranked.next_id()))
 
     def _enable(self) -> None:
         reviewing, looking = self._list is not None, self._cell is not None
@@ -565,28 +410,3 @@ class ReviewWidget(QWidget):
             box.setEnabled(reviewing)
         for part in (self.accept_button, self.delete_button, self.redraw_button):
             part.setEnabled(reviewing and looking)
-
-
-def _rank(
-    data: NDArray[np.integer], probabilities: Any, counting: CountingSettings | None, zoom: float
-) -> Generator[int, None, tuple[NDArray[np.integer], ReviewList]]:
-    """Rank the cells on the worker thread; give the list with the pixels that it is of."""
-    ranked = yield from ReviewList(data, probabilities, counting, zoom).measure()
-    return data, ranked
-
-
-def _cross(point: NDArray[np.float64], arm: float) -> list[NDArray[np.float64]]:
-    """Give the two strokes of a cross."""
-    return [point + [[-arm, -arm], [arm, arm]], point + [[-arm, arm], [arm, -arm]]]
-
-
-def _weakly(method: Callable[[], None]) -> Callable[[Labels], None]:
-    """Make a key binding that does not keep the widget of a method alive."""
-    reference = WeakMethod(method)
-
-    def act(layer: Labels) -> None:
-        alive = reference()
-        if alive:
-            alive()
-
-    return act

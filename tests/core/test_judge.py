@@ -103,6 +103,21 @@ def test_thresholds_nearly_as_good_do_not_replace_those_given(mirror):
     assert run_to_end(fit_counting([judge(mirror, [plane(grid(2))])], given))[0].seed_threshold == 0.33
 
 
+def test_learned_cells_cannot_ask_for_more_breaking(mirror):
+    """Pairs with a shallow gap: to tell them apart would take shallower valleys than those given. Cells seen by heart are no witness for it."""
+    truth, found = np.zeros((14, 140), np.int32), np.zeros((14, 140), np.float32)
+    for i in range(10):
+        truth[2:12, 14 * i + 1 : 14 * i + 7], truth[2:12, 14 * i + 7 : 14 * i + 13] = 2 * i + 1, 2 * i + 2
+        found[2:12, 14 * i + 1 : 14 * i + 13] = 1
+        found[2:12, 14 * i + 6 : 14 * i + 8] = 0.5 + np.log(0.7 / 0.3) / 200  # a probability of 0.7
+    judged = judge(mirror, [replace(plane(truth), picture=found[None])])
+    given = replace(ANY_SIZE, valley=0.2, smoothing=1.0)
+    assert score([judged], [given]).predicted_count == 10
+    held_out, learned = (run_to_end(fit_counting([judged], given, learned=known))[0] for known in (False, True))
+    assert score([judged], [held_out]).predicted_count == 20
+    assert (learned.valley, learned.smoothing) == (0.2, 1.0)
+
+
 def test_each_fold_gets_the_thresholds_that_fit_the_other(mirror):
     def fold(speck):
         truth, found = grid(2), grid(2, speck=speck)

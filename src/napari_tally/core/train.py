@@ -268,7 +268,8 @@ def train(
         if start is None:
             seen = to_judge_by(phase.training)  # what is held out stays the judge
             to_fit = [judge(learner.average.network, seen, model.scale, model.z_scale)]
-            model.counting = (yield from clock.following(fit_counting(to_fit, model.counting, plan.any_size)))[0]
+            fitting = fit_counting(to_fit, model.counting, plan.any_size, learned=True)
+            model.counting = (yield from clock.following(fitting))[0]
             last = Validation(at.step, score(after, [model.counting]))
             yield from tell(last)
             continue

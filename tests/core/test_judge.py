@@ -104,7 +104,7 @@ def test_thresholds_nearly_as_good_do_not_replace_those_given(mirror):
 
 
 def test_learned_cells_cannot_ask_for_more_breaking(mirror):
-    """Pairs with a shallow gap: to tell them apart would take shallower valleys than those given. Cells seen by heart are no witness for it."""
+    """Pairs with a shallow gap between them: to tell them apart takes shallower valleys than those given."""
     truth, found = np.zeros((14, 140), np.int32), np.zeros((14, 140), np.float32)
     for i in range(10):
         truth[2:12, 14 * i + 1 : 14 * i + 7], truth[2:12, 14 * i + 7 : 14 * i + 13] = 2 * i + 1, 2 * i + 2

@@ -55,6 +55,18 @@ def test_wishes_are_kept_and_the_patch_is_made_to_fit():
     assert plan_training([pair()], replace(CPU, patch=1)).settings.patch == 32
 
 
+def test_patches_are_made_to_fit_the_memory(monkeypatch):
+    half = plan_training([pair()], replace(CPU, patch=80))
+    assert plan_training([pair()], CPU).memory > 1.05 * half.memory
+    monkeypatch.setattr("napari_tally.core.plan.free_memory", lambda device: 1.26 * half.memory)
+    assert plan_training([pair()], CPU) == half
+    stated = plan_training([pair()], replace(CPU, patch=640))  # what is asked for is done, and said
+    assert stated.settings.patch == 640
+    assert "GB are free. Take smaller patches" in stated.notes[-1]
+    monkeypatch.setattr("napari_tally.core.plan.free_memory", lambda device: 1e6)
+    assert plan_training([pair()], CPU).settings.patch == 32  # the smallest there is
+
+
 def test_large_cells_are_shrunk():
     large = discs((400, 400), (100, 100, 80), (300, 280, 80))
     plan = plan_training([pair(large)], CPU)

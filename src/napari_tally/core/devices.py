@@ -1,9 +1,10 @@
-"""Which processor computes, and what it is called."""
+"""Which processor computes, what it is called, and what it has."""
 
 import platform
 import time
 from functools import lru_cache
 
+import psutil
 import torch
 
 from napari_tally.core.unet import UNet
@@ -34,6 +35,11 @@ def describe_device(device: torch.device) -> str:
     if device.type == "mps":
         return f"GPU {platform.processor() or 'Apple'} (MPS)"
     return f"CPU ({torch.get_num_threads()} threads)"
+
+
+def free_memory(device: torch.device) -> float:
+    """Give the bytes that are free where a device computes: its own memory where it is a CUDA GPU, else that of the computer."""
+    return float(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
 
 
 @lru_cache

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from napari_tally.core.annotations import cells_go_through
 from napari_tally.core.architectures import ARCHITECTURES, build_network
 from napari_tally.core.cell_types import require_types
-from napari_tally.core.devices import choose_device, describe_device
+from napari_tally.core.devices import choose_device, describe_device, free_memory
 from napari_tally.core.estimate import training_memory
 from napari_tally.core.images import Image, require_same_channels
 from napari_tally.core.intensity import experiment_window
@@ -25,6 +25,8 @@ _PATCH_3D = 48
 """Side of a training patch of volumes in network pixels: three cells."""
 _FINE = 0.7
 """Slices nearer to each other than so many network pixels are resampled."""
+_OF_FREE = 0.8
+"""Part of the free memory that patches are made to fit."""
 _SMALLEST_BODY = 64
 """Voxels of the network that a cell has at least, before there is anything to measure."""
 _MUCH_LARGER = 1.8
@@ -204,17 +206,22 @@ def plan_training(
         learning_rate=settings.learning_rate or (1e-4 if paper else 1e-3 if start and start.record else 2e-3),
         class_balance=1.0 if paper else settings.class_balance,
     )
-    meta = build_meta_network(network)
-    size = meta.input_size(max(chosen.patch, 2 * meta.step), of_output=False)  # batch normalisation wants more than one pixel
     own = start.normalisation if start else NormalisationSettings()
     normalisation = replace(own, statistics=normalisation.statistics) if normalisation else own
     if start and normalisation != own:
         notes.append(f"The start model knows brightness by the {own.statistics}; from now on it is by the {normalisation.statistics}.")
     pixels = sum(pair.labels.size * own**2 * z_scale for pair, own in zip(pairs, scales, strict=True))
-    slices = 0
-    if in_3d:
-        most = round(z_scale * max(pair.image.slices for pair in pairs))
-        slices = meta.axes[0].input_size(max(2, min(most, round(chosen.patch * z_scale / distance / scale))), of_output=False)
+    most = round(z_scale * max(pair.image.slices for pair in pairs)) if in_3d else 0
+    z_step, free = z_scale / distance / scale, free_memory(device)
+    size, slices, memory = _patch(network, chosen.patch, chosen.batch, pixels, most, z_step)
+    while not settings.patch and memory > _OF_FREE * free:
+        smaller = _patch(network, size // 2, chosen.batch, pixels, most, z_step)
+        if smaller[0] == size:
+            break
+        size, slices, memory = smaller
+    if memory > free:
+        sizes = f"Training takes about {memory / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
+        notes.append(f"{sizes} Take smaller patches, fewer a step, or fewer images.")
     return TrainingPlan(
         network=network,
         colour=colour,
@@ -232,7 +239,7 @@ def plan_training(
         fingerprints=fingerprints,
         n_planes=sum(len(image.planes) for image in images),
         pixels=pixels,
-        memory=training_memory(network, size, chosen.batch, pixels, slices),
+        memory=memory,
         normalisation=normalisation,
         window=_window_of(images, normalisation, network.channels) if normalisation.statistics == "experiment" else None,
         notes=tuple(notes),
@@ -240,6 +247,17 @@ def plan_training(
         slice_distance=distance,
         slices=slices,
     )
+
+
+def _patch(network: NetworkSettings, side: int, batch: int, pixels: float, most: int, z_step: float) -> tuple[int, int, float]:
+    """Give the side and the slices of the smallest patch of at least `side` that a network takes, and the memory of training with it.
+
+    `most` slices are there, 0 = of planes; patches of volumes have `z_step` slices per pixel of their side.
+    """
+    meta = build_meta_network(network)
+    size = meta.input_size(max(side, 2 * meta.step), of_output=False)  # batch normalisation wants more than one pixel
+    slices = meta.axes[0].input_size(max(2, min(most, round(side * z_step))), of_output=False) if most else 0
+    return size, slices, training_memory(network, size, batch, pixels, slices)
 
 
 def _window_of(images: Sequence[Image], normalisation: NormalisationSettings, channels: int) -> NDArray[np.float32]:

@@ -75,7 +75,7 @@ def choose(widget, **values):
 
 
 def wait_for_the_end(widget, qtbot):
-    qtbot.waitUntil(lambda: not widget._job.is_active and not widget._aside.is_active)
+    qtbot.waitUntil(lambda: not (widget._job.is_active or widget._weighing.is_active or widget.model_part.is_busy))
 
 
 def answer(widget, path):
@@ -92,7 +92,7 @@ def test_from_start_to_a_loaded_model(make_napari_viewer, make_widget, qtbot, cl
     viewer.window.add_dock_widget(widget, name="2 Train")
     assert widget.pairs.pairs == [(viewer.layers["wells"], viewer.layers["drawn"])]
     assert widget.start_button.text() == "Start"
-    assert not widget.save_button.isEnabled()
+    assert not widget.model_part.save_button.isEnabled()
     click(widget.start_button)
     qtbot.waitUntil(lambda: "step" in widget.status.text())
     assert "8 cells in 1 image" in widget.message.text()
@@ -113,17 +113,17 @@ def test_from_start_to_a_loaded_model(make_napari_viewer, make_widget, qtbot, cl
     assert not session(viewer).saved
     assert (widget.start_button.text(), widget.start_button.isHidden()) == ("Train on", False)
 
-    click(widget.save_button)
+    click(widget.model_part.save_button)
     answer(widget, tmp_path / "cells.safetensors")
     wait_for_the_end(widget, qtbot)
     assert (tmp_path / "cells.safetensors").exists()
     assert "cells.safetensors" in widget.message.text()
 
-    click(widget.reset_button)  # saved: nothing to ask
+    click(widget.model_part.reset_button)  # saved: nothing to ask
     assert session(viewer).model is None
     assert widget.start_button.text() == "Start"
 
-    click(widget.load_button)
+    click(widget.model_part.load_button)
     answer(widget, tmp_path / "cells.safetensors")
     wait_for_the_end(widget, qtbot)
     assert session(viewer).model_name == "cells"
@@ -327,7 +327,7 @@ def test_an_unsaved_model_is_not_lost_without_asking(viewer, widget, qtbot, clic
     click(widget.start_button)
     wait_for_the_end(widget, qtbot)
     monkeypatch.setattr(QMessageBox, "question", lambda *args: getattr(QMessageBox.StandardButton, reply))
-    click(widget.reset_button)
+    click(widget.model_part.reset_button)
     assert (session(viewer).model is not None) == kept
 
 
@@ -344,7 +344,7 @@ def test_taking_the_widget_out_of_the_window_stops_it(make_napari_viewer, make_w
 def test_a_damaged_model_file_is_one_sentence(viewer, widget, qtbot, click, tmp_path):
     (tmp_path / "no.safetensors").write_text("no model")
     before = len(notification_manager.records)
-    click(widget.load_button)
+    click(widget.model_part.load_button)
     answer(widget, tmp_path / "no.safetensors")
     wait_for_the_end(widget, qtbot)
     (notice,) = notification_manager.records[before:]

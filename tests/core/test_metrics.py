@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pictures import picture
+from scipy.optimize import linear_sum_assignment
 
-from napari_tally.core.metrics import THRESHOLDS, Matching, evaluate, iou_matrix, match, panoptic_quality, seg
+from napari_tally.core.metrics import THRESHOLDS, Matching, Mistakes, evaluate, iou_matrix, match, mistakes, panoptic_quality, seg
+from napari_tally.core.overlap import overlap
 
 TRUTH = picture("""
     1111......
@@ -54,8 +56,8 @@ def test_panoptic_quality_by_hand():
 
 def test_seg_by_hand():
     """Cell 1 is covered to 6 of 8, cell 2 to 3 of 5, cell 3 not at all."""
-    assert seg(TRUTH, FOUND).tolist() == [6 / 8, 3 / 5, 0]
-    assert seg(picture("1111"), picture("11..")).tolist() == [0]  # exactly half is not enough
+    assert seg(overlap(TRUTH, FOUND)).tolist() == [6 / 8, 3 / 5, 0]
+    assert seg(overlap(picture("1111"), picture("11.."))).tolist() == [0]  # exactly half is not enough
     assert evaluate([("a", TRUTH, FOUND), ("b", TRUTH, TRUTH)]).scores["SEG"] == pytest.approx((6 / 8 + 3 / 5 + 3) / 6)
 
 
@@ -104,6 +106,56 @@ def test_any_pair(truth, found, threshold):
     assert one.tp + one.fp == iou.shape[1]
     if threshold > 0.5:  # then no cell can fit two
         assert one.tp == (iou >= threshold).sum()
+
+
+def by_a_full_matrix(truth, found, threshold):
+    """Everything once more, with every pair of cells: (matching, parts of panoptic quality, SEG, mistakes)."""
+    masks = [[a == i for i in np.unique(a[a > 0])] for a in (truth, found)]
+    shape = tuple(map(len, masks))
+    both = np.array([[(t & p).sum() for p in masks[1]] for t in masks[0]], float).reshape(shape)
+    of_true, of_found = (np.array([m.sum() for m in some], float) for some in masks)
+    iou = both / (of_true[:, None] + of_found - both)
+    good = iou >= threshold
+    pairs = linear_sum_assignment(-(good + iou / (2 * max(1, min(shape)))))  # first as many as possible, then the best
+    tp, sure = int(good[pairs].sum()), iou > 0.5
+    return (
+        Matching(threshold, tp, shape[1] - tp, shape[0] - tp),
+        (float(iou[sure].sum()), sure.sum(), shape[1] - sure.sum(), shape[0] - sure.sum()),
+        np.where(both > of_true[:, None] / 2, iou, 0).max(1, initial=0).tolist(),
+        Mistakes(
+            ((both > of_found / 2).sum(1) > 1).sum(), ((both > of_true[:, None] / 2).sum(0) > 1).sum(), (both.sum(1) < of_true / 2).sum()
+        ),
+    )
+
+
+crowded = arrays(np.int8, (7, 8), elements=st.integers(0, 9))
+
+
+@given(crowded, crowded, st.one_of(st.floats(0.01, 1), st.sampled_from([0.1, 0.2, 0.25, 1 / 3, 0.5])))
+def test_the_pairs_that_meet_say_all_that_a_full_matrix_says(truth, found, threshold):
+    shared = overlap(truth, found)
+    matching, quality, covered, wrong = by_a_full_matrix(truth, found, threshold)
+    assert match(shared.iou, threshold) == match(iou_matrix(truth, found), threshold) == matching
+    assert panoptic_quality(shared.iou) == panoptic_quality(iou_matrix(truth, found)) == quality  # to the last digit
+    assert seg(shared).tolist() == covered
+    assert mistakes(truth, found) == wrong
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), st.sampled_from(THRESHOLDS))
+def test_so_they_do_where_cells_are_many_and_shifted(seed, threshold):
+    """A mosaic of 64 cells and a shifted, coarser or finer one: a graph that hangs together, with halves at exactly 0.5."""
+    rng = np.random.default_rng(seed)
+    truth, found = (
+        np.kron(np.arange(1, 64 // h * (64 // w) + 1).reshape(64 // h, 64 // w), np.ones((h, w), int))
+        for h, w in ((8, 8), rng.choice([4, 8, 16], 2))
+    )
+    found = np.roll(found, rng.integers(0, 5, 2), axis=(0, 1)) * (rng.random(truth.shape) < rng.choice([0.9, 1.0]))
+    shared = overlap(truth, found)
+    matching, quality, covered, _ = by_a_full_matrix(truth, found, threshold)
+    assert match(shared.iou, threshold) == matching
+    assert panoptic_quality(shared.iou) == quality
+    assert seg(shared).tolist() == covered
 
 
 @given(labels)

@@ -12,7 +12,8 @@ from napari_tally.core.bodies import find_bodies
 from napari_tally.core.cell_types import together
 from napari_tally.core.events import run_to_end
 from napari_tally.core.instances import find_instances
-from napari_tally.core.metrics import Mistakes, average_precision, iou_matrix, match, mistakes
+from napari_tally.core.metrics import Mistakes, average_precision, match, mistakes
+from napari_tally.core.overlap import overlap
 from napari_tally.core.predict import predict_plane
 from napari_tally.core.samples import Plane, class_map
 from napari_tally.core.unet import UNet
@@ -161,7 +162,7 @@ class Judged:
         for plane, probabilities in zip(self.planes, self.maps, strict=True):
             labels = _instances(probabilities, counting, self.scale, self.z_scale, plane.aspect)
             truth, predicted = what_can_be_judged(plane.labels, labels)
-            iou = iou_matrix(truth, predicted)
+            iou = overlap(truth, predicted).iou
             sums += [(m.tp, m.fp, m.fn) for m in (match(iou, t) for t in _IOUS)]
             wrong += mistakes(truth, predicted)
         return sums, wrong

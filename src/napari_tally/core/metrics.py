@@ -6,17 +6,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from napari_tally.core.annotations import cells_go_through, what_can_be_judged
+from napari_tally.core.overlap import Overlap, overlap
 from napari_tally.core.pixel_metrics import Confusion, confusion, partition, rand_error, warping_error
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def iou_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Intersection over union of every true cell with every predicted cell.
+    """Intersection over union of every true cell with every predicted cell, as a full matrix.
+
+    For images with some thousands of cells at most; :attr:`Overlap.iou` holds the pairs that meet alone.
 
     Parameters
     ----------
@@ -33,18 +36,7 @@ def iou_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> ND
     ValueError
         If the shapes differ.
     """
-    overlap = _overlap(truth, predicted)
-    union = overlap.sum(1, keepdims=True) + overlap.sum(0, keepdims=True) - overlap
-    return (overlap / np.maximum(union, 1))[1:, 1:]
-
-
-def _overlap(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Count the pixels that each true and each predicted cell share; row and column 0 are the background."""
-    if truth.shape != predicted.shape:
-        raise ValueError(f"The truth has the shape {truth.shape} and the prediction {predicted.shape}; they must be equal.")
-    (t_ids, t), (p_ids, p) = (np.unique(np.append(np.maximum(ids, 0), 0), return_inverse=True) for ids in (truth, predicted))
-    weight = np.append(np.ones(truth.size), 0)  # the last pixel is made up, so that there is a background
-    return coo_array((weight, (t.ravel(), p.ravel())), shape=(t_ids.size, p_ids.size)).toarray()
+    return overlap(np.maximum(truth, 0), predicted).iou.toarray()
 
 
 @dataclass(frozen=True)
@@ -83,13 +75,14 @@ def mistakes(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> Mist
     >>> mistakes(np.array([1, 1, 1, 1, 0, 2, 2, 3, 3, 0, 4]), np.array([1, 1, 2, 2, 0, 3, 3, 3, 3, 0, 0]))
     Mistakes(splits=1, merges=1, misses=1)
     """
-    overlap = _overlap(truth, predicted)
-    of_true, of_predicted = overlap.sum(1, keepdims=True)[1:], overlap.sum(0, keepdims=True)[:, 1:]
-    overlap = overlap[1:, 1:]
+    shared = overlap(np.maximum(truth, 0), predicted)
+    met = shared.cells.tocoo()
+    pieces = np.bincount(met.row[met.data > shared.of_predicted[met.col] / 2])
+    merged = np.bincount(met.col[met.data > shared.of_true[met.row] / 2])
     return Mistakes(
-        splits=int(((overlap > of_predicted / 2).sum(1) > 1).sum()),
-        merges=int(((overlap > of_true / 2).sum(0) > 1).sum()),
-        misses=int((overlap.sum(1) < of_true[:, 0] / 2).sum()),
+        splits=int((pieces > 1).sum()),
+        merges=int((merged > 1).sum()),
+        misses=int((shared.cells.sum(1) < shared.of_true / 2).sum()),
     )
 
 
@@ -141,29 +134,44 @@ def average_precision(counts: NDArray[np.integer]) -> NDArray[np.float64]:
     return np.where(total, counts[..., 0] / np.maximum(total, 1), 1.0)
 
 
-def match(iou: NDArray[np.floating], threshold: float) -> Matching:
-    """Match true and predicted cells one to one so that as many pairs as possible reach the threshold."""
-    good = iou >= threshold
-    rows, columns = linear_sum_assignment(-(good + iou / (2 * max(1, min(iou.shape)))))
-    tp = int(good[rows, columns].sum())
+def match(iou: NDArray[np.floating] | csr_array, threshold: float) -> Matching:
+    """Match true and predicted cells one to one so that as many pairs as possible reach the threshold.
+
+    Parameters
+    ----------
+    iou : (n_true, n_predicted) float array, or csr_array of the pairs that meet
+    threshold : float
+        Above 0.
+
+    Notes
+    -----
+    Only how many pairs there are is wanted, not which. So it is a matching of greatest size in the graph of the pairs that are good enough
+    (Hopcroft and Karp 1973); it takes time and memory for these pairs alone, however many cells hang together.
+    """
+    partners = maximum_bipartite_matching(csr_array(iou >= threshold), perm_type="column")
+    tp = int((partners >= 0).sum())
     return Matching(threshold, tp, iou.shape[1] - tp, iou.shape[0] - tp)
 
 
-def panoptic_quality(iou: NDArray[np.floating]) -> tuple[float, int, int, int]:
+def panoptic_quality(iou: NDArray[np.floating] | csr_array) -> tuple[float, int, int, int]:
     """Give what panoptic quality is made of: the sum of IoU over the matched pairs, and TP, FP and FN, a pair matching above IoU 0.5.
 
     Panoptic quality is sum / (TP + FP / 2 + FN / 2).
+
+    Parameters
+    ----------
+    iou : (n_true, n_predicted) float array, or csr_array of the pairs that meet
 
     References
     ----------
     A. Kirillov et al., CVPR 2019, equation 1.
     """
-    good = iou > 0.5  # then no cell fits two
-    tp = int(good.sum())
-    return float(iou[good].sum()), tp, iou.shape[1] - tp, iou.shape[0] - tp
+    met = csr_array(iou).data
+    good = met[met > 0.5]  # then no cell fits two
+    return float(good.sum()), good.size, iou.shape[1] - good.size, iou.shape[0] - good.size
 
 
-def seg(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> NDArray[np.float64]:
+def seg(shared: Overlap) -> NDArray[np.float64]:
     """Give the IoU of every true cell with the predicted one that covers more than half of it, 0 where there is none.
 
     Their mean over all cells is the score SEG of the Cell Tracking Challenge.
@@ -172,9 +180,11 @@ def seg(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> NDArray[n
     ----------
     V. Ulman et al., Nature Methods 2017. M. Maska et al., Bioinformatics 2014.
     """
-    overlap = _overlap(truth, predicted)
-    covers = overlap[1:, 1:] > overlap.sum(1, keepdims=True)[1:] / 2
-    return np.where(covers, iou_matrix(truth, predicted), 0).max(1, initial=0)
+    met = shared.cells.tocoo()
+    covers = met.data > shared.of_true[met.row] / 2  # one of them at most
+    iou = np.zeros(shared.of_true.size)
+    iou[met.row[covers]] = shared.iou.data[covers]
+    return iou
 
 
 @dataclass(frozen=True)
@@ -275,13 +285,14 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
         if true_labels.shape != found.shape:
             raise ValueError(f"{name}: the true labels have the shape {true_labels.shape}, the predicted ones {found.shape}.")
         t, p = _by_plane(*what_can_be_judged(true_labels, found))
-        iou = iou_matrix(t, p)
+        shared = overlap(t, p)
+        iou = shared.iou
         names.append(name)
         true.append(iou.shape[0])
         predicted.append(iou.shape[1])
         sums += [(m.tp, m.fp, m.fn) for m in (match(iou, threshold) for threshold in THRESHOLDS)]
         pq += panoptic_quality(iou)
-        covered.append(seg(t, p))
+        covered.append(seg(shared))
         pixels += confusion(t, p)
         if iou.shape[0]:
             within = partition(t, p)

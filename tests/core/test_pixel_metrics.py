@@ -10,7 +10,8 @@ from hypothesis.extra.numpy import arrays
 from pictures import picture
 from skimage.metrics import adapted_rand_error, variation_of_information
 
-from napari_tally.core.pixel_metrics import confusion, partition, rand_error, warping_error
+from napari_tally.core.overlap import overlap
+from napari_tally.core.pixel_metrics import Partition, confusion, partition, rand_error, warping_error
 
 TRUTH = picture("""
     1122
@@ -31,7 +32,7 @@ labels = arrays(np.int8, (5, 6), elements=st.integers(0, 4))
 
 
 def test_areas_by_hand():
-    cells = confusion(TRUTH, FOUND)
+    cells = confusion(overlap(TRUTH, FOUND))
     assert cells.counts.tolist() == [[5, 1], [0, 8]]  # two pixels are not annotated
     assert cells.iou.tolist() == [5 / 6, 8 / 9]
     assert cells.mean_iou == pytest.approx((5 / 6 + 8 / 9) / 2)
@@ -40,7 +41,8 @@ def test_areas_by_hand():
 
 
 def test_three_classes():
-    classes = confusion(np.array([0, 1, 2, 2, -1]), np.array([0, 2, 2, 1, 1]), classes=4)
+    shared = overlap(np.array([0, 1, 2, 2, -1]), np.array([0, 2, 2, 1, 1]))
+    classes = confusion(shared, shared.true_ids, shared.predicted_ids, classes=4)
     np.testing.assert_array_equal(classes.iou, [1, 0, 1 / 3, np.nan])  # the fourth is nowhere
     assert classes.mean_iou == pytest.approx(4 / 9)
 
@@ -51,19 +53,71 @@ def test_three_classes():
 def test_two_cells_taken_for_one():
     """By hand: 4 + 4 true pixels, all in one piece: 12 + 12 of 56 ordered pairs; entropies of 1 bit and 0."""
     truth = picture("1122")
-    merged = partition(np.repeat(truth, 2, 0), np.ones((2, 4), int))
+    merged = partition(overlap(np.repeat(truth, 2, 0), np.ones((2, 4), int)))
     assert (merged.rand_split, merged.rand_merge) == (1, 24 / 56)
     assert merged.rand == pytest.approx(48 / 80)
     assert (merged.information, merged.information_split, merged.information_merge) == (0, 1, 0)
-    broken = partition(np.ones((2, 4), int), np.repeat(truth, 2, 0))
+    broken = partition(overlap(np.ones((2, 4), int), np.repeat(truth, 2, 0)))
     assert (broken.rand_split, broken.rand_merge) == (24 / 56, 1)
+
+
+def test_a_rim_too_thin_is_split_and_not_merged():
+    """By hand: two cells of 9 pixels, of which the middle 3 are found; 18 pixels in two pieces of 3 and twelve of 1."""
+    truth = picture("""
+        111222
+        111222
+        111222
+        """)
+    found = picture("""
+        .3..4.
+        .3..4.
+        .3..4.
+        """)
+    ours = partition(overlap(truth, found))
+    assert (ours.rand_split, ours.rand_merge) == (12 / 144, 1)  # ordered pairs: 2 x 3 x 2 of 2 x 9 x 8
+    assert ours.rand == pytest.approx(2 * 12 / (144 + 12))
+    pieces = 12 / 18 * np.log2(18) + 2 * 3 / 18 * np.log2(6)  # bits of the prediction; those of the truth are 1
+    assert (ours.information_split, ours.information_merge) == (pytest.approx(1 / pieces), pytest.approx(1))
+    assert ours.information == pytest.approx(2 / (1 + pieces))
+    shrunk = partition(overlap(truth, truth * (found > 0)))
+    assert shrunk == ours
+
+
+def test_the_better_of_two_predictions_scores_better():
+    """Rims too thin by a pixel, and the two cells in one piece: as one piece, the background was worse than the merger."""
+    truth = np.kron(np.array([[1, 2]]), np.ones((20, 20), int))
+    thin, merged = truth.copy(), np.ones_like(truth)
+    thin[:, [0, 19, 20, 39]] = thin[[0, -1]] = 0
+    assert partition(overlap(truth, thin)).rand_merge == partition(overlap(truth, thin)).information_merge == 1
+    assert partition(overlap(truth, thin)).rand > 0.75 > partition(overlap(truth, merged)).rand
+    assert partition(overlap(truth, thin)).information > 0.4 > partition(overlap(truth, merged)).information == 0
+
+
+def test_nothing_predicted():
+    """All is split: 8 pixels in two cells of 4 hold 1 bit, and 8 pieces of one pixel 3 bits."""
+    truth = np.repeat(picture("1122"), 2, 0)
+    assert partition(overlap(truth, 0 * truth)) == Partition(
+        0, 0, 1, pytest.approx(2 * 1 / (1 + 3)), pytest.approx(1 / 3), pytest.approx(1)
+    )
+
+
+def test_nothing_predicted_of_many_cells():
+    """64 cells of 256 pixels: 6 bits, and 14 for the pixels; said in docs/cli.md."""
+    truth = np.kron(np.arange(1, 65).reshape(8, 8), np.ones((16, 16), int))
+    assert partition(overlap(truth, 0 * truth)).information == pytest.approx(2 * 6 / (6 + 14))
+
+
+def alone(truth, found):
+    """Give the pieces within the true cells, each pixel where nothing is predicted with a number of its own: (truth, found)."""
+    pieces = np.where(found > 0, found.astype(int), 10 + np.arange(found.size).reshape(found.shape))
+    return np.where(truth > 0, truth.astype(int), 0), np.where(truth > 0, pieces, 0)
 
 
 @given(labels, labels)
 def test_rand_score_is_that_of_scikit_image(truth, found):
     truth[0, :2] = found[0, :2] = 1  # scikit-image divides by zero where no two pixels are in one piece
-    error, precision, recall = adapted_rand_error(truth, found)
-    ours = partition(truth, found)
+    error, precision, recall = adapted_rand_error(*alone(truth, found))
+    ours = partition(overlap(truth, found))
     assert ours.rand == pytest.approx(1 - error)
     assert {round(ours.rand_merge, 9), round(ours.rand_split, 9)} == {round(precision, 9), round(recall, 9)}
 
@@ -71,13 +125,16 @@ def test_rand_score_is_that_of_scikit_image(truth, found):
 @given(labels, labels)
 def test_information_score_is_that_of_scikit_image(truth, found):
     truth[0, :2] = 1, 2
-    splits, merges = variation_of_information(truth[truth > 0], found[truth > 0])  # H(found | true), H(true | found)
+    ours = partition(overlap(truth, found))
+    inside = truth > 0
+    truth, found = (a[inside] for a in alone(truth, found))
+    splits, merges = variation_of_information(truth, found)  # H(found | true), H(true | found)
 
     def entropy(a):
-        share = np.unique(a[truth > 0], return_counts=True)[1] / (truth > 0).sum()
+        share = np.unique(a, return_counts=True)[1] / a.size
         return -(share * np.log2(share)).sum()
 
-    ours, true, predicted = partition(truth, found), entropy(truth), entropy(found)
+    true, predicted = entropy(truth), entropy(found)
     assert ours.information == pytest.approx((true + predicted - splits - merges) / (true + predicted), abs=1e-9)
     assert ours.information_merge == pytest.approx(1 - merges / true, abs=1e-9)
     if predicted > 1e-9:
@@ -88,22 +145,22 @@ def test_information_score_is_that_of_scikit_image(truth, found):
 def test_rand_error_counts_every_pair(truth, found):
     pixels = [(t, f) for t, f in zip(truth.ravel(), found.ravel(), strict=True) if t >= 0]
     wrong = [(a[0] == b[0]) != (a[1] == b[1]) for a, b in combinations(pixels, 2)]
-    assert rand_error(truth, found) == pytest.approx(np.mean(wrong) if wrong else 0)
+    assert rand_error(overlap(truth, found)) == pytest.approx(np.mean(wrong) if wrong else 0)
 
 
 @given(labels, st.permutations(range(1, 5)))
 def test_the_same_pieces_under_other_numbers_are_perfect(truth, names):
     found = np.array([0, *names])[truth]
-    ours = partition(truth, found)
+    ours = partition(overlap(truth, found))
     assert (ours.rand, ours.information) == (pytest.approx(1), pytest.approx(1))
-    assert rand_error(truth, found) == 0
+    assert rand_error(overlap(truth, found)) == 0
     assert warping_error(truth, found) == 0
 
 
 def test_nothing_true():
     nothing = np.zeros((3, 3), int)
-    assert partition(nothing, nothing + 1).rand == 1
-    assert rand_error(nothing - 1, nothing) == 0
+    assert partition(overlap(nothing, nothing + 1)) == Partition(1, 1, 1, 1, 1, 1)
+    assert rand_error(overlap(nothing - 1, nothing)) == 0
 
 
 # ------------------------------------------------------------------ warping

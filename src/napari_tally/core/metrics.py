@@ -293,10 +293,10 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
         sums += [(m.tp, m.fp, m.fn) for m in (match(iou, threshold) for threshold in THRESHOLDS)]
         pq += panoptic_quality(iou)
         covered.append(seg(shared))
-        pixels += confusion(t, p)
+        pixels += confusion(shared)
         if iou.shape[0]:
-            within = partition(t, p)
-            pairs_of_pixels.append((within.rand, within.information, rand_error(t, p), _warping(t, p)))
+            within = partition(shared)
+            pairs_of_pixels.append((within.rand, within.information, rand_error(shared), _warping(t, p)))
     cells = np.concatenate(covered) if covered else np.empty(0)
     means = np.mean(pairs_of_pixels, axis=0) if pairs_of_pixels else np.full(4, np.nan)
     scores = {

@@ -1,6 +1,7 @@
 """Scores of pixels and of pairs of pixels: overlap of areas, Rand and information scores, warping error.
 
-Truth below 0 is not annotated and left out. What is pooled over images is said where it is.
+Truth below 0 is not annotated and left out. All but the warping error are worked out from the table of what the pieces of two label images
+share (:mod:`napari_tally.core.overlap`). What is pooled over images is said where it is.
 
 References
 ----------
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
+
+from napari_tally.core.overlap import Overlap
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,18 +48,22 @@ class Confusion:
         return 2 * self.iou / (1 + self.iou)
 
 
-def confusion(truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int = 2) -> Confusion:
+def confusion(
+    shared: Overlap, of_true: NDArray[np.integer] | None = None, of_predicted: NDArray[np.integer] | None = None, classes: int = 2
+) -> Confusion:
     """Count pixels by true and predicted class.
 
     Parameters
     ----------
-    truth, predicted : int arrays of one shape
-        Classes from 0 on. With two classes label images will do: everything above 0 is the second.
+    shared : Overlap
+    of_true, of_predicted : (n + 1,) int, optional
+        The class of the background (entry 0) and of each cell, from 0 on. Left out: 0 and 1.
+    classes : int
     """
-    known = truth >= 0
-    pairs = [np.minimum(a[known], classes - 1) for a in (truth, np.maximum(predicted, 0))]
-    counts = np.bincount(pairs[0] * classes + pairs[1], minlength=classes**2)
-    return Confusion(counts.reshape(classes, classes))
+    met = shared.table.tocoo()
+    row, column = (np.minimum(place, 1) if of is None else of[place] for place, of in ((met.row, of_true), (met.col, of_predicted)))
+    counts = np.bincount(row.astype(np.int64) * classes + column, met.data, minlength=classes**2)
+    return Confusion(counts.astype(np.int64).reshape(classes, classes))
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,8 @@ class Partition:
     Attributes
     ----------
     rand, rand_split, rand_merge : float
-        Foreground-restricted Rand F-score: of pairs of pixels in one piece. `split` falls where cells are broken, `merge` where they
-        are merged.
+        Foreground-restricted Rand F-score: of pairs of pixels in one piece. `split` falls where cells are broken or not wholly found,
+        `merge` where they are merged.
     information, information_split, information_merge : float
         The same with mutual information instead of pairs.
     """
@@ -80,53 +87,53 @@ class Partition:
     information_merge: float
 
 
-def partition(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> Partition:
+def partition(shared: Overlap) -> Partition:
     """Compare two label images within the true cells.
 
-    Parameters
-    ----------
-    truth, predicted : int arrays of one shape
-        Pixels that belong to no true cell are left out; those of true cells where nothing is predicted are one piece more.
+    Pixels that belong to no true cell are left out. In true cells, each pixel where nothing is predicted is a piece of its own::
+
+        truth        1 1 1 1 1 2 2 2 2 2
+        predicted    . 3 3 3 . . 4 4 4 .      a rim too thin: the pieces are 1 3 1 1 3 1
+                                              all that is background as one piece would merge the two cells
+
+    Outlines that are too thin so count as split, never as merged. Where nothing is predicted, all is split and nothing merged: `rand` and
+    `rand_split` are 0, `rand_merge` and `information_merge` 1. `information_split` is then H / log2(n), for n pixels in true cells
+    and the entropy H of their sizes, and `information` 2 H / (H + log2(n)): above 0 where there is more than one cell.
 
     Notes
     -----
-    The paper draws the two pixels of a pair with replacement; here, as in scikit-image, they are two different ones.
+    The paper draws the two pixels of a pair with replacement; here, as in scikit-image, they are two different ones, so that a pixel alone
+    adds no pair. Where the paper would divide by 0 the score is 1. Of one true cell the information scores say little: it holds 0 bits, so
+    `information` is 0 unless the cell is found whole and in one piece.
 
     References
     ----------
-    Arganda-Carreras et al. 2015, equations 1 to 6.
+    Arganda-Carreras et al. 2015, equations 1 to 6. That unlabelled pixels are pieces of their own is how the programs of the challenge
+    (Trainable Weka Segmentation in Fiji) and those of SNEMI3D count.
     """
-    inside = truth > 0
-    pieces = _sizes(truth[inside], np.maximum(predicted[inside], 0))  # in both, of the truth, of the prediction
-    together, true, found = (_pairs(n) for n in pieces)
-    in_both, in_truth, in_prediction = (_entropy(n) for n in pieces)
-    shared = in_truth + in_prediction - in_both
+    inside = shared.cells  # of the true cells, what lies under predicted ones
+    both, true, found = inside.data, shared.of_true, inside.sum(0)
+    alone = int(true.sum() - inside.sum())
+    in_both, in_truth, in_prediction = _entropy(both, alone), _entropy(true), _entropy(found, alone)
+    known = in_truth + in_prediction - in_both
     return Partition(
-        rand=_share(2 * together, true + found),
-        rand_split=_share(together, true),
-        rand_merge=_share(together, found),
-        information=_share(2 * shared, in_truth + in_prediction),
-        information_split=_share(shared, in_prediction),
-        information_merge=_share(shared, in_truth),
+        rand=_share(2 * _pairs(both), _pairs(true) + _pairs(found)),
+        rand_split=_share(_pairs(both), _pairs(true)),
+        rand_merge=_share(_pairs(both), _pairs(found)),
+        information=_share(2 * known, in_truth + in_prediction),
+        information_split=_share(known, in_prediction),
+        information_merge=_share(known, in_truth),
     )
 
 
-def rand_error(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> float:
+def rand_error(shared: Overlap) -> float:
     """Give the share of all pairs of annotated pixels that lie in one piece in one image and in two in the other (1 - Rand index).
 
     The background is a piece like the cells.
     """
-    known = truth >= 0
-    pieces = _sizes(truth[known], np.maximum(predicted[known], 0))
-    together, true, found = (_pairs(n) for n in pieces)
-    return 1 - _share(_pairs(np.array([known.sum()])) - true - found + 2 * together, _pairs(np.array([known.sum()])))
-
-
-def _sizes(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> tuple[NDArray[np.float64], ...]:
-    """Give the sizes in pixels of the pieces that both cut, of the true ones and of the predicted ones."""
-    rows, columns = (np.unique(a, return_inverse=True)[1] for a in (truth, predicted))
-    both = np.unique(rows * (columns.max(initial=0) + 1) + columns, return_inverse=True)[1]
-    return tuple(np.bincount(a).astype(float) for a in (both, rows, columns))
+    both, true, found = (_pairs(sizes) for sizes in (shared.table.data, shared.table.sum(1), shared.table.sum(0)))
+    every = _pairs(np.array([shared.table.sum()]))
+    return _share(true + found - 2 * both, every) if every else 0.0
 
 
 def _pairs(sizes: NDArray[np.number]) -> float:
@@ -135,10 +142,11 @@ def _pairs(sizes: NDArray[np.number]) -> float:
     return float((n * (n - 1)).sum())
 
 
-def _entropy(sizes: NDArray[np.float64]) -> float:
-    """Give the entropy in bits of pieces of these sizes."""
-    p = sizes[sizes > 0] / max(1.0, sizes.sum())
-    return float(-(p * np.log2(p)).sum())
+def _entropy(sizes: NDArray[np.number], alone: int = 0) -> float:
+    """Give the entropy in bits of pieces of these sizes, and of so many pixels more that are pieces of their own."""
+    n = max(1, int(sizes.sum()) + alone)
+    p = sizes[sizes > 0] / n
+    return float(alone / n * np.log2(n) - (p * np.log2(p)).sum())
 
 
 def _share(part: float, whole: float) -> float:

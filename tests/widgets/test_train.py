@@ -437,8 +437,13 @@ def test_label_layers_of_one_image_are_one_type_each(viewer, make_widget):
     pairs, problems = run_to_end(widget._wishes()._pairs())
     assert len(pairs) == 1
     assert np.unique(pairs[0].labels).tolist() == [0, 1, 2, 3, 4, 5, 100, 101, 102]
-    choose(widget, types=0)
-    assert len(run_to_end(widget._wishes()._pairs())[0]) == 2
+    choose(widget, types=0)  # automatic: as many as there are layers
+    wishes = widget._wishes()
+    pairs, _ = run_to_end(wishes._pairs())
+    assert (len(pairs), wishes.settings.types, pairs[0].labels.max()) == (1, 2, 102)
+    choose(widget, types=1)
+    with pytest.raises(ValueError, match="2 label layers lie on one image. Each is a type of cells, and there is 1"):
+        run_to_end(widget._wishes()._pairs())
 
 
 def test_a_volume_trains_with_its_preview(make_widget, qtbot, click):

@@ -177,12 +177,21 @@ class Run:
                 drawn.setdefault(source.layer, (image, []))[1].append(known_labels(source.labels, source.region))
         if sum(problem.kind == "no background" for _, problem in problems) == len(self.sources):  # else others show it
             problems = [(source, replace(problem, stops=True)) for source, problem in problems]
-        if self.settings.types > 1:  # the layers of one image are one type each
-            several = self.settings.ids_per_type
-            merged = ((image, merge_layers(layers, several) if len(layers) > 1 else layers[0]) for image, layers in drawn.values())
-        else:
-            merged = ((image, layer) for image, layers in drawn.values() for layer in layers)
+        self.settings = replace(self.settings, types=self._types(max((len(layers) for _, layers in drawn.values()), default=1)))
+        several = self.settings.ids_per_type
+        merged = ((image, merge_layers(layers, several) if len(layers) > 1 else layers[0]) for image, layers in drawn.values())
         return [TrainingPair(image, labels) for image, labels in merged], problems
+
+    def _types(self, layers: int) -> int:
+        """Say how many types of cells there are, where an image has up to so many label layers: these are one type each."""
+        known = getattr(getattr(self.start, "settings", None), "types", 0)
+        types = self.settings.types or (known if known > 1 else layers if layers > 1 else 0)
+        if layers > max(1, types):
+            raise ValueError(
+                f"{layers} label layers lie on one image. Each is a type of cells, and there {'is' if types == 1 else 'are'} {types}: "
+                "take a layer out of the list, or change “Cell types” in the expert options."
+            )
+        return types
 
 
 def load_file(path: Path) -> "Generator[None, None, tuple[Path, Model]]":

@@ -67,7 +67,8 @@ def test_the_record_of_a_model_has_it():
     assert model.record["plan"][0] == "Images: 1 image, two-dimensional, 9 cells drawn. The network takes grey."
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("scale", [1.0, 0.5, 2.0])
 def test_the_size_is_said_as_it_is(scale):
     plan = replace(plan_training([pair()], TrainingSettings()), scale=scale)
     assert (f"scaled by {scale:.2f}" in dict(explain(plan))["Cell size"]) == (scale != 1)
+    assert ("less work" in dict(explain(plan))["Cell size"]) == (scale < 1)

@@ -10,11 +10,12 @@ from pictures import discs
 import napari_tally as nt
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.images import as_image
+from napari_tally.core.instances import find_instances
 from napari_tally.core.intensity import intensity_window
-from napari_tally.core.model_file import find_model, load_model, save_model
-from napari_tally.core.plan import new_model, plan_training
-from napari_tally.core.samples import TrainingPair
-from napari_tally.settings import PAPER_NETWORK, NetworkSettings, NormalisationSettings, TrainingSettings
+from napari_tally.core.model_file import Model, build_network, find_model, load_model, save_model
+from napari_tally.core.plan import new_model, plan_training, prepare
+from napari_tally.core.samples import TrainingPair, class_map
+from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
 
 CELLS = discs((60, 200), *((30, x, 8) for x in range(10, 200, 20)))
 CPU = TrainingSettings(device="cpu")
@@ -189,3 +190,35 @@ def test_devices():
         if wish != best.type and not getattr(torch, wish).is_available():
             with pytest.raises(ValueError, match=f"The device '{wish}' is not available on this computer; there is: .*cpu"):
                 choose_device(wish)
+
+
+def spots(width, n=20):
+    """Discs of so many pixels across, wide apart."""
+    side = 5 * width
+    return discs((side, n * side), *((side / 2, side * (i + 0.5), width / 2) for i in range(n)))
+
+
+@pytest.mark.parametrize("width", [2, 3, 5, 7])
+def test_images_of_tiny_cells_are_enlarged_and_that_is_said(width):
+    plan = plan_training([pair(spots(width))], CPU)
+    assert plan.diameter * plan.scale == pytest.approx(12)
+    (note,) = plan.notes
+    assert f"only {plan.diameter:.1f} pixels across" in note
+    assert f"enlarged {plan.scale:.1f} times, which takes {plan.scale**2:.0f} times the work" in note
+    assert new_model(plan).counting.min_area < plan.diameter**2 / 4  # what was 16 px would drop them
+    (plane,) = prepare(plan, [pair(spots(width))])
+    wanted = class_map(plane.labels, 3)
+    assert find_instances(np.stack([wanted == c for c in range(3)]).astype(np.float32), new_model(plan).counting, plan.scale).max() == 20
+
+
+def test_no_others_are():
+    for width in (9, 10, 16, 29):
+        plan = plan_training([pair(spots(width))], CPU)
+        assert (plan.scale, plan.notes, new_model(plan).counting) == (1.0, (), CountingSettings())
+    single = np.zeros((20, 40), np.int32)
+    single[::3, ::3] = np.arange(1, 99).reshape(7, 14)
+    assert plan_training([pair(single)], CPU).scale == 8  # of single pixels: not more
+    (note,) = plan_training([pair(spots(3))], replace(CPU, preset="paper")).notes
+    assert "may not be found" in note
+    start = Model(build_network(NetworkSettings(depth=2, base_width=2)), NetworkSettings(depth=2, base_width=2), scale=1.0, diameter=6.0)
+    assert plan_training([pair(spots(6))], CPU, start).scale == 1  # the start knows them

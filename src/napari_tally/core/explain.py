@@ -67,7 +67,8 @@ def _size(plan: TrainingPlan, seen: float, start: str) -> str:
         return f"{size}; it differs from image to image, so each is scaled to the {seen:.0f} px that the start knows."
     if plan.scale == 1:
         return f"{size}; images are taken as they are."
-    why = "the start knows" if start else "lets the network see more around a cell for less work"
+    chosen = "lets the network see more around a cell for less work" if plan.scale < 1 else "an inside and a rim fit into"
+    why = "the start knows" if start else chosen
     return f"{size}; images are scaled by {plan.scale:.2f}, so that it is {seen:.0f} px, which {why}."
 
 

@@ -29,6 +29,8 @@ _OF_FREE = 0.8
 """Part of the free memory that patches are made to fit."""
 _SMALLEST_BODY = 64
 """Voxels of the network that a cell has at least, before there is anything to measure."""
+_TINY, _ENOUGH = 8, 12
+"""Cells below so many network pixels have next to no inside that survives the smoothing; images are enlarged until they have so many."""
 _MUCH_LARGER = 1.8
 """Ratio of the median diameters of two images from which on each is scaled by itself."""
 _AS_KNOWN = 1.25
@@ -157,6 +159,8 @@ def plan_training(
     if n_cells < 20:
         notes.append(f"Only {n_cells} cells are drawn; from about 50 on the model becomes dependable.")
     paper = settings.preset == "paper"
+    if start is None and not in_3d and diameter < _TINY:
+        notes.append(_on_tiny(diameter, 1.0 if paper else _working_scale(diameter)))
     if start is not None:
         fits = start.settings.channels == channels or (start.colour and channels == 1)
         if not fits:
@@ -354,9 +358,24 @@ def _require_network(start: Model, settings: TrainingSettings) -> None:
 
 
 def _working_scale(diameter: float, in_3d: bool = False) -> float:
-    """Shrink images of large cells to cells of 24 px, 16 in volumes: the network sees more of their surroundings, for less work."""
+    """Shrink images of large cells to cells of 24 px, 16 in volumes: the network sees more of their surroundings, for less work.
+
+    Enlarge planes of tiny ones: a disc of 4 px is nothing but rim, one of 5.5 px has an inside that the usual smoothing takes away, and
+    from 8 px on three quarters of its height are left, where a cell wants 0.4.
+    """
     wanted = 16 if in_3d else 24
+    if diameter < _TINY and not in_3d:
+        return min(8.0, _ENOUGH / diameter)
     return max(0.02, wanted / diameter) if diameter > 1.25 * wanted else 1.0
+
+
+def _on_tiny(diameter: float, scale: float) -> str:
+    """Say what is done about cells that are too small for a network."""
+    tiny = f"The typical cell is only {diameter:.1f} pixels across, too small to have an inside and a rim."
+    if scale == 1:
+        return f"{tiny} The paper's settings take images as they are, so such cells may not be found; the quick preset enlarges them."
+    work = f"Images are enlarged {scale:.1f} times, which takes {scale**2:.0f} times the work"
+    return f"{tiny} {work}. Images of higher magnification say more."
 
 
 def _scale_for(start: Model, diameter: float) -> float:
@@ -440,7 +459,8 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(plan.settings.seed)
         network = build_network(plan.network)
-    counting = replace(CountingSettings(), smoothing=CountingSettings().smoothing / plan.scale)
+    usual = CountingSettings()
+    counting = replace(usual, smoothing=usual.smoothing / plan.scale, min_area=usual.min_area / max(1.0, plan.scale) ** 2)
     if plan.network.dimensions == 3:
         counting = replace(counting, min_area=smallest_body(plan.scale, plan.z_scale))
     shape = plan.network, plan.colour, plan.scale, plan.diameter

@@ -19,6 +19,7 @@ from napari_tally.core.prediction import Prediction
 from napari_tally.settings import CountingSettings
 from napari_tally.widgets._annotation import region_mask, start_annotation
 from napari_tally.widgets._layers import KEY, annotation_of, belong, image_from_layer, is_corrected, region_of
+from napari_tally.widgets._mouse_tools import Use
 from napari_tally.widgets.review import ReviewWidget
 
 TWO_IN_ONE, FAINT, LEFT, RIGHT = 4, 5, 6, 7
@@ -369,6 +370,10 @@ def test_in_a_stack_the_slider_goes_to_the_plane(qtbot, click):
     click(widget.undo_button)
     assert ids(labels) == {1, 2, 3, 4, 5, 6, 7}
     assert widget.suspects.table.item(0, 0).toolTip().endswith("plane 1")
+    beyond = np.array([(9.0, 0, 0), (9, 0, 120), (9, 90, 120), (9, 90, 0)])  # another layer may be a taller stack
+    widget._use(Use("lasso", beyond, is_stroke=True))
+    assert ids(labels) == {1, 2, 3, 4, 5, 6, 7}
+    assert widget.hint.text() == "The cells do not reach to this plane."
 
 
 def test_layers_may_be_renamed_and_deleted_at_any_time(opened, qtbot, click):

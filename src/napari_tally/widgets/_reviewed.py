@@ -118,6 +118,10 @@ class ReviewedLabels:
         """Give the index of a plane in the layer."""
         return tuple(int(i) for i in np.unravel_index(plane, self.layer.data.shape[:-2])) if self.layer.ndim > 2 else ()
 
+    def has(self, point: NDArray[np.floating]) -> bool:
+        """Whether the layer has the plane of a point; other layers may have more."""
+        return all(0 <= round(float(i)) < n for i, n in zip(point[:-2], self.layer.data.shape[:-2], strict=True))
+
     def plane_at(self, point: NDArray[np.floating]) -> int:
         """Give the plane of a point in pixels of the layer."""
         index = np.round(point[:-2]).astype(int)

@@ -391,6 +391,9 @@ class ReviewWidget(QWidget):
         reviewed, ranked = self._reviewed, self._list
         if reviewed is None or ranked is None:
             return
+        if not reviewed.has(use.points[-1]):
+            self.hint.setText("The cells do not reach to this plane.")
+            return
         plane, places = reviewed.plane_at(use.points[-1]), use.points[:, -2:]
         if use.tool == "lasso":
             self._mend(plane, lambda labels: delete_cells(labels, cells_inside(labels, places)))

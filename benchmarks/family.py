@@ -6,16 +6,19 @@ DIR holds nuclei_dev, phase_dev as SET/images and SET/labels (or set NAPARI_TALL
 trained on `--train` images and tested on the others: fluorescence images of nuclei_dev (the choice of benchmarks/few_images.py), and
 phase_dev, trained on one. Architectures are trained with the default loss, losses with the default architecture. AP is the mean over
 IoU 0.5 to 0.8. `--steps N` trains for N steps instead of minutes: the same work for all, and so comparable on a busy machine; the
-seconds are then those of that machine at that hour. `--json FILE` keeps finished runs and goes on from there.
+seconds are then those of that machine at that hour. `--processor-time` counts the seconds that the processor worked for this process in
+place of those of the clock, so that other work on the machine takes nothing away. `--json FILE` keeps finished runs and goes on from there.
 """
 
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import few_images
 import numpy as np
 from few_images import measure, read_set
 
@@ -44,8 +47,11 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=0)
     parser.add_argument("--base-width", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processor-time", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.processor_time:
+        few_images.count_processor_time(sys.modules[__name__])
     runs: list[dict[str, Any]] = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else []
     every = dict.fromkeys([(name, "cross-entropy") for name in arguments.architectures] + [("unet", loss) for loss in arguments.losses])
     print(f"| set | architecture | loss | {' | '.join(COLUMNS)} |")

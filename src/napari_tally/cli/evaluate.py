@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
     print_evaluation(result)
     print()
     for name, value in result.scores.items():
-        print(f"{name:20}{value:7.3f}")
+        small = name in ("Rand error", "warping error")  # some pixels of millions
+        print(f"{name:20}{value:7.3g}" if small else f"{name:20}{value:7.3f}")
     if arguments.json:
         arguments.json.write_text(json.dumps(result.as_dict(), indent=1) + "\n")
 

@@ -1,0 +1,84 @@
+"""The command `evaluate`: every line that it prints, of pictures worked out by hand."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from pictures import picture
+
+from napari_tally.cli import main
+from napari_tally.core.metrics import evaluate
+from napari_tally.core.overlap import overlap
+from napari_tally.core.pixel_metrics import partition, rand_error, warping_error
+
+TRUTH = picture("""
+    1111......
+    1111..33..
+    ......33..
+    22222.....
+    """)
+FOUND = picture("""
+    .777......
+    .777......
+    ........99
+    888444....
+    """)
+
+
+@pytest.fixture
+def compare(tmp_path, capsys):
+    """Give a function that writes label images, compares them and gives the lines that are printed."""
+
+    def compare(truth: dict[str, np.ndarray], found: dict[str, np.ndarray], *more: object) -> list[str]:
+        for folder, images in (("truth", truth), ("labels", found)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            for name, labels in images.items():
+                tifffile.imwrite(tmp_path / folder / f"{name}.tif", labels.astype(np.int32))
+        command = ["evaluate", "--predicted", tmp_path / "labels", "--truth", tmp_path / "truth", *more]
+        capsys.readouterr()
+        assert main([str(a) for a in command]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    return compare
+
+
+def test_every_line_of_the_scores(compare, tmp_path):
+    """By hand in tests/core/test_metrics.py; of 40 pixels 11 are cell in both, 17 in the truth and 14 in the prediction."""
+    lines = compare({"a": TRUTH}, {"a": FOUND}, "--json", tmp_path / "scores.json")
+    shared = overlap(TRUTH, FOUND)
+    within = partition(shared)
+    assert lines == [
+        "   IoU      AP      F1  precision  recall  found  false  missed",
+        "   0.5   0.400   0.571      0.500   0.667      2      2       1",
+        "   0.6   0.400   0.571      0.500   0.667      2      2       1",
+        "   0.7   0.167   0.286      0.250   0.333      1      3       2",
+        "   0.8   0.000   0.000      0.000   0.000      0      4       3",
+        "   0.9   0.000   0.000      0.000   0.000      0      4       3",
+        "Counted 4 cells, true 3 (+33.3 %), in 1 images; mean absolute error 1.00 cells an image.",
+        "",
+        f"panoptic quality      {(6 / 8 + 3 / 5) / 3.5:.3f}",
+        f"SEG                   {(6 / 8 + 3 / 5) / 3:.3f}",
+        f"pixel IoU             {11 / 20:.3f}",
+        f"mean IoU              {(11 / 20 + 20 / 29) / 2:.3f}",
+        f"Dice                  {22 / 31:.3f}",
+        f"Rand score            {within.rand:.3f}",
+        f"information score     {within.information:.3f}",
+        f"Rand error          {rand_error(shared):7.3g}",
+        f"warping error       {warping_error(TRUTH, FOUND):7.3g}",
+    ]
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert scores == pytest.approx(evaluate([("a", TRUTH, FOUND)]).scores)
+
+
+def test_a_small_error_is_not_nought(compare):
+    """One false cell of one pixel in 90,000."""
+    truth = np.zeros((300, 300), int)
+    truth[20:40, 20:40] = 1
+    found = truth.copy()
+    found[100, 100] = 2
+    lines = compare({"a": truth}, {"a": found})
+    n, background = 300**2, 300**2 - 400
+    assert f"Rand error          {2 * (background - 1) / (n * (n - 1)):7.3g}" in lines
+    assert lines[-2:] == ["Rand error          2.21e-05", "warping error       1.11e-05"]
+    assert compare({"a": truth}, {"a": truth})[-2:] == ["Rand error                0", "warping error             0"]

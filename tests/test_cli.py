@@ -141,6 +141,35 @@ def test_window_command_and_python_agree_to_the_pixel(tmp_path, folders, model_f
     assert by_api.max() > 0
 
 
+def test_chosen_channels_from_the_plan_to_the_replay(tmp_path, folders, capsys):
+    images, labels = folders
+    grey, cells = discs()
+    noise = np.random.default_rng(1).integers(0, 3000, (2, *grey.shape)).astype(np.uint16)
+    tifffile.imwrite(images / "a.tif", np.stack([*noise, grey]), imagej=True, metadata={"axes": "CYX"})
+    assert run("plan", "--images", images, "--labels", labels, "--channels", "3, 1", "--start", "none") == 0
+    assert "Channels:     Channels 3 and 1 of 3, in this order." in capsys.readouterr().out
+    for wish, says in (
+        ("4", "Channel 4 is asked for and a has 3 channels"),
+        ("1 1", "Channel 1 is named twice"),
+        ("one", "is 'one'; numbers"),
+    ):
+        assert train(images, labels, tmp_path / "m.safetensors", "--channels", wish) == 2
+        assert says in one_line(capsys)
+    assert train(images, labels, tmp_path / "m.safetensors", "--channels", "3", "--start", "nuclei", "--patch", 64) == 0
+    assert run("predict", "--model", tmp_path / "m.safetensors", "--out", tmp_path / "out", images) == 0
+    found = tifffile.imread(tmp_path / "out" / "labels" / "a.tif")
+    model = find_model(tmp_path / "m.safetensors")
+    assert found.max() > 0
+    np.testing.assert_array_equal(found, nt.predict(grey, model).labels)  # an image of one channel is taken as it is
+    assert "mean_intensity_2" in (tmp_path / "out" / "cells.csv").read_text()  # measured are all channels
+    capsys.readouterr()
+    assert run("info", tmp_path / "m.safetensors") == 0
+    assert "channel 3 of 3" in capsys.readouterr().out
+    assert run("replay", tmp_path / "out") == 0
+    assert train(images, labels, tmp_path / "on.safetensors", "--start", tmp_path / "m.safetensors") == 0
+    assert find_model(tmp_path / "on.safetensors").channels == model.channels
+
+
 def test_demo_on_simulated_images(tmp_path, capsys):
     assert run("demo", "--out", tmp_path, "--minutes", 0.05) == 0
     written = {path.name for path in tmp_path.iterdir()}

@@ -22,6 +22,8 @@ def values_of(kind, meta):
         return st.sampled_from(get_args(kind))
     if kind is bool:
         return st.booleans()
+    if kind is str:
+        return st.from_regex(meta["pattern"], fullmatch=True)
     return {int: st.integers, float: st.floats}[kind](meta["min"], meta["max"])
 
 

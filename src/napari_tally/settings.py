@@ -3,12 +3,14 @@
 The same frozen dataclasses are the form in the window, the options of the command
 line and the record inside the model file, so a setting is described once. The
 dictionary in each ``Annotated`` is read by magicgui (label, bounds, tooltip) and by
-``cli/`` (help text); "zero" is the word that a form shows for 0. Nothing here imports torch, numpy or Qt.
+``cli/`` (help text); "zero" is the word that a form shows for 0 or nothing, "pattern" what a text
+must be like and "wanted" how to say so. Nothing here imports torch, numpy or Qt.
 
 The names of the Fiji U-Net plugin (Falk et al. 2019) that users know stand in the tooltips.
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -253,6 +255,17 @@ class TrainingSettings:
             "0 = as the file says, else 1.",
         },
     ] = 0.0
+    channels: Annotated[
+        str,
+        {
+            "pattern": r"[0-9, ]{0,300}",
+            "wanted": "numbers counted from 1 are wanted, such as 3 1, or nothing for all channels",
+            "label": "Channels",
+            "zero": "all, in their order",
+            "tooltip": "Which channels of the images the network looks at, and in which order, counted from 1: '3 1' = the third, then "
+            "the first. Empty = as the model to start from, else all of them.",
+        },
+    ] = ""
     loss: Annotated[
         Loss,
         {
@@ -526,10 +539,12 @@ def check(settings: Any) -> None:
             continue
         accepted = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            wanted = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+            wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
             raise ValueError(f"{where} is {value!r}; {wanted} is wanted.")
         if kind in (int, float) and not meta.get("min", value) <= value <= meta.get("max", value):  # also refuses NaN
             raise ValueError(f"{where} is {value}; it must lie between {meta.get('min')} and {meta.get('max')}.")
+        if kind is str and isinstance(value, str) and not re.fullmatch(meta["pattern"], value):
+            raise ValueError(f"{where} is {value[:40]!r}; {meta['wanted']}.")
 
 
 def fields_of(cls: type) -> dict[str, tuple[Any, dict[str, Any]]]:

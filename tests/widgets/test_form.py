@@ -19,6 +19,8 @@ def values_of(kind, meta):
         return st.sampled_from(get_args(kind))
     if kind is bool:
         return st.booleans()
+    if kind is str:
+        return st.from_regex(meta["pattern"], fullmatch=True)
     bounds = {"min_value": meta["min"], "max_value": meta["max"]}
     return st.integers(**bounds) if kind is int else st.floats(**bounds)
 

@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
         "Network": f"{ARCHITECTURES[n.architecture].title}, depth {n.depth}, base width {n.base_width}, padding {n.padding}, "
         f"{parameters / 1e6:.1f} M parameters",
         "Images": ("volumes, " if n.dimensions == 3 else "") + ("colour (RGB)" if model.colour else f"{n.channels} channel(s)"),
+        **({"Channels": f"{model.channels}; of images with just {len(model.channels.order)}, all"} if model.channels else {}),
         "Classes": ", ".join(["background", *insides, *["rim of a cell"] * (n.classes > n.types + 1)]),
         "Cell diameter": f"{model.diameter:.0f} px, seen by the network at {model.scale:.2f} of the size",
         **({"Slices": f"{model.slice_distance:.3g} px apart; {n.flat} of {n.depth} halvings leave z alone"} if n.dimensions == 3 else {}),

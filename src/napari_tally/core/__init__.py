@@ -1,9 +1,10 @@
 """The engine, without a window: numpy, scipy, scikit-image and torch, never Qt or napari.
 
 Reading order, following an image from the microscope to the count. What is drawn: :mod:`~napari_tally.core.images` (files and arrays),
-:mod:`~napari_tally.core.lazy` (pixels that stay in their files), :mod:`~napari_tally.core.intensity` (one scale for all),
-:mod:`~napari_tally.core.label_files`, :mod:`~napari_tally.core.annotations`, :mod:`~napari_tally.core.points`
-(dots as annotation), :mod:`~napari_tally.core.cell_types` (several kinds of cells), :mod:`~napari_tally.core.weights` (the border weight
+:mod:`~napari_tally.core.lazy` (pixels that stay in their files), :mod:`~napari_tally.core.channels` (which of them are looked at),
+:mod:`~napari_tally.core.intensity` (one scale for all), :mod:`~napari_tally.core.label_files`,
+:mod:`~napari_tally.core.annotations`, :mod:`~napari_tally.core.points` (dots as annotation),
+:mod:`~napari_tally.core.cell_types` (several kinds of cells), :mod:`~napari_tally.core.weights` (the border weight
 map), :mod:`~napari_tally.core.augment`, :mod:`~napari_tally.core.samples` (training patches).
 
 The network: :mod:`~napari_tally.core.unet`, :mod:`~napari_tally.core.variants` and :mod:`~napari_tally.core.architectures` (its relatives,
@@ -29,7 +30,8 @@ the image like those that the model knows?), :mod:`~napari_tally.core.suspects` 
 (mending them), :mod:`~napari_tally.core.review`, :mod:`~napari_tally.core.audit` (which windows to count by hand),
 :mod:`~napari_tally.core.audit_file`, :mod:`~napari_tally.core.missed` (where something is seen but nothing predicted),
 :mod:`~napari_tally.core.corrected_count` (what follows from them), :mod:`~napari_tally.core.overlap` (what true and predicted cells
-share), :mod:`~napari_tally.core.metrics` (cells), :mod:`~napari_tally.core.pixel_metrics` (pixels and pairs of them).
+share), :mod:`~napari_tally.core.metrics` (cells), :mod:`~napari_tally.core.pixel_metrics` (pixels and pairs of them),
+:mod:`~napari_tally.core.type_scores` (types of cells).
 
 Below all of them: :mod:`~napari_tally.core.events` (long work), :mod:`~napari_tally.core.devices`, :mod:`~napari_tally.core.files` (whole
 or not at all), :mod:`~napari_tally.core.tables`, :mod:`~napari_tally.core.stated` (JSON that may have been changed),

@@ -27,6 +27,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor
 
+from napari_tally.core.channels import parse_choice
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.files import require_file, whole_file
 from napari_tally.core.images import Image
@@ -181,6 +182,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     plan = {f.name: getattr(c.plan, f.name) for f in dataclasses.fields(c.plan)}
     for name in ("network", "settings", "normalisation"):
         plan[name] = to_dict(plan[name])
+    plan["channels"] = c.plan.channels.as_dict() if c.plan.channels else None
     plan["window"] = None if c.plan.window is None else c.plan.window.tolist()
     for name in ("diameter", "scale", "memory"):
         plan[name] = None if math.isnan(plan[name]) else float(plan[name])
@@ -292,6 +294,7 @@ def _read(path: Path, file: Any, header: dict[str, Any]) -> Checkpoint:
             "network": from_dict(NetworkSettings, stated["network"]),
             "settings": from_dict(TrainingSettings, stated["settings"]),
             "normalisation": from_dict(NormalisationSettings, stated["normalisation"]),
+            "channels": parse_choice(stated.get("channels")),
             "window": None if window is None else np.array(window, np.float32).reshape(-1, 2),
             "diameter": _or_nan(stated["diameter"]),
             "scale": float(stated["scale"]),

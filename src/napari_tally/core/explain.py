@@ -1,6 +1,7 @@
 """A training plan in plain words: what will be done, and by which rule it was chosen."""
 
 from napari_tally.core.architectures import ARCHITECTURES
+from napari_tally.core.channels import ChannelChoice
 from napari_tally.core.estimate import count_parameters, training_seconds
 from napari_tally.core.plan import TrainingPlan, build_meta_network
 
@@ -32,6 +33,7 @@ def explain(plan: TrainingPlan, start: str = "", validation: int = 0) -> list[tu
     gaps = f", gaps between cells weigh up to {s.border_weight:g} more" if s.border_weight and s.loss not in ("dice", "tversky") else ""
     rows = [
         ("Images", f"{_number(plan.n_images, 'image')}, {planes}, {_number(plan.n_cells, 'cell')} drawn. The network takes {channels}."),
+        *([("Channels", _channels(plan.channels))] if plan.channels else []),
         ("Cell size", _size(plan, seen, start)),
         *([("Slices", _slices(plan))] if n.dimensions == 3 else []),
         ("Brightness", _brightness(plan)),
@@ -57,6 +59,12 @@ def _network(plan: TrainingPlan, seen: float) -> str:
         f"{architecture.title} ({architecture.source}) with {count_parameters(n) / 1e6:.1f} M weights: halves the image {n.depth} times "
         f"and sees {margin} px to each side{cells}. Tiles are {'exact' if architecture.exact else 'blended where they meet'}."
     )
+
+
+def _channels(choice: ChannelChoice) -> str:
+    """Say which channels are looked at."""
+    said, just = str(choice), "1 channel" if len(choice.order) == 1 else f"just {len(choice.order)} channels"
+    return f"{said[0].upper()}{said[1:]}. Images with {just} are taken as they are."
 
 
 def _size(plan: TrainingPlan, seen: float, start: str) -> str:

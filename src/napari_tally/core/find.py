@@ -26,7 +26,17 @@ from napari_tally.core.images import Image
 from napari_tally.core.instances import Hills, TileHills, climb_tile, find_instances, ring
 from napari_tally.core.intensity import normalise
 from napari_tally.core.model_file import Model
-from napari_tally.core.predict import Predictor, TileDone, looking, part_done, predict_plane, require_channels, to_channels, window_for
+from napari_tally.core.predict import (
+    Predictor,
+    TileDone,
+    looking,
+    part_done,
+    predict_plane,
+    require_channels,
+    seen_by,
+    to_channels,
+    window_for,
+)
 from napari_tally.core.prediction import Prediction
 from napari_tally.core.rescale import rescale, scaled_shape
 from napari_tally.core.tiles import Region, grown, halved
@@ -252,6 +262,7 @@ def estimate_diameter(
     best = model.diameter * model.scale
     network = model.copy().network.to(choose_device(settings.device))
     window = window_for(model, image) if window is None else window
+    image = seen_by(model, image)
     height, width = image.shape[-2:]
     middle = (slice(max(0, n - _SIDE) // 2, max(0, n - _SIDE) // 2 + min(n, _SIDE)) for n in (height, width))
     picture = to_channels(normalise(image.read(len(image.planes) // 2, (next(middle), next(middle))), window), model.settings.channels)

@@ -19,7 +19,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -179,6 +179,17 @@ class Image:
                 f"{self.name}: there are values that are not finite (NaN or infinite) {where}. Replace them, for example by 0."
             )
         return pixels
+
+    def with_channels(self, order: Sequence[int]) -> "Image":
+        """Give the image with these of its channels, counted from 0, in this order. Pixels that stay in their file are read as before."""
+        steps = np.unique(np.diff(order))
+        if len(order) == 1 or (len(steps) == 1 and steps[0] != 0):  # evenly spaced, as any two are: a view
+            step = int(steps[0]) if len(steps) else 1
+            last = order[-1] + step
+            planes = self.planes[:, order[0] : None if last < 0 else last : step]
+        else:
+            planes = self.planes[:, list(order)]
+        return replace(self, planes=planes, colour=False)
 
     def loaded(self) -> "Image":
         """Give the image with its pixels in memory."""

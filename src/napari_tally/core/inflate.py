@@ -58,6 +58,7 @@ def inflated(model: Model, pairs: Sequence[TrainingPair], settings: TrainingSett
         voxels.diameter if math.isfinite(voxels.diameter) else model.diameter,
         z_scale=voxels.z_scale,
         slice_distance=voxels.distance,
+        channels=model.channels,
         normalisation=model.normalisation,
         window=model.window,
         counting=counting,

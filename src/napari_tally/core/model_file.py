@@ -26,13 +26,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from napari_tally.core.architectures import build_network
+from napari_tally.core.channels import ChannelChoice, parse_choice
 from napari_tally.core.files import whole_file
 from napari_tally.core.pickled import looks_pickled, require_finite
 from napari_tally.core.unet import UNet
 from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings, from_dict, to_dict
 
-FORMAT = 3
-"""Of the header. 1: until 0.1.0, may lack fields that came later; 2: every field is there; 3: those of volumes too."""
+FORMAT = 4
+"""Of the header. 1: until 0.1.0, may lack fields that came later; 2: every field is there; 3: those of volumes too; 4: which channels."""
 _SHIPPED = Path(__file__).parents[1] / "weights"
 _KEY = "napari_tally"
 _LARGEST_HEADER = 16 * 2**20
@@ -52,6 +53,8 @@ class Model:
         The shape of the network.
     colour : bool
         Trained on RGB images.
+    channels : ChannelChoice or None
+        Which channels of the images the network looks at; None = all. :func:`napari_tally.core.predict.seen_by` picks them.
     scale : float
         Network pixels per image pixel; images are resampled by it before the network.
     z_scale : float
@@ -82,6 +85,7 @@ class Model:
     pixel_size: float | None = None
     z_scale: float = 1.0
     slice_distance: float = 1.0
+    channels: ChannelChoice | None = None
     window: NDArray[np.float32] | None = None
     normalisation: NormalisationSettings = field(default_factory=NormalisationSettings)
     counting: CountingSettings = field(default_factory=CountingSettings)
@@ -103,6 +107,8 @@ class Model:
         numbers = [self.scale, self.diameter, self.any_size, self.pixel_size, window]
         if self.settings.dimensions == 3:
             numbers += [self.z_scale, self.slice_distance]
+        if self.channels:
+            numbers.append(self.channels.as_dict())
         text = json.dumps([settings, self.colour, *numbers], sort_keys=True)
         digest = hashlib.sha256(text.encode())
         for name, tensor in sorted(self.network.state_dict().items()):
@@ -157,6 +163,7 @@ def header_of(model: Model) -> dict[str, Any]:
         "pixel_size": model.pixel_size,
         "z_scale": model.z_scale,
         "slice_distance": model.slice_distance,
+        "channels": model.channels.as_dict() if model.channels else None,
         "window": None if model.window is None else model.window.tolist(),
         "normalisation": to_dict(model.normalisation),
         "counting": to_dict(model.counting),
@@ -260,7 +267,12 @@ def _from_2(header: dict[str, Any]) -> dict[str, Any]:
     return {"z_scale": 1.0, "slice_distance": 1.0} | header
 
 
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+def _from_3(header: dict[str, Any]) -> dict[str, Any]:
+    """Format 3 knows models that look at all channels only."""
+    return {"channels": None} | header
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3}
 """Format -> what brings a header to the next one. A change of the format adds a step here and leaves the others alone."""
 
 
@@ -297,6 +309,9 @@ def parse_header(header: Any) -> dict[str, Any]:
         window = _parse_window(header["window"], settings.channels)
         if normalisation.statistics == "experiment" and window is None:
             raise ValueError("no intensity window of the experiment")
+        channels = parse_choice(header["channels"])
+        if channels and len(channels.order) not in (settings.channels, 1 if header["colour"] else settings.channels):
+            raise ValueError(f"{channels} for a network of {settings.channels}")
         diameter = _number("a diameter", header["diameter"], 1e-3, 1e6, may_lack=True)
         return {
             "settings": settings,
@@ -307,6 +322,7 @@ def parse_header(header: Any) -> dict[str, Any]:
             "pixel_size": _number("a pixel size", header["pixel_size"], 1e-6, 1e6, may_lack=True),
             "z_scale": _number("a scale across slices", header["z_scale"], 0.01, 100),
             "slice_distance": _number("a distance of slices", header["slice_distance"], 0.01, 1000),
+            "channels": channels,
             "window": window,
             "normalisation": normalisation,
             "counting": from_dict(CountingSettings, _a(dict, "counting", header["counting"])),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from napari_tally.core.annotations import cells_go_through
 from napari_tally.core.architectures import ARCHITECTURES, build_network
 from napari_tally.core.cell_types import require_types
+from napari_tally.core.channels import ChannelChoice, choose_channels, pick_channels
 from napari_tally.core.devices import choose_device, describe_device, free_memory
 from napari_tally.core.estimate import training_memory
 from napari_tally.core.images import Image, require_same_channels
@@ -85,6 +86,8 @@ class TrainingPlan:
         How far slices are apart, in widths of a pixel.
     slices : int
         Slices of a training patch in network voxels; 0 = patches are planes.
+    channels : ChannelChoice or None
+        Which channels of the images the network looks at; None = all.
     """
 
     network: NetworkSettings
@@ -110,6 +113,7 @@ class TrainingPlan:
     z_scale: float = 1.0
     slice_distance: float = 1.0
     slices: int = 0
+    channels: ChannelChoice | None = None
 
     @property
     def aspect(self) -> float:
@@ -138,11 +142,14 @@ def plan_training(
     Raises
     ------
     ValueError
-        If there is nothing to learn from, the channels differ, or the device is not there.
+        If there is nothing to learn from, the channels differ or are not there, or the device is not there.
     """
     if not pairs:
         raise ValueError("There is no annotated image to train on.")
-    channels, colour = require_same_channels([pair.image for pair in pairs])
+    images = [pair.image for pair in pairs]
+    choice = choose_channels(settings.channels, images, start.channels if start else None)
+    as_looked_at = [pick_channels(choice, image) for image in images]
+    channels, colour = require_same_channels(as_looked_at)
     in_3d = dimensions_for(pairs, settings, start) == 3
     parts = (part for pair in pairs for part in volumes_of(pair.labels, pair.image.slices if in_3d else 1))
     n_cells = sum(len(np.unique(part[part > 0])) for part in parts)
@@ -165,6 +172,9 @@ def plan_training(
         fits = start.settings.channels == channels or (start.colour and channels == 1)
         if not fits:
             notes.append(f"The start model knows {start.settings.channels} channel(s); its first layer is adapted to {channels}.")
+        if start.channels and choice != start.channels:
+            now = str(choice) if choice else "all channels"
+            notes.append(f"The start model has learned {start.channels}; from now on it looks at {now}.")
         network = start.settings if fits else replace(start.settings, channels=channels)
         _require_network(start, settings)
         scale, colour = _scale_for(start, diameter), start.colour if fits else colour
@@ -184,7 +194,6 @@ def plan_training(
     network = replace(network, types=types, classes=network.classes + types - network.types)
     if types > 1:
         require_types([pair.labels for pair in pairs], types, settings.ids_per_type)
-    images = [pair.image for pair in pairs]
     known = set(start.record.get("seen", ())) if start else set()
     fingerprints = tuple(image.fingerprint for image in images)
     seen = tuple(image.name for image, mark in zip(images, fingerprints, strict=True) if mark in known)
@@ -245,11 +254,12 @@ def plan_training(
         pixels=pixels,
         memory=memory,
         normalisation=normalisation,
-        window=_window_of(images, normalisation, network.channels) if normalisation.statistics == "experiment" else None,
+        window=_window_of(as_looked_at, normalisation, network.channels) if normalisation.statistics == "experiment" else None,
         notes=tuple(notes),
         z_scale=z_scale,
         slice_distance=distance,
         slices=slices,
+        channels=choice,
     )
 
 
@@ -419,12 +429,17 @@ def prepare(plan: TrainingPlan, pairs: Sequence[TrainingPair], scales: Sequence[
     list of Plane
         Those where anything is annotated.
     """
-    s, scales = plan.settings, scales or plan.scales
+    s, scales, pairs = plan.settings, scales or plan.scales, as_seen(plan.channels, pairs)
     how = plan.normalisation, s.border_weight, s.border_width, plan.window
     if plan.network.dimensions == 3:
         both = [(z_scale_for(plan, pair.image, scale, s.slice_distance), scale) for pair, scale in zip(pairs, scales, strict=True)]
         return prepare_volumes(pairs, plan.network.channels, both, plan.aspect, *how)
     return prepare_planes(pairs, plan.network.channels, scales, *how, s.ids_per_type if plan.network.types > 1 else 0)
+
+
+def as_seen(choice: ChannelChoice | None, pairs: Sequence[TrainingPair]) -> list[TrainingPair]:
+    """Give pairs with the channels alone that a network looks at."""
+    return [replace(pair, image=pick_channels(choice, pair.image)) for pair in pairs]
 
 
 def build_meta_network(settings: NetworkSettings) -> UNet:
@@ -455,7 +470,7 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
             model.settings, model.colour = plan.network, plan.colour
             model.network = _adapted(start, plan.network)
         counting = counting_at(start.counting, start, plan)
-        return replace(model, normalisation=plan.normalisation, window=plan.window, counting=counting)
+        return replace(model, normalisation=plan.normalisation, window=plan.window, counting=counting, channels=plan.channels)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(plan.settings.seed)
         network = build_network(plan.network)
@@ -465,7 +480,7 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
         counting = replace(counting, min_area=smallest_body(plan.scale, plan.z_scale))
     shape = plan.network, plan.colour, plan.scale, plan.diameter
     model = Model(network.eval(), *shape, normalisation=plan.normalisation, window=plan.window, counting=counting)
-    return replace(model, z_scale=plan.z_scale, slice_distance=plan.slice_distance)
+    return replace(model, z_scale=plan.z_scale, slice_distance=plan.slice_distance, channels=plan.channels)
 
 
 def counting_at(counting: CountingSettings, of: Model | TrainingPlan, at: Model | TrainingPlan) -> CountingSettings:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_tally.core.blend import blended
+from napari_tally.core.channels import pick_channels
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import is_out_of_memory, mapped, paced, part_of, run_to_end
 from napari_tally.core.images import Image, describe_channels
@@ -134,12 +135,12 @@ class Predictor:
     """
 
     def __init__(self, model: Model, image: Image, settings: PredictionSettings, window: NDArray[np.float32] | None = None) -> None:
-        require_channels(model, image)
+        self.window = window_for(model, image) if window is None else window
+        image = seen_by(model, image)
         self.image, self.settings, self.model_scale = image, settings, model.scale
         self._device = choose_device(settings.device)
         self._network = folded(model.network).to(self._device)
         self._channels, self.types = model.settings.channels, model.settings.types
-        self.window = window_for(model, image) if window is None else window
         if settings.diameter and not model.diameter > 0:
             raise ValueError(
                 "This model does not know how large cells were in its training, so a cell diameter tells it nothing. Leave it at 0."
@@ -338,6 +339,7 @@ def window_for(model: Model, image: Image) -> NDArray[np.float32]:
 
 def looking(model: Model, image: Image) -> Generator[TileDone, None, NDArray[np.float32]]:
     """Find :func:`window_for` an image; of a large one its pixels are read once for that."""
+    image = seen_by(model, image)
     if model.window is not None:
         return model.window[: image.channels]
     return (yield from aside(0, "looking at the brightness", measuring_window(image, model.normalisation)))
@@ -412,9 +414,26 @@ def require_volumes(image: Image) -> None:
 
 def require_channels(model: Model, image: Image) -> None:
     """Raise a ``ValueError`` if the model cannot take the channels of the image."""
-    if image.channels == model.settings.channels or (model.colour and image.channels == 1):
-        return
-    wanted = "3 channels (RGB colour)" if model.colour else f"{model.settings.channels} channel{'s' * (model.settings.channels != 1)}"
+    seen_by(model, image)
+
+
+def seen_by(model: Model, image: Image) -> Image:
+    """Give the image with the channels that a model looks at: whatever a model is asked about an image goes through here, once.
+
+    Raises
+    ------
+    ValueError
+        If the model cannot take the channels of the image.
+    """
+    choice, n = model.channels, model.settings.channels
+    if choice is None or choice.takes(image):
+        seen = pick_channels(choice, image)
+        if seen.channels == n or (model.colour and seen.channels == 1):
+            return seen
+    if choice:
+        wanted = f"{choice.of} channels, of which it looks at {choice} (an image that has just as many as these is taken as it is)"
+    else:
+        wanted = "3 channels (RGB colour)" if model.colour else f"{n} channel{'s' * (n != 1)}"
     raise ValueError(
         f"{image.name} has {describe_channels(image)}, but this model was trained on images with {wanted}. "
         "Choose a model for such images, or convert the image."

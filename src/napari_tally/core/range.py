@@ -31,7 +31,7 @@ from napari_tally.core.find import find_cells
 from napari_tally.core.images import Image
 from napari_tally.core.intensity import normalise
 from napari_tally.core.model_file import Model
-from napari_tally.core.predict import TileDone, looking, window_for
+from napari_tally.core.predict import TileDone, looking, seen_by, window_for
 from napari_tally.core.prediction import Prediction
 from napari_tally.core.rescale import rescale
 from napari_tally.settings import Device, PredictionSettings
@@ -114,7 +114,7 @@ def measure(model: Model, image: Image, found: Prediction, window: NDArray[np.fl
     height, width = image.planes.shape[2:]
     rows, columns = (slice(max(0, (n - _SIDE) // 2), max(0, (n - _SIDE) // 2) + _SIDE) for n in (height, width))
     window = window_for(model, image) if window is None else window
-    grey = normalise(image.read(p, (rows, columns)), window).mean(axis=0)
+    grey = normalise(seen_by(model, image).read(p, (rows, columns)), window).mean(axis=0)
     cell = 1 - np.asarray(found.probabilities[p][0, rows, columns], np.float32)
     labels = np.asarray(found.labels).reshape(-1, height, width)[p][rows, columns]
     inside, maybe, scale = cell > 0.5, cell > 0.1, model.scale / found.zoom

@@ -6,7 +6,7 @@ from dataclasses import replace
 from napari_tally.core.inflate import inflated
 from napari_tally.core.judge import judge, score
 from napari_tally.core.model_file import Model, find_model, load_model, shipped_models
-from napari_tally.core.plan import dimensions_for, new_model, plan_training
+from napari_tally.core.plan import as_seen, dimensions_for, new_model, plan_training
 from napari_tally.core.samples import TrainingPair, prepare_planes
 from napari_tally.core.validation import to_judge_by
 from napari_tally.settings import TrainingSettings
@@ -58,6 +58,6 @@ def _fit(start: Model, pairs: Sequence[TrainingPair], settings: TrainingSettings
     model = new_model(plan, start)
     few = [round(i * (len(pairs) - 1) / max(1, _PLANES - 1)) for i in range(min(_PLANES, len(pairs)))]
     some, scales = [pairs[i] for i in few], [plan.scales[i] for i in few]
-    planes = prepare_planes(some, model.settings.channels, scales, model.normalisation, 0, 1, model.window)
+    planes = prepare_planes(as_seen(plan.channels, some), model.settings.channels, scales, model.normalisation, 0, 1, model.window)
     found = score([judge(model.network, to_judge_by(planes)[:_PLANES], plan.scale)], [model.counting])
     return found.quality, -found.loss

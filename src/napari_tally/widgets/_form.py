@@ -12,6 +12,8 @@ from typing import Any
 
 from magicgui.widgets import create_widget
 from psygnal import Signal
+from qtpy.QtCore import QRegularExpression
+from qtpy.QtGui import QRegularExpressionValidator
 from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QLabel, QWidget
 
 from napari_tally.settings import fields_of
@@ -57,10 +59,16 @@ class SettingsForm:
             kind, meta = described[name]
             zero = meta.get("zero", "")
             options = {"step": 1} | meta if zero and kind is int else dict(meta)
-            options.pop("zero", None)
+            pattern = options.pop("pattern", "")
+            for ours in ("zero", "wanted"):
+                options.pop(ours, None)
             # magicgui's box for whole numbers can show no word, so such a field is one for numbers with no decimals
-            widget: Any = create_widget(name=name, annotation=kind, widget_type="FloatSpinBox" if zero else None, options=options)
-            if kind is bool:
+            box = "FloatSpinBox" if zero and kind is not str else None
+            widget: Any = create_widget(name=name, annotation=kind, widget_type=box, options=options)
+            if kind is str:
+                widget.native.setPlaceholderText(zero)
+                widget.native.setValidator(QRegularExpressionValidator(QRegularExpression(pattern), widget.native))
+            elif kind is bool:
                 widget.native.setText("")  # the label says it
             elif zero:
                 widget.native.setSpecialValueText(zero)

@@ -36,6 +36,7 @@ from napari_tally.core.files import whole_file
 from napari_tally.core.images import Image
 from napari_tally.core.model_file import Model, build_network, header_of, parse_header, shorten
 from napari_tally.core.pickled import read_state_dict
+from napari_tally.core.predict import seen_by
 from napari_tally.core.rescale import rescale, scaled_shape
 from napari_tally.settings import NetworkSettings, from_dict, to_dict
 
@@ -122,8 +123,8 @@ def export_package(model: Model, path: str | Path, image: Image, about: Descript
 
 def _test_input(model: Model, image: Image) -> NDArray[np.float32]:
     """Cut the middle out of an image at the scale of the network: (1, C, Y, X), raw intensities."""
-    if image.channels not in (1, model.settings.channels):
-        raise ValueError(f"{image.name} has {image.channels} channels and the model wants {model.settings.channels}; choose another image.")
+    if image.channels > 1:
+        image = seen_by(model, image)
     plane = rescale(image.planes[len(image.planes) // 2].astype(np.float32), scaled_shape(image.planes.shape, model.scale))
     plane = np.broadcast_to(plane, (model.settings.channels, *plane.shape[1:]))
     side = _sizes(model)[0]
@@ -205,7 +206,8 @@ def _describe(model: Model, about: Description, folder: Path) -> dict[str, Any]:
         low, high = model.window.astype(float).T
         kwargs = {"axis": "channel", "gain": (1 / (high - low)).tolist(), "offset": (-low / (high - low)).tolist()}
         normalise = {"id": "scale_linear", "kwargs": kwargs}
-    colours = ["red", "green", "blue"] if model.colour else [f"channel{i}" for i in range(settings.channels)]
+    numbers = [n - 1 for n in model.channels.order] if model.channels else range(settings.channels)
+    colours = ["red", "green", "blue"] if model.colour else [f"channel{i}" for i in numbers]
     sizes = {"min": smallest, "step": step}
     return {
         "format_version": "0.5.4",
@@ -264,7 +266,7 @@ the probability of the inside exceeds {c.seed_threshold}, told apart where it fa
 ## Before
 
 - The network knows cells {size}: resample images so that cells have this size
-  (in napari-tally this happens by itself).
+  (in napari-tally this happens by itself).{_which_channels(model)}
 - Each channel is brought to 0..1 between its percentiles {n.low} and {n.high}. napari-tally never makes this
   range narrower than {n.noise:g} standard deviations of the camera noise, so that an empty image stays empty; this format cannot say so.
 
@@ -272,6 +274,10 @@ the probability of the inside exceeds {c.seed_threshold}, told apart where it fa
 
 {_validation(model)}
 """
+
+
+def _which_channels(model: Model) -> str:
+    return f"\n- The network looks at {model.channels}, counted from 1: give it these alone." if model.channels else ""
 
 
 def _validation(model: Model) -> str:

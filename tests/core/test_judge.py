@@ -58,6 +58,12 @@ def test_loss_is_the_plain_cross_entropy(mirror):
     np.testing.assert_allclose(half.loss, -np.log(1e-7) / 3, rtol=1e-5)  # a sure error counts as p = 1e-7
 
 
+def test_where_a_cell_may_go_on_no_class_is_asked_for(mirror):
+    truth = picture("11111???\n11111???\n11111???")
+    assert scored(mirror, truth * (truth > 0), truth).loss == 0  # not even in the last column of the cell
+    assert scored(mirror, picture("????\n????\n????"), picture("?1??\n????\n????")).loss == 0  # of a cell of one pixel nothing is known
+
+
 def test_labels_of_a_plane(mirror):
     drawn = plane(picture("11..1\n11..1"))
     np.testing.assert_array_equal(labels_of(mirror, drawn, ANY_SIZE), picture("11..2\n11..2"))

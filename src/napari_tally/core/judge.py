@@ -37,7 +37,7 @@ class Score:
     Attributes
     ----------
     loss : float
-        Cross-entropy a pixel, without weights.
+        Cross-entropy a pixel, without weights; 0 where the class of no pixel is known.
     f1 : float
         Of cells matched at IoU 0.5.
     ap : tuple of float
@@ -168,7 +168,7 @@ class Judged:
         return sums, wrong
 
     def loss(self) -> NDArray[np.float32]:
-        """Give -log p of the true class for every annotated pixel."""
+        """Give -log p of the true class for every pixel whose class is known."""
         losses = []
         for plane, probabilities in zip(self.planes, self.maps, strict=True):
             classes = class_map(plane.labels, len(probabilities), plane.is_flat)
@@ -207,8 +207,9 @@ def score(judged: Sequence[Judged], countings: Sequence[CountingSettings]) -> Sc
         more, also_wrong = fold.found(counting)
         sums, wrong = sums + more, wrong + also_wrong
     tp, fp, fn = (int(n) for n in sums[0])
+    losses = np.concatenate([fold.loss() for fold in judged])
     return Score(
-        loss=float(np.concatenate([fold.loss() for fold in judged]).mean()),
+        loss=float(losses.mean()) if losses.size else 0.0,
         f1=2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0,
         ap=tuple(average_precision(sums).tolist()),
         true_count=tp + fn,

@@ -236,15 +236,16 @@ def class_map(labels: NDArray[np.integer], classes: int, flat: bool = False) -> 
         1.. = cells, 0 = background, -1 = not annotated.
     classes : {2, 3}
         2: background and cell; where two cells touch, the touching pixels are background (the paper).
-        3: background, inside of a cell, and rim: the pixels of a cell next to anything else.
+        3: background, inside of a cell, and rim: the pixels of a cell next to anything else that is known. Next to what is not annotated
+        and to nothing else nobody knows whether the cell ends there or goes on: such pixels are not annotated either.
     flat : bool
         Of a volume with thick slices: a pixel is next to the background within its slice only, but next to cells in the slices above
-        and below too. Else a cell of two slices would be nothing but rim.
+        and below too. Else a cell of two slices would be nothing but rim. The same holds for what is not annotated.
 
     Returns
     -------
     ([Z,] Y, X) int64
-        Class of each pixel, -1 = not annotated.
+        Class of each pixel, -1 = not known.
 
     Examples
     --------
@@ -252,15 +253,33 @@ def class_map(labels: NDArray[np.integer], classes: int, flat: bool = False) -> 
     array([0, 1, 0, 0, 1, 0])
     """
     cells = np.maximum(labels, 0)
-    result = np.where(labels < 0, NOT_ANNOTATED, (cells > 0).astype(np.int64))
+    is_cell, unknown = labels > 0, labels < 0
+    result = np.where(unknown, NOT_ANNOTATED, is_cell.astype(np.int64))
     other = ndi.maximum_filter(cells, 3, mode="nearest") != cells  # next to a cell of a higher number
     if classes == 2 or flat:
         top = cells.max(initial=0) + 1  # not the type's largest: the filter computes in float64
-        other |= ndi.minimum_filter(np.where(cells > 0, cells, top), 3, mode="nearest") != cells  # of a lower one
+        other |= ndi.minimum_filter(np.where(is_cell, cells, top), 3, mode="nearest") != cells  # of a lower one
     if classes > 2:
-        other |= ndi.minimum_filter(cells, (1, 3, 3) if flat else 3, mode="nearest") != cells  # or to the background
-    result[(cells > 0) & other] = 0 if classes == 2 else 2
+        lowest = ndi.minimum_filter(labels, (1, 3, 3) if flat else 3, mode="nearest")
+        cut = np.flatnonzero(is_cell & (lowest < 0) & ~other) if unknown.any() else np.empty(0, np.intp)  # where the cell may go on
+        other |= lowest != cells  # or to the background
+        if cut.size:
+            known = _next_to_known(labels, cut, flat)
+            other.flat[cut] = known
+            result.flat[cut[~known]] = NOT_ANNOTATED
+    result[is_cell & other] = 0 if classes == 2 else 2
     return result
+
+
+def _next_to_known(labels: NDArray[np.integer], pixels: NDArray[np.intp], flat: bool) -> NDArray[np.bool_]:
+    """Say for each of some pixels whether another cell or the background is next to it, in its slice if `flat`."""
+    at = []
+    for axis, place in enumerate(np.unravel_index(pixels, labels.shape)):
+        steps = np.arange(-1, 2) if labels.ndim == 2 or axis or not flat else np.zeros(1, int)
+        beside = np.clip(place + steps[:, None], 0, labels.shape[axis] - 1)  # (3, pixels)
+        at.append(beside.reshape(*[-1 if a == axis else 1 for a in range(labels.ndim)], len(pixels)))
+    around = labels[tuple(at)]  # (3, 3, pixels), with one more 3 in volumes
+    return ((around >= 0) & (around != labels.flat[pixels])).any(tuple(range(labels.ndim)))
 
 
 class PatchSampler:

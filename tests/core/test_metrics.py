@@ -192,6 +192,12 @@ def test_what_nobody_annotated_is_not_judged():
     assert result.true_counts == result.predicted_counts
 
 
+def test_nor_do_its_pixels_count_as_background():
+    """Nobody annotated the right part, so the scores are those of the left part alone."""
+    partly = np.where(np.arange(10) < 6, TRUTH, -1)
+    assert evaluate([("a", partly, FOUND)]).scores == pytest.approx(evaluate([("a", TRUTH[:, :6], FOUND[:, :6])]).scores)
+
+
 def test_in_a_stack_ids_count_within_a_plane():
     again = np.stack([TRUTH] * 3)  # each plane begins at 1
     through = again + np.arange(3)[:, None, None] * TRUTH.max() * (again > 0)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from napari_tally.core.annotations import cells_go_through, what_can_be_judged
+from napari_tally.core.annotations import NOT_ANNOTATED, cells_go_through, what_can_be_judged
 from napari_tally.core.overlap import Overlap, overlap
 from napari_tally.core.pixel_metrics import Confusion, confusion, partition, rand_error, warping_error
 
@@ -285,6 +285,8 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
         if true_labels.shape != found.shape:
             raise ValueError(f"{name}: the true labels have the shape {true_labels.shape}, the predicted ones {found.shape}.")
         t, p = _by_plane(*what_can_be_judged(true_labels, found))
+        if (unknown := true_labels == NOT_ANNOTATED).any():
+            t = np.where(unknown, NOT_ANNOTATED, t)
         shared = overlap(t, p)
         iou = shared.iou
         names.append(name)

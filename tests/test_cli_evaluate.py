@@ -82,3 +82,59 @@ def test_a_small_error_is_not_nought(compare):
     assert f"Rand error          {2 * (background - 1) / (n * (n - 1)):7.3g}" in lines
     assert lines[-2:] == ["Rand error          2.21e-05", "warping error       1.11e-05"]
     assert compare({"a": truth}, {"a": truth})[-2:] == ["Rand error                0", "warping error             0"]
+
+
+def test_every_line_of_the_types(compare, tmp_path):
+    """By hand in tests/core/test_type_scores.py."""
+    truth = picture("""
+        11..22
+        11..22
+        ......
+        44..55
+        """)
+    found = picture("""
+        11..66
+        11..66
+        ......
+        44....
+        """)
+    wish = "--types", 2, "--ids-per-type", 4, "--json", tmp_path / "scores.json"
+    table = [
+        "",
+        "class            IoU    Dice    true  counted",
+        "background     0.857   0.923",
+        "type 1         0.500   0.667       2        1",
+        "type 2         0.250   0.400       2        2",
+        "mean           0.536   0.663",
+    ]
+    by_number = compare({"a": truth}, {"a": found}, *wish)
+    assert by_number[-7:] == [*table, "Types of the predicted cells are told by their numbers, 4 a type."]
+    written = json.loads((tmp_path / "scores.json").read_text())["types"]
+    assert written["mean_iou"] == pytest.approx((12 / 14 + 4 / 8 + 2 / 8) / 3)
+    assert [(c["class"], c["true_count"], c["predicted_count"]) for c in written["classes"]] == [
+        ("background", None, None),
+        ("type 1", 2, 1),
+        ("type 2", 2, 2),
+    ]
+    assert compare({"a": truth}, {"a": found}) == by_number[:-7]  # without types, there is no such table
+    (tmp_path / "cells.csv").write_text("image,label,type\na,1,1\na,2,2\na,3,2\n")
+    numbered_through = np.searchsorted([0, 1, 4, 6], found)
+    assert compare({"a": truth}, {"a": numbered_through}, *wish)[-7:] == [
+        *table,
+        f"Types of the predicted cells are from {tmp_path / 'cells.csv'}.",
+    ]
+
+
+def test_types_that_there_are_none_of_are_one_line(tmp_path, capsys):
+    for folder in ("truth", "labels"):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / "a.tif", TRUTH.astype(np.int32))
+    command = ["evaluate", "--predicted", str(tmp_path / "labels"), "--truth", str(tmp_path / "truth"), "--types", "2"]
+    assert main([*command, "--ids-per-type", "1"]) == 2
+    assert "Numbers per type (ids_per_type) is 1; it must lie between 2 and 10000000." in capsys.readouterr().err
+    assert main([*command[:-1], "2", "--ids-per-type", "2"]) == 0
+    assert main([*command[:-1], "-1"]) == 2
+    assert "Cell types (types) is -1; it must lie between 0 and 32." in capsys.readouterr().err
+    (tmp_path / "cells.csv").write_text("image,label,type\na,1,1\n")
+    assert main(command) == 2
+    assert "a: cell 2 has no type there. Ask for as many types" in capsys.readouterr().err

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tally.cli._parts import Commands
+from napari_tally.settings import TrainingSettings, fields_of, from_dict
 
 if TYPE_CHECKING:
     from napari_tally.core.metrics import Evaluation
+    from napari_tally.core.type_scores import TypeScores
 
 
 def register(command: Commands) -> None:
@@ -16,6 +18,13 @@ def register(command: Commands) -> None:
     parser = command("evaluate", run, "Compare predicted with true label images. Cells of volumes are matched as bodies.")
     parser.add_argument("--predicted", type=Path, required=True, metavar="DIR", help="predicted label images")
     parser.add_argument("--truth", type=Path, required=True, metavar="DIR", help="true label images, matched by stem")
+    text = (
+        "types of cells to judge; the number of a true cell says its type, and so does that of a predicted one, unless the labels lie in a "
+        "folder of results whose cells.csv says it"
+    )
+    parser.add_argument("--types", type=int, default=1, metavar="INT", help=text)
+    usual, meta = TrainingSettings().ids_per_type, fields_of(TrainingSettings)["ids_per_type"][1]
+    parser.add_argument("--ids-per-type", type=int, default=usual, metavar="INT", help=meta["tooltip"])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
 
 
@@ -25,18 +34,44 @@ def run(arguments: argparse.Namespace) -> None:
     from napari_tally.core.images import match_by_stem
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.metrics import evaluate
+    from napari_tally.core.type_scores import TypeRule, read_types
 
+    settings = from_dict(TrainingSettings, {"types": arguments.types, "ids_per_type": arguments.ids_per_type})
     pairs = match_by_stem(arguments.truth, arguments.predicted)
+    table = _table_of(arguments.predicted) if settings.types > 1 else None
+    rule = TypeRule(settings.types, settings.ids_per_type, read_types(table) if table else None) if settings.types > 1 else None
     result = evaluate(
-        (truth.stem, require_ids(read_labels(truth), truth), require_ids(read_labels(found), found)) for truth, found in pairs
+        ((truth.stem, require_ids(read_labels(truth), truth), require_ids(read_labels(found), found)) for truth, found in pairs), rule
     )
     print_evaluation(result)
     print()
     for name, value in result.scores.items():
         small = name in ("Rand error", "warping error")  # some pixels of millions
         print(f"{name:20}{value:7.3g}" if small else f"{name:20}{value:7.3f}")
+    if rule and result.by_type:
+        print()
+        print_types(result.by_type)
+        by_number = f"told by their numbers, {rule.ids_per_type} a type"
+        print(f"Types of the predicted cells are {by_number if rule.predicted is None else f'from {table}'}.")
     if arguments.json:
         arguments.json.write_text(json.dumps(result.as_dict(), indent=1) + "\n")
+
+
+def _table_of(labels: Path) -> Path | None:
+    """Give the table of cells of a folder of results, where these are its labels."""
+    table = labels.absolute().parent / "cells.csv"
+    return table if labels.absolute().name == "labels" and table.exists() else None
+
+
+def print_types(scores: "TypeScores") -> None:
+    """Print the table of classes."""
+    from napari_tally.core.type_scores import class_names
+
+    print(f"{'class':12} {'IoU':>7} {'Dice':>7} {'true':>7} {'counted':>8}")
+    cells = ["", *(f" {true:7d} {found:8d}" for true, found in zip(scores.true_counts, scores.predicted_counts, strict=True))]
+    rows = zip(class_names(len(scores.true_counts)), scores.pixels.iou, scores.pixels.dice, cells, strict=True)
+    for name, iou, dice, counts in (*rows, ("mean", scores.pixels.mean_iou, scores.pixels.mean_dice, "")):
+        print(f"{name:12} {iou:7.3f} {dice:7.3f}{counts}")
 
 
 def print_evaluation(result: "Evaluation") -> None:

@@ -46,15 +46,20 @@ def merge_layers(layers: Sequence[NDArray[np.integer]], ids_per_type: int) -> ND
     return merged.astype(np.int32)
 
 
+def require_numbers(ids: NDArray[np.integer], types: int, ids_per_type: int, where: str = "") -> None:
+    """Raise a ``ValueError`` if a cell has a number that no kind has; `where` is what the message begins with."""
+    if ids.size and (kind := int(types_of_ids(highest := ids.max(), ids_per_type))) > types:
+        raise ValueError(
+            f"{where}{'a' if where else 'A'} cell has the number {highest}, so it is of type {kind} with {ids_per_type} numbers a type, "
+            f"and {types} types are asked for. Ask for more types, or number the cells anew."
+        )
+
+
 def require_types(labels: Sequence[NDArray[np.integer]], types: int, ids_per_type: int) -> None:
     """Raise a ``ValueError`` if numbers are drawn that no kind has, or a kind has no cell."""
     drawn = np.unique(np.concatenate([np.unique(a[a > 0]) for a in labels]))
     found = np.unique(types_of_ids(drawn, ids_per_type))
-    if found.size and found[-1] > types:
-        raise ValueError(
-            f"A cell has the number {drawn[-1]}, so it is of type {found[-1]} with {ids_per_type} numbers a type, and {types} types are "
-            "asked for. Ask for more types, or number the cells anew."
-        )
+    require_numbers(drawn, types, ids_per_type)
     if missing := sorted(set(range(1, types + 1)) - set(found.tolist())):
         low = max(1, (missing[0] - 1) * ids_per_type)
         raise ValueError(

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from napari_tally.core.annotations import NOT_ANNOTATED, cells_go_through, what_can_be_judged
 from napari_tally.core.overlap import Overlap, overlap
 from napari_tally.core.pixel_metrics import Confusion, confusion, partition, rand_error, warping_error
+from napari_tally.core.type_scores import TypeRule, TypeScores
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -199,6 +200,8 @@ class Evaluation:
         At each IoU threshold, over all images.
     scores : dict
         What it is -> value; see :func:`evaluate`.
+    by_type : TypeScores, optional
+        Where types of cells are told apart.
     """
 
     names: tuple[str, ...]
@@ -206,6 +209,7 @@ class Evaluation:
     predicted_counts: tuple[int, ...]
     matchings: tuple[Matching, ...]
     scores: dict[str, float] = field(default_factory=dict)
+    by_type: TypeScores | None = None
 
     @property
     def mae(self) -> float:
@@ -239,6 +243,7 @@ class Evaluation:
             "bias": None if self.bias != self.bias else self.bias,
             "mae": self.mae,
             "scores": {name: None if value != value else value for name, value in self.scores.items()},
+            **({"types": self.by_type.as_dict()} if self.by_type else {}),
             "images": [
                 {"image": name, "true": true, "predicted": predicted}
                 for name, true, predicted in zip(self.names, self.true_counts, self.predicted_counts, strict=True)
@@ -261,7 +266,7 @@ def _by_plane(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> tup
     return numbered(truth), numbered(predicted)
 
 
-def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.integer]]]) -> Evaluation:
+def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.integer]]], rule: TypeRule | None = None) -> Evaluation:
     """Compare predicted with true label images.
 
     Parameters
@@ -269,22 +274,26 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
     triples : iterable of (name, truth, predicted)
         Label images, of one shape each pair, 0 = background; -1 in the truth = not annotated, and not judged. In a stack ids count within a
         plane, unless the predicted cells go through its planes; the true ones, where none were predicted.
+    rule : TypeRule, optional
+        How to know the types of cells; left out: they are all of one.
 
     Returns
     -------
     Evaluation
         Matchings at IoU 0.5, 0.6, 0.7, 0.8, 0.9, true and false positives summed over the images. Scores: panoptic quality and SEG over
         the cells of all images; pixel IoU and Dice of the cells, mean IoU of cells and background over the pixels of all images; Rand
-        and information scores, Rand error and warping error as the mean over images with cells.
+        and information scores, Rand error and warping error as the mean over images with cells. Cells are matched whatever their types.
     """
     names, true, predicted = [], [], []
+    by_type: TypeScores | None = None
     pixels, pairs_of_pixels = Confusion(np.zeros((2, 2), np.int64)), []
     pq, covered = np.zeros(4), []
     sums = np.zeros((len(THRESHOLDS), 3), int)
     for name, true_labels, found in triples:
         if true_labels.shape != found.shape:
             raise ValueError(f"{name}: the true labels have the shape {true_labels.shape}, the predicted ones {found.shape}.")
-        t, p = _by_plane(*what_can_be_judged(true_labels, found))
+        judged = what_can_be_judged(true_labels, found)
+        t, p = _by_plane(*judged)
         if (unknown := true_labels == NOT_ANNOTATED).any():
             t = np.where(unknown, NOT_ANNOTATED, t)
         shared = overlap(t, p)
@@ -296,6 +305,10 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
         pq += panoptic_quality(iou)
         covered.append(seg(shared))
         pixels += confusion(shared)
+        if rule:
+            numbers = (ids % (int(a.max(initial=0)) + 1) for ids, a in zip((shared.true_ids, shared.predicted_ids), judged, strict=True))
+            of_image = rule.scores(name, shared, *numbers)  # the numbers before those of other planes were set apart
+            by_type = by_type + of_image if by_type else of_image
         if iou.shape[0]:
             within = partition(shared)
             pairs_of_pixels.append((within.rand, within.information, rand_error(shared), _warping(t, p)))
@@ -310,7 +323,7 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
         **dict(zip(("Rand score", "information score", "Rand error", "warping error"), means, strict=True)),
     }
     pooled = tuple(Matching(t, *map(int, row)) for t, row in zip(THRESHOLDS, sums, strict=True))
-    return Evaluation(tuple(names), tuple(true), tuple(predicted), pooled, {k: float(v) for k, v in scores.items()})
+    return Evaluation(tuple(names), tuple(true), tuple(predicted), pooled, {k: float(v) for k, v in scores.items()}, by_type)
 
 
 def _warping(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> float:

@@ -38,14 +38,19 @@ class Confusion:
         return np.where(union > 0, both / np.maximum(union, 1), np.nan)
 
     @property
+    def dice(self) -> NDArray[np.float64]:
+        """2 |A and B| / (|A| + |B|) of each class; NaN where a class is neither there nor predicted."""
+        return 2 * self.iou / (1 + self.iou)
+
+    @property
     def mean_iou(self) -> float:
-        """Mean over the classes that are there."""
+        """Mean over the classes that are there or predicted."""
         return float(np.nanmean(self.iou)) if self.counts.any() else float("nan")
 
     @property
-    def dice(self) -> NDArray[np.float64]:
-        """2 |A and B| / (|A| + |B|) of each class."""
-        return 2 * self.iou / (1 + self.iou)
+    def mean_dice(self) -> float:
+        """Mean over the classes that are there or predicted."""
+        return float(np.nanmean(self.dice)) if self.counts.any() else float("nan")
 
 
 def confusion(

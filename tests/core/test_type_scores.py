@@ -1,0 +1,130 @@
+"""Scores of types of cells: by hand, against MONAI, in stacks, and where the types come from."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pictures import picture
+
+from napari_tally.core.metrics import evaluate
+from napari_tally.core.tables import write_table
+from napari_tally.core.type_scores import TypeRule, read_types
+
+TRUTH = picture("""
+    11..22
+    11..22
+    ......
+    44..55
+    """)
+"""With 4 numbers a type, 1 and 2 are of type 1 and 4 and 5 of type 2."""
+FOUND = picture("""
+    11..66
+    11..66
+    ......
+    44....
+    """)
+"""The second cell is found as one of type 2, the fourth is missed."""
+
+
+def of_types(truth, found, types=2, ids_per_type=4, table=None, name="a"):
+    scores = evaluate([(name, truth, found)], TypeRule(types, ids_per_type, table)).by_type
+    assert scores is not None
+    return scores
+
+
+def test_areas_and_counts_by_hand():
+    scores = of_types(TRUTH, FOUND)
+    assert scores.pixels.counts.tolist() == [[12, 0, 0], [0, 4, 4], [2, 0, 2]]
+    assert scores.pixels.iou.tolist() == [12 / 14, 4 / 8, 2 / 8]
+    assert scores.pixels.dice.tolist() == pytest.approx([24 / 26, 8 / 12, 4 / 10])
+    assert scores.pixels.mean_iou == pytest.approx((12 / 14 + 4 / 8 + 2 / 8) / 3)
+    assert scores.pixels.mean_dice == pytest.approx((24 / 26 + 8 / 12 + 4 / 10) / 3)
+    assert (scores.true_counts.tolist(), scores.predicted_counts.tolist()) == ([2, 2], [1, 2])
+    assert scores.as_dict()["classes"][2] == {
+        "class": "type 2",
+        "iou": 2 / 8,
+        "dice": pytest.approx(4 / 10),
+        "true_count": 2,
+        "predicted_count": 2,
+    }
+
+
+def test_cells_are_matched_whatever_their_types():
+    with_types = evaluate([("a", TRUTH, FOUND)], TypeRule(2, 4))
+    assert with_types.matchings[0].tp == 3
+    assert with_types.scores == evaluate([("a", TRUTH, FOUND)]).scores
+
+
+def test_images_are_pooled():
+    both = evaluate([("a", TRUTH, FOUND), ("b", TRUTH, TRUTH)], TypeRule(2, 4)).by_type
+    assert both is not None
+    assert both.pixels.counts.tolist() == [[24, 0, 0], [0, 12, 4], [2, 0, 6]]
+    assert (both.true_counts.tolist(), both.predicted_counts.tolist()) == ([4, 4], [3, 4])
+
+
+def test_a_type_that_is_nowhere_is_in_no_mean():
+    scores = of_types(TRUTH, TRUTH, types=3)
+    np.testing.assert_array_equal(scores.pixels.iou, [1, 1, 1, np.nan])
+    assert scores.pixels.mean_iou == scores.pixels.mean_dice == 1
+    assert scores.as_dict()["classes"][3]["iou"] is None
+
+
+def test_what_nobody_annotated_is_of_no_class():
+    partly = np.where(np.arange(6) < 3, TRUTH, -1)
+    scores = of_types(partly, FOUND)
+    assert scores.pixels.counts.tolist() == [[6, 0, 0], [0, 4, 0], [0, 0, 2]]
+    assert (scores.true_counts.tolist(), scores.predicted_counts.tolist()) == ([1, 1], [1, 1])
+
+
+def test_planes_of_a_stack_have_numbers_of_their_own():
+    """Each plane begins at 1 again: the types are those of the numbers in the file."""
+    scores = of_types(np.stack([TRUTH, TRUTH]), np.stack([FOUND, FOUND]))
+    one = of_types(TRUTH, FOUND)
+    assert scores.pixels.counts.tolist() == (2 * one.pixels.counts).tolist()
+    assert scores.true_counts.tolist() == [4, 4]
+
+
+def test_types_from_the_table_of_cells(tmp_path):
+    """What predicts numbers the cells through, so the numbers do not say the types."""
+    path = tmp_path / "cells.csv"
+    write_table(path, pd.DataFrame({"image": ["a", "a", "a", "01"], "label": [1, 4, 6, 1], "type": [1, 2, 2, 1]}))
+    table = read_types(path)
+    assert table is not None
+    assert sorted(table) == ["01", "a"]  # names of images are text
+    assert of_types(TRUTH, FOUND, table=table).pixels.counts.tolist() == of_types(TRUTH, FOUND).pixels.counts.tolist()
+    with pytest.raises(ValueError, match="b: cell 1 has no type there"):
+        of_types(TRUTH, FOUND, table=table, name="b")
+    write_table(path, pd.DataFrame({"image": ["a", "a", "a"], "label": [1, 4, 6], "type": [1, 2, 3]}))
+    with pytest.raises(ValueError, match=r"a: cell 6 is of type 3 in the table of cells, and the types are 1 to 2"):
+        of_types(TRUTH, FOUND, table=read_types(path))
+    write_table(path, pd.DataFrame({"image": ["a", "a"], "label": [1, 1], "type": [1, 2]}))
+    with pytest.raises(ValueError, match="cell 1 of a is there twice"):
+        read_types(path)
+    write_table(path, pd.DataFrame({"image": ["a"], "label": [1]}))
+    assert read_types(path) is None
+
+
+def test_numbers_that_no_type_has():
+    with pytest.raises(ValueError, match="a, truth: a cell has the number 5, so it is of type 3 with 2 numbers a type, and 2 types"):
+        of_types(TRUTH, 0 * FOUND, ids_per_type=2)
+    with pytest.raises(ValueError, match="a: a cell has the number 6, so it is of type 4"):
+        of_types(np.minimum(TRUTH, 1), FOUND, ids_per_type=2)
+
+
+drawn = arrays(np.int8, (6, 7), elements=st.sampled_from([0, 0, 1, 2, 10, 11, 20]))
+
+
+@settings(max_examples=20)
+@given(drawn, drawn)
+def test_areas_are_those_of_monai(truth, found):
+    torch, metrics = pytest.importorskip("torch"), pytest.importorskip("monai.metrics")
+    truth[0, :4] = found[0, :4] = 0, 1, 10, 20  # each class is there
+    scores = of_types(truth, found, types=3, ids_per_type=10)
+    classes = [np.where(a > 0, a // 10 + 1, 0) for a in (found, truth)]
+    one_hot = [torch.nn.functional.one_hot(torch.tensor(a, dtype=torch.int64), 4).movedim(-1, 0)[None] for a in classes]
+    np.testing.assert_allclose(scores.pixels.iou, metrics.compute_iou(*one_hot)[0], rtol=1e-6)
+    np.testing.assert_allclose(scores.pixels.dice, metrics.compute_dice(*one_hot)[0], rtol=1e-6)
+    assert scores.pixels.mean_iou == pytest.approx(metrics.compute_iou(*one_hot).mean().item())
+    assert scores.pixels.mean_dice == pytest.approx(metrics.compute_dice(*one_hot).mean().item())

@@ -209,3 +209,52 @@ def test_in_a_stack_ids_count_within_a_plane():
 def test_bodies_are_matched_as_bodies():
     body = np.stack([TRUTH] * 4)
     assert evaluate([("a", body, body)]).true_counts == (len(np.unique(TRUTH)) - 1,)
+
+
+# ------------------------------------------------------------------ against MONAI
+
+some = arrays(np.int8, (6, 7), elements=st.sampled_from([0, 0, 1, 2, 3]))
+
+
+@st.composite
+def alike(draw):
+    """Two label images that are mostly the same, so that cells match at high IoU too."""
+    truth, other, changed = draw(some), draw(some), draw(arrays(np.bool_, (6, 7), elements=st.sampled_from([True, False, False, False])))
+    truth[0, 0] = 1
+    found = np.where(changed, other, truth)
+    found[0, 1] = 2
+    return truth, found
+
+
+@settings(max_examples=30)
+@given(alike(), st.sampled_from([0.5, 0.55, 0.6, 0.7, 0.8, 0.9]))
+def test_matching_and_its_scores_are_those_of_monai(pair, threshold):
+    torch, metrics = pytest.importorskip("torch"), pytest.importorskip("monai.metrics")
+    threshold += 1e-4  # exactly 0.6 is enough here and not there
+    found = [torch.tensor(a.astype(np.int32)) for a in pair[::-1]]
+    tp, fp, fn, _ = metrics.compute_panoptic_quality(*found, match_iou_threshold=threshold, output_confusion_matrix=True)
+    ours = match(overlap(*pair).iou, threshold)
+    assert ours == Matching(threshold, int(tp), int(fp), int(fn))
+    table = torch.stack([tp, fp, torch.zeros(()), fn])  # no cell is a true negative
+    names = {"threat score": ours.ap, "f1 score": ours.f1, "precision": ours.precision, "sensitivity": ours.recall}
+    for name, value in names.items():
+        assert value == pytest.approx(metrics.compute_confusion_matrix_metric(name, table).item()), name
+    quality = metrics.compute_panoptic_quality(*found, metric_name="rq", match_iou_threshold=threshold).item()
+    assert ours.f1 == pytest.approx(quality, abs=1e-5)  # they add a millionth below the line
+
+
+@settings(max_examples=20)
+@given(alike(), alike())
+def test_panoptic_quality_and_areas_of_two_images_are_those_of_monai(first, second):
+    torch, metrics = pytest.importorskip("torch"), pytest.importorskip("monai.metrics")
+    ours = evaluate([("a", *first), ("b", *second)]).scores
+    truth, found = (torch.tensor(np.stack([one, other]).astype(np.int64)) for one, other in zip(first, second, strict=True))
+    panoptic = metrics.PanopticQualityMetric(num_classes=1, reduction="sum_batch")
+    panoptic(*(torch.stack([a, (a > 0).long()], dim=1) for a in (found, truth)))
+    assert ours["panoptic quality"] == pytest.approx(panoptic.aggregate().item(), abs=1e-5)
+    # The pixels of both images as those of one:
+    one_hot = [torch.nn.functional.one_hot((a.reshape(1, 12, 7) > 0).long(), 2).movedim(-1, 1) for a in (found, truth)]
+    iou, dice = metrics.compute_iou(*one_hot)[0], metrics.compute_dice(*one_hot)[0]
+    assert ours["pixel IoU"] == pytest.approx(iou[1].item())
+    assert ours["mean IoU"] == pytest.approx(iou.mean().item())
+    assert ours["Dice"] == pytest.approx(dice[1].item())

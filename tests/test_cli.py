@@ -91,7 +91,10 @@ def test_train_predict_evaluate_info(tmp_path, folders, capsys):
     assert (scores["true_count"], scores["predicted_count"], scores["mae"], scores["bias"]) == (4, 4, 0, 0)
     assert "Counted 4 cells, true 4 (+0.0 %)" in capsys.readouterr().out
     assert run("info", model) == 0
-    assert "2 steps" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 steps" in shown
+    said = " ".join(shown.partition("How its training was planned:")[2].split())
+    assert all(" ".join(line.split()) in said for line in find_model(model).record["plan"])
 
 
 def test_the_start_and_the_trained_model_stand_side_by_side(tmp_path, capsys):
@@ -445,14 +448,21 @@ def doctored(path, model, **record):
     return path
 
 
-@pytest.mark.parametrize("record", [{"images": 3}, {"images": [[]]}, {"versions": []}, {"versions": {"torch": []}}, {"steps": {}}])
+@pytest.mark.parametrize(
+    "record", [{"images": 3}, {"images": [[]]}, {"plan": [1]}, {"versions": []}, {"versions": {"torch": []}}, {"steps": {}}]
+)
 def test_info_of_a_record_of_wrong_types(tmp_path, model_file, capsys, record):
     assert run("info", doctored(tmp_path / "m.safetensors", find_model(model_file), **record)) == 2
     assert "the header of the model file is damaged (the record says" in one_line(capsys)
 
 
 def test_info_shows_texts_of_a_foreign_file_as_one_line_each(tmp_path, model_file, capsys):
-    odd = {"name": "x", "images": ["two\nlines \x1b[31mred \ud800"], "versions": {"torch\n": "1\r"}}
+    odd = {
+        "name": "x",
+        "plan": ["no topic\n", "Time:\x1b[2Jone\r: " + "word " * 99, "", "z" * 300],
+        "images": ["two\nlines \x1b[31mred \ud800"],
+        "versions": {"torch\n": "1\r"},
+    }
     assert run("info", doctored(tmp_path / "m.safetensors", find_model(model_file), **odd)) == 0
     shown = capsys.readouterr().out
     assert "on two lines  [31mred   with" in shown

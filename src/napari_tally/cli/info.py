@@ -1,6 +1,7 @@
 """``napari-tally info``: what a model is and how it was trained."""
 
 import argparse
+import textwrap
 
 from napari_tally.cli._parts import Commands, plain
 
@@ -44,3 +45,9 @@ def run(arguments: argparse.Namespace) -> None:
     }
     for name, text in rows.items():
         print(f"{name + ':':18}{plain(text)}")
+    if planned := record.get("plan"):
+        print("How its training was planned:")
+        for line in filter(str.strip, planned):
+            topic, colon, text = plain(line).partition(": ")
+            row = f"  {topic + ':':16}{text}" if colon else " " * 18 + topic
+            print(textwrap.fill(row, 100, subsequent_indent=" " * 18))

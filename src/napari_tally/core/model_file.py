@@ -375,6 +375,7 @@ _RECORD: dict[str, tuple[type, ...]] = {
     "seconds": (int, float),
     "images": (list,),
     "seen": (list,),
+    "plan": (list,),
     "versions": (dict,),
     "training": (dict,),
     "augmentation": (dict,),

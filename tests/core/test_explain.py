@@ -35,7 +35,7 @@ def test_from_nothing():
     assert said["Classes"] == "Background, inside of a cell, rim of a cell."
     assert said["Loss"] == "cross-entropy, gaps between cells weigh up to 10 more."
     assert said["Patches"].startswith("1 patch of 160 px a step, 7 cells wide")
-    assert said["Held out"].startswith("For three quarters of the time a quarter of the largest image")
+    assert said["Held out"].startswith("For three quarters of the time a quarter of the image, for there are fewer than three")
     assert said["Time"].startswith("About 66 s on the ")
     assert said["Note"] == "Only 9 cells are drawn; from about 50 on the model becomes dependable."
 
@@ -55,11 +55,30 @@ def test_from_a_model():
 
 def test_stacks_colours_and_types():
     stack = np.stack([LARGE, LARGE])
-    assert "2 planes, each seen by itself" in words([pair(stack)])["Images"]
+    said = words([pair(stack)])
+    assert "2 planes, each seen by itself" in said["Images"]
+    assert "a quarter of every plane of the series, for" in said["Held out"]
+    assert "a quarter of every plane of the series with more cells" in words([pair(stack)] * 2)["Held out"]
+    assert "a quarter of the image with more cells" in words([pair()] * 2)["Held out"]
+    assert "time one whole image;" in words([pair()] * 3)["Held out"]
     colour = np.random.default_rng(0).random((200, 200, 3), np.float32)
     assert "colour (red, green, blue)" in words([pair(image=colour)])["Images"]
     typed = np.where(LARGE > 4, LARGE + 1000, LARGE)
     assert words([pair(typed)], types=2)["Classes"] == "Background, inside of a cell of each of 2 types, rim of a cell."
+
+
+def test_one_is_one():
+    plan = plan_training([pair()], TrainingSettings(device="cpu", dimensions="2-D", depth=1))
+    assert "halves the image once and sees" in dict(explain(plan))["Network"]
+    flat = replace(plan, network=replace(plan.network, dimensions=3, flat=1), slice_distance=1.0)
+    assert dict(explain(flat))["Slices"].startswith("Slices are 1 pixel apart and are taken as they are: a voxel of the")
+    cube = dict(explain(replace(flat, scale=1.0)))["Slices"]
+    assert cube.endswith("a voxel of the network is as thick as wide. The first halving leaves z alone.")
+    even = replace(flat, network=replace(flat.network, flat=0))
+    assert dict(explain(even))["Slices"].endswith("The only halving halves z, y and x.")
+    deep = replace(flat, network=replace(flat.network, depth=2))
+    assert dict(explain(deep))["Slices"].endswith("The first halving leaves z alone, the other one halves z too.")
+    assert "a quarter of the volume, for" in dict(explain(flat))["Held out"]
 
 
 def test_the_record_of_a_model_has_it():

@@ -181,9 +181,11 @@ def test_the_seed_decides_the_first_weights_and_nothing_else():
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_devices():
+def test_devices(monkeypatch):
     assert choose_device("cpu") == torch.device("cpu")
-    assert "CPU" in describe_device(torch.device("cpu"))
+    assert describe_device(torch.device("cpu")).startswith("CPU (")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert describe_device(torch.device("cpu")) == "CPU (1 thread)"
     best = choose_device("auto")
     assert best.type in ("cuda", "mps", "cpu")
     for wish in ("cuda", "mps"):

@@ -248,7 +248,7 @@ def test_the_plan_follows_the_shape_of_the_voxels(distance, z_scale, flat):
     assert plan.diameter == pytest.approx(8 * np.cbrt(distance), rel=0.15)  # balls of voxels: thick voxels make them long
     assert not plan.notes or "Only 18 cells" in plan.notes[0]
     words = dict(explain(plan))
-    assert f"Slices are {distance:.3g} pixels apart" in words["Slices"]
+    assert f"Slices are {distance:.3g} pixel" in words["Slices"]
     assert ("resampled by 0.50" in words["Slices"]) == (distance == 0.5)
     assert ("2 halvings leave z alone" in words["Slices"]) == (flat == 2)
     assert "12 slices, seen as volumes" in words["Images"]
@@ -256,7 +256,7 @@ def test_the_plan_follows_the_shape_of_the_voxels(distance, z_scale, flat):
 
 def test_what_the_files_do_not_say_is_said():
     plan = plan_training([stack(balls((12, 36, 36), *GRID))], TrainingSettings(steps=1))
-    assert any("do not say how far slices are apart; they are taken to be 1 pixels apart" in note for note in plan.notes)
+    assert any("do not say how far slices are apart; they are taken to be 1 pixel apart" in note for note in plan.notes)
     stated = plan_training([stack(balls((12, 36, 36), *GRID))], TrainingSettings(steps=1, slice_distance=2))
     assert stated.slice_distance == 2
     assert not any("do not say" in note for note in stated.notes)

@@ -34,7 +34,8 @@ def describe_device(device: torch.device) -> str:
         return f"GPU {torch.cuda.get_device_name(device)}"
     if device.type == "mps":
         return f"GPU {platform.processor() or 'Apple'} (MPS)"
-    return f"CPU ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"CPU ({threads} thread{'s' * (threads != 1)})"
 
 
 def free_memory(device: torch.device) -> float:

@@ -3,7 +3,7 @@
 from napari_tally.core.architectures import ARCHITECTURES
 from napari_tally.core.channels import ChannelChoice
 from napari_tally.core.estimate import count_parameters, training_seconds
-from napari_tally.core.plan import TrainingPlan, build_meta_network
+from napari_tally.core.plan import TrainingPlan, build_meta_network, pixels_apart
 
 
 def explain(plan: TrainingPlan, start: str = "", validation: int = 0) -> list[tuple[str, str]]:
@@ -55,8 +55,9 @@ def explain(plan: TrainingPlan, start: str = "", validation: int = 0) -> list[tu
 def _network(plan: TrainingPlan, seen: float) -> str:
     n, architecture, margin = plan.network, ARCHITECTURES[plan.network.architecture], build_meta_network(plan.network).margin
     cells = f", {margin / seen:.1f} cell diameters" if seen > 0 else ""
+    halves = f"halves the image {n.depth} times" if n.depth > 1 else "halves the image once"
     return (
-        f"{architecture.title} ({architecture.source}) with {count_parameters(n) / 1e6:.1f} M weights: halves the image {n.depth} times "
+        f"{architecture.title} ({architecture.source}) with {count_parameters(n) / 1e6:.1f} M weights: {halves} "
         f"and sees {margin} px to each side{cells}. Tiles are {'exact' if architecture.exact else 'blended where they meet'}."
     )
 
@@ -83,14 +84,14 @@ def _size(plan: TrainingPlan, seen: float, start: str) -> str:
 def _slices(plan: TrainingPlan) -> str:
     """Say how z is resampled and pooled."""
     n = plan.network
-    apart = f"Slices are {plan.slice_distance:.3g} pixels apart"
-    if plan.z_scale != 1:
-        apart += f" and are resampled by {plan.z_scale:.2f}; a voxel of the network is {plan.aspect:.2g} times as thick as wide"
-    else:
-        apart += f" and are taken as they are: a voxel of the network is {plan.aspect:.2g} times as thick as wide"
+    taken = f"are resampled by {plan.z_scale:.2f};" if plan.z_scale != 1 else "are taken as they are:"
+    thick = f"{plan.aspect:.2g}"
+    cube = "as thick as wide" if thick == "1" else f"{thick} times as thick as wide"
+    apart = f"Slices are {pixels_apart(plan.slice_distance)} and {taken} a voxel of the network is {cube}"
+    others = n.depth - n.flat
     if not n.flat:
-        return f"{apart}. All {n.depth} halvings halve z, y and x."
-    rest = f", the other {n.depth - n.flat} halve z too" if n.flat < n.depth else ""
+        return f"{apart}. {f'All {n.depth} halvings halve' if n.depth > 1 else 'The only halving halves'} z, y and x."
+    rest = f", the other {f'{others} halve' if others > 1 else 'one halves'} z too" if others else ""
     return f"{apart}. The first {'halving leaves' if n.flat == 1 else f'{n.flat} halvings leave'} z alone{rest}."
 
 
@@ -107,13 +108,16 @@ def _classes(plan: TrainingPlan) -> str:
 
 def _held_out(plan: TrainingPlan, from_trained: bool) -> str:
     n = plan.n_images - len(plan.seen)
+    whole = "volume" if plan.network.dimensions == 3 else "series" if plan.n_planes > plan.n_images else "image"
+    part = "plane" if whole == "series" else whole
     if from_trained and not n:
         return "Nothing: the start model has learned all of these images, so they cannot judge it. Everything is trained on at once."
     if from_trained:
-        halves = "half of the images each" if n >= 4 else "the halves of every image, for there are fewer than four"
+        halves = "half of the images each" if n >= 4 else f"the halves of every {part}, for there are fewer than four images"
         return f"Two folds ({halves}) judge each other's model for 30 % of the time each, then everything is trained on."
-    part = "one whole image" if n >= 3 else "a quarter of the largest image, for there are fewer than three"
-    return f"For three quarters of the time {part}; then everything is trained on."
+    block = f"a quarter of {'every plane of ' * (whole == 'series')}the {whole}{' with more cells' * (n == 2)}"
+    held = "one whole image" if n >= 3 else f"{block}, for there are fewer than three images"
+    return f"For three quarters of the time {held}; then everything is trained on."
 
 
 def _time(plan: TrainingPlan) -> str:

@@ -162,9 +162,9 @@ def plan_training(
     diameter = voxels.diameter if voxels else cell_diameter(pairs)
     notes = []
     if in_3d and not settings.slice_distance and not all(pair.image.slice_distance for pair in pairs):
-        notes.append(f"The files do not say how far slices are apart; they are taken to be {distance:g} pixels apart. State it if not.")
+        notes.append(f"The files do not say how far slices are apart; they are taken to be {pixels_apart(distance)}. State it if not.")
     if n_cells < 20:
-        notes.append(f"Only {n_cells} cells are drawn; from about 50 on the model becomes dependable.")
+        notes.append(f"Only {n_cells} cell{'s are' if n_cells != 1 else ' is'} drawn; from about 50 on the model becomes dependable.")
     paper = settings.preset == "paper"
     if start is None and not in_3d and diameter < _TINY:
         notes.append(_on_tiny(diameter, 1.0 if paper else _working_scale(diameter)))
@@ -377,6 +377,12 @@ def _working_scale(diameter: float, in_3d: bool = False) -> float:
     if diameter < _TINY and not in_3d:
         return min(8.0, _ENOUGH / diameter)
     return max(0.02, wanted / diameter) if diameter > 1.25 * wanted else 1.0
+
+
+def pixels_apart(distance: float) -> str:
+    """Say how far slices are apart."""
+    shown = f"{distance:.3g}"
+    return f"{shown} pixel{'s' * (shown != '1')} apart"
 
 
 def _on_tiny(diameter: float, scale: float) -> str:

@@ -107,7 +107,7 @@ def test_kinds_are_gathered_piece_by_piece():
     assert decide(cell).tolist() == [0, 2]
 
 
-def test_training_tells_the_kinds_apart(pair, tmp_path):
+def test_training_tells_the_kinds_apart(pair, tmp_path, capsys):
     """Dim and bright discs; a small network learns them in some seconds."""
     settings = TrainingSettings(steps=120, patch=64, types=2, depth=2, base_width=8, learning_rate=1e-2, device="cpu")
     plan = plan_training([pair], settings)
@@ -126,6 +126,19 @@ def test_training_tells_the_kinds_apart(pair, tmp_path):
     assert (counts["count"], counts["count_type_1"], counts["count_type_2"]) == (15, 8, 7)
     at = cells[["y", "x"]].round().astype(int).to_numpy()
     assert (cells["type"].to_numpy() == types_of_ids(LABELS[at[:, 0], at[:, 1]], 1000)).all()
+    # The same with files: the labels are numbered through, and the types are in the table beside them.
+    (tmp_path / "truth").mkdir()
+    tifffile.imwrite(tmp_path / "truth" / "mixed.tif", LABELS.astype(np.uint16))
+    tifffile.imwrite(tmp_path / "mixed.tif", pair.image.planes[0, 0].astype(np.float32))
+    out = tmp_path / "out"
+    assert main([*map(str, ("predict", "--model", tmp_path / "two.safetensors", "--out", out, tmp_path / "mixed.tif"))]) == 0
+    capsys.readouterr()
+    assert main([*map(str, ("evaluate", "--predicted", out / "labels", "--truth", tmp_path / "truth", "--types", 2))]) == 0
+    *_, first, second, _, source = capsys.readouterr().out.splitlines()
+    assert (first.split()[-2:], second.split()[-2:]) == (["8", "8"], ["7", "7"])
+    assert float(first.split()[2]) > 0.8
+    assert float(second.split()[2]) > 0.8
+    assert source == f"Types of the predicted cells are from {out / 'cells.csv'}."
 
 
 def test_a_model_of_one_kind_serves_as_start(pair):

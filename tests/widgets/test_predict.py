@@ -8,17 +8,23 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from models import bright_is_cell, bright_is_cell_in_3d, nine_discs
 from napari.components import ViewerModel
+from napari.layers._source import layer_source
+from napari_builtins.io import magic_imread
 from pictures import balls
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 import napari_tally as nt
+from napari_tally.cli import main
+from napari_tally.core.channels import ChannelChoice
 from napari_tally.core.counting import measure_cells, summarise
 from napari_tally.core.model_file import shipped_models
 from napari_tally.settings import CountingSettings
 from napari_tally.widgets._annotation import start_annotation
+from napari_tally.widgets._geometry import shown_plane
 from napari_tally.widgets._layers import annotation_of, image_from_layer, layers_of, region_of
 from napari_tally.widgets._session import session
 from napari_tally.widgets.predict import PredictWidget
@@ -154,6 +160,46 @@ def test_another_threshold_counts_anew_without_the_network(model, widget, qtbot,
     assert widget.count_text.text() == f"{wanted.max()} cells"
     assert len(layers_of(model, "prediction", image)[0].features) == wanted.max()
     assert list(model.layers) == layers
+
+
+@pytest.mark.parametrize(
+    ("axes", "how", "choice"),
+    [
+        ("CYX", "imagej", None),
+        ("CYX", "imagej", ChannelChoice((2,), 2)),
+        ("TYX", "imagej", None),
+        ("ZYX", "imagej", None),
+        ("TCYX", "ome", None),
+        ("ZCYX", "ome", ChannelChoice((2, 1), 2)),
+        ("TZCYX", "ome", ChannelChoice((2,), 2)),
+    ],
+)
+def test_a_file_that_napari_opens_is_counted_as_on_the_command_line(model, widget, count, tmp_path, axes, how, choice):
+    """To the pixel, and the labels lie where the cells are: the second channel has other cells than the first."""
+    turns = [lambda p: p, lambda p: p[..., ::-1, :] // 2 + 10, lambda p: p[..., ::-1]]
+    pixels = nine_discs()
+    for axis in reversed(axes[:-2]):
+        pixels = np.stack([turn(pixels) for turn in (turns if axis == "T" else turns[:2])])
+    path = tmp_path / ("a.ome.tif" if how == "ome" else "a.tif")
+    tifffile.imwrite(path, pixels, metadata={"axes": axes}, **{how: True})
+    channels = len(choice.order) if choice else 2 if "C" in axes else 1
+    trained = replace(bright_is_cell(channels), channels=choice)
+    session(model).put(trained, "bright")
+    nt.save_model(trained, tmp_path / "bright.safetensors")
+    assert main(["predict", "--model", str(tmp_path / "bright.safetensors"), "--out", str(tmp_path / "out"), str(path)]) == 0
+    wanted = tifffile.imread(next((tmp_path / "out" / "labels").iterdir()))
+    with layer_source(path=str(path)):
+        layer = model.add_image(magic_imread([str(path)]), name="a")
+    widget.image_choice.layer = layer
+    count()
+    labels = layers_of(model, "prediction", layer)[0]
+    assert wanted.max() >= 9
+    np.testing.assert_array_equal(labels.data, wanted)
+    np.testing.assert_array_equal(labels.extent.world, layer.extent.world[:, layer.ndim - labels.ndim :])
+    assert widget.count_text.text() == f"{wanted.max()} cells"
+    if "T" in axes:
+        model.dims.set_point(layer.ndim - labels.ndim, 1)  # the slider of time moves both
+        assert shown_plane(model, labels)[0] == shown_plane(model, layer)[layer.ndim - labels.ndim] == 1
 
 
 def test_all_images_at_once_and_what_cannot_be_counted_is_named(model, widget, count):

@@ -31,7 +31,7 @@ import tifffile
 from numpy.typing import ArrayLike, NDArray
 
 from napari_tally.core.events import run_to_end
-from napari_tally.core.lazy import Opened, open_ome_zarr, open_tiff
+from napari_tally.core.lazy import Opened, axes_of_ome_zarr, open_ome_zarr, open_tiff
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
@@ -337,7 +337,7 @@ def decode(path: Path, palette: bool = True) -> Opened:
                 _require_few_planes(tif.ome_metadata or "")
                 if not tif.series:
                     raise ValueError("it holds no image")
-                series = max(tif.series, key=lambda series: series.size)  # not the thumbnail
+                series = _main_series(tif)
                 _require_plausible(series.nbytes, path.stat().st_size, labels=not palette)
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
                 return Opened(pixels, _axes_of(series), *_tiff_sizes(tif))
@@ -346,6 +346,30 @@ def decode(path: Path, palette: bool = True) -> Opened:
             return Opened(array, "YX" if array.ndim == 2 else "YXS")
     except _DECODER_ERRORS as error:
         raise ValueError(f"{path}: the file cannot be read as an image ({str(error).strip() or type(error).__name__}).") from error
+
+
+def _main_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """Give the image of a file, not its thumbnail."""
+    return max(tif.series, key=lambda series: series.size)
+
+
+def stated_axes(path: str | Path) -> tuple[str, tuple[int, ...]]:
+    """Read only which axes the pixels of a file have, as :func:`read_image` takes them, and how long these are; no pixel is read.
+
+    For whoever has the pixels from elsewhere. ("", ()) where the file does not say, or cannot be read.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir() and path.suffix.lower() == ".zarr":
+            return axes_of_ome_zarr(path)
+        if path.suffix.lower() not in TIFF_SUFFIXES or not path.is_file():
+            return "", ()
+        with tifffile.TiffFile(path, _multifile=False) as tif:
+            _require_few_planes(tif.ome_metadata or "")
+            series = _main_series(tif)
+            return _axes_of(series), tuple(int(n) for n in series.shape)
+    except _DECODER_ERRORS:
+        return "", ()
 
 
 def _axes_of(series: tifffile.TiffPageSeries) -> str:

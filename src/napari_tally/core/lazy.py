@@ -97,24 +97,39 @@ def open_ome_zarr(path: Path) -> Opened:
         If there is no image in the folder.
     """
     import dask.array as da
-    import zarr
 
     try:
-        group: Any = zarr.open_group(path, mode="r")
-        attributes: dict[str, Any] = dict(group.attrs)
-        multiscale = attributes.get("ome", attributes)["multiscales"][0]
-        level = multiscale["datasets"][0]
-        axes = [axis if isinstance(axis, str) else axis["name"] for axis in multiscale["axes"]]
-        array = group[level["path"]]
-        if not isinstance(array, zarr.Array) or array.ndim != len(axes):
-            raise ValueError("the axes do not fit the pixels")
-        letters = "".join(axis[0].upper() for axis in axes)
+        array, letters, multiscale, level = _largest_level(path)
         steps = _steps(letters, multiscale, level)
         height, width = steps.pop("Y", 0.0), steps.pop("X", 0.0)
         size = (height, width) if 1e-4 < height < 1e4 and 1e-4 < width < 1e4 else None
         return Opened(da.from_zarr(array, chunks=_chunks(array, letters)), letters, size, steps, missing_chunks(array))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: this folder cannot be read as an OME-Zarr image ({str(error) or type(error).__name__}).") from error
+
+
+def axes_of_ome_zarr(path: Path) -> tuple[str, tuple[int, ...]]:
+    """Read only which axes an OME-Zarr image has, a letter an axis, and how long these are; ("", ()) where there is none."""
+    try:
+        array, letters, *_ = _largest_level(path)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return "", ()
+    return letters, tuple(int(n) for n in array.shape)
+
+
+def _largest_level(path: Path) -> tuple[Any, str, dict[str, Any], dict[str, Any]]:
+    """Open the largest level of an OME-Zarr image: its zarr array, letters, and the metadata of the image and of the level."""
+    import zarr
+
+    group: Any = zarr.open_group(path, mode="r")
+    attributes: dict[str, Any] = dict(group.attrs)
+    multiscale = attributes.get("ome", attributes)["multiscales"][0]
+    level = multiscale["datasets"][0]
+    axes = [axis if isinstance(axis, str) else axis["name"] for axis in multiscale["axes"]]
+    array = group[level["path"]]
+    if not isinstance(array, zarr.Array) or array.ndim != len(axes):
+        raise ValueError("the axes do not fit the pixels")
+    return array, "".join(axis[0].upper() for axis in axes), multiscale, level
 
 
 def _chunks(array: Any, letters: str) -> tuple[int, ...]:

@@ -9,8 +9,8 @@ from skimage.draw import polygon
 
 from napari_tally.core.edit import take_over
 from napari_tally.core.points import discs
-from napari_tally.widgets._geometry import ellipse, label_shape, placement, shown_plane, to_data_of
-from napari_tally.widgets._layers import KEY, annotation_of, belong, image_of, region_of, require_channels_first
+from napari_tally.widgets._geometry import channels_to_front, ellipse, label_shape, placement, shown_plane, to_data_of
+from napari_tally.widgets._layers import KEY, annotation_of, belong, image_of, region_of
 
 
 def start_annotation(viewer: ViewerModel, image: ImageLayer, labels: Labels | None = None) -> Labels:
@@ -26,9 +26,9 @@ def start_annotation(viewer: ViewerModel, image: ImageLayer, labels: Labels | No
     Raises
     ------
     ValueError
-        If the labels do not fit the image, or cannot be painted.
+        If the labels do not fit the image, cannot be painted, or could not lie on it.
     """
-    require_channels_first(image)
+    channels_to_front(viewer, image)
     shape = label_shape(image)
     place = placement(image, len(shape))
     if labels is None:

@@ -5,7 +5,9 @@ Positions follow napari: a layer with fewer axes than the viewer has the last on
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import dask.array as da
 import numpy as np
 import pint
 from napari.components import ViewerModel
@@ -13,16 +15,91 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from numpy.typing import NDArray
 
+from napari_tally.core.images import is_lazy, stated_axes
+
+AXIS_LETTERS = dict.fromkeys(("c", "ch", "channel", "channels"), "C") | dict.fromkeys(("t", "time"), "T") | {"z": "Z", "samples": "S"}
+"""What the labels of axes say, as in the metadata of files."""
+_RANK = {"C": 0, "S": 1, "Y": 3, "X": 4}
+"""Where an axis must be for labels to lie on an image; what is none of these, planes, is 2."""
+_STATED: WeakKeyDictionary[ImageLayer, tuple[str, tuple[int, ...]]] = WeakKeyDictionary()
+"""What the files of layers say of their axes: each is asked once."""
+
+
+def axes_of(layer: ImageLayer) -> str:
+    """Give a letter for each axis of the pixels of an image layer, as :func:`napari_tally.core.images.as_image` takes them.
+
+    The labels of its axes say it. Where nobody has set these, as when napari opens a file, the file does, so that the window takes an
+    image as the command line does. What is not said is an axis of planes, "Q".
+    """
+    if layer.source.path and _has_no_labels(layer):
+        if layer not in _STATED:
+            _STATED[layer] = stated_axes(layer.source.path)
+        letters, shape = _STATED[layer]
+        if shape == tuple(_full_size(layer).shape) and letters.count("Y") == letters.count("X") == 1:
+            return letters
+    letters = "".join(AXIS_LETTERS.get(label.lower(), "Q") for label in layer.axis_labels[:-2])
+    return letters + ("YXS" if layer.rgb else "YX")
+
+
+def _has_no_labels(layer: ImageLayer) -> bool:
+    """Whether the labels of the axes are those that napari gives to axes of which nothing is known."""
+    return tuple(layer.axis_labels) == tuple(str(i) for i in range(-layer.ndim, 0))
+
+
+def _full_size(layer: ImageLayer) -> Any:
+    return layer.data[0] if layer.multiscale else layer.data
+
+
+def _order(layer: ImageLayer, letters: str) -> list[int]:
+    """Give the axes of a layer as labels want them: channels first, then planes, Y and X."""
+    return sorted(range(layer.ndim), key=lambda i: _RANK.get(letters[i], 2))
+
 
 def label_shape(layer: ImageLayer) -> tuple[int, ...]:
     """Give the shape of a label image for an image layer (that of ``image_from_layer(layer)``) without reading pixels."""
-    data = layer.data[0] if layer.multiscale else layer.data
-    shape = tuple(int(n) for n in data.shape[: layer.ndim])
-    if channel_axis(layer) == 0:
-        shape = shape[1:]
+    size, letters = _full_size(layer).shape, axes_of(layer)
+    shape = tuple(int(size[i]) for i in _order(layer, letters) if letters[i] not in "CS")
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
     return shape
+
+
+def channels_to_front(viewer: ViewerModel, layer: ImageLayer) -> None:
+    """Move the channels of a layer before its other axes, where they are not: only so can labels, which have none, lie on it.
+
+    No pixel is copied, and the viewer goes on to show the same plane.
+
+    Raises
+    ------
+    ValueError
+        If the layer is turned, sheared or has an affine transform, which would have to be turned too.
+    """
+    letters, n = axes_of(layer), layer.ndim
+    order = _order(layer, letters)
+    if order == list(range(n)):
+        return
+    if not (np.allclose(layer.rotate, np.eye(n)) and not np.any(layer.shear) and np.allclose(layer.affine.affine_matrix, np.eye(n + 1))):
+        raise ValueError(
+            f"{layer.name}: the axes are {', '.join(letters[:n].lower())}; the channels must be the first one, and the layer is turned or "
+            "sheared. Move them there, or split them into layers (right-click on the layer, Split Stack)."
+        )
+    labels = ["samples" if letter == "S" else letter.lower() for letter in letters] if _has_no_labels(layer) else layer.axis_labels
+    scale, translate, units, point = layer.scale, layer.translate, layer.units, np.array(viewer.dims.point)
+    levels = [_turned(level, order) for level in (layer.data if layer.multiscale else [layer.data])]
+    layer.data = levels if layer.multiscale else levels[0]
+    layer.axis_labels = [labels[i] for i in order]
+    layer.scale, layer.translate, layer.units = scale[order], translate[order], [units[i] for i in order]
+    if viewer.dims.ndim >= n:
+        first = viewer.dims.ndim - n
+        viewer.dims.set_point(list(range(first, first + n)), list(point[first:][order]))
+
+
+def _turned(pixels: Any, order: list[int]) -> Any:
+    """Give an array with its axes in another order, colour samples last; what is lazy stays so."""
+    if type(pixels).__module__.startswith("zarr."):
+        pixels = da.from_zarr(pixels)
+    pixels = pixels if is_lazy(pixels) else np.asarray(pixels)
+    return pixels.transpose([*order, *range(len(order), pixels.ndim)])
 
 
 def pixel_size(layer: Layer) -> tuple[float, float] | None:
@@ -95,14 +172,3 @@ def _apply(affine: Callable[[Any], Any], points: NDArray[np.floating]) -> NDArra
     origin = np.asarray(affine(np.zeros(d)))
     matrix = np.stack([np.asarray(affine(step)) - origin for step in np.eye(d)])
     return points @ matrix + origin
-
-
-def channel_axis(layer: ImageLayer) -> int | None:
-    """Find the axis that holds channels, by its label."""
-    if layer.rgb or layer.ndim < 3:
-        return None
-    return next((i for i, label in enumerate(layer.axis_labels) if AXIS_LETTERS.get(label.lower()) == "C"), None)
-
-
-AXIS_LETTERS = dict.fromkeys(("c", "ch", "channel", "channels"), "C") | dict.fromkeys(("t", "time"), "T") | {"z": "Z"}
-"""What the labels of axes say, as in the metadata of files."""

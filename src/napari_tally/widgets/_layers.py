@@ -22,7 +22,7 @@ from napari.layers import Labels, Layer, Shapes
 
 from napari_tally.core.images import Image, as_image, is_lazy, stated_sizes
 from napari_tally.core.lazy import missing_chunks, open_ome_zarr
-from napari_tally.widgets._geometry import AXIS_LETTERS, channel_axis, label_shape, pixel_size, z_size
+from napari_tally.widgets._geometry import axes_of, label_shape, pixel_size, z_size
 
 KEY = "napari_tally"
 Role = Literal["annotation", "prediction", "probability", "aid"]
@@ -34,8 +34,8 @@ def image_from_layer(layer: ImageLayer) -> Image:
     Parameters
     ----------
     layer : napari.layers.Image
-        (Y, X), colour, or planes before them. A first axis labelled ``c`` or ``channel`` holds channels; ``t`` or ``time`` is
-        time, ``z`` are slices.
+        (Y, X), colour, or planes before them. An axis labelled ``c`` or ``channel`` holds channels; ``t`` or ``time`` is time, ``z``
+        are slices. Where the axes have no labels, the file of the layer says what they are.
 
     Returns
     -------
@@ -47,12 +47,9 @@ def image_from_layer(layer: ImageLayer) -> Image:
     Raises
     ------
     ValueError
-        If the values are no real, finite numbers, or the channels are not the first axis.
+        If the values are no real, finite numbers.
     """
-    require_channels_first(layer)
     data = layer.data[0] if layer.multiscale else layer.data
-    letters = (AXIS_LETTERS.get(label.lower(), "Q") for label in layer.axis_labels[:-2])
-    axes = "".join(letters) + ("YXS" if layer.rgb else "YX")
     if type(data).__module__.startswith("zarr."):
         data = da.from_zarr(data)
     data = data if is_lazy(data) else np.asarray(data)
@@ -61,7 +58,7 @@ def image_from_layer(layer: ImageLayer) -> Image:
     if not (size or distance or np.any(layer.scale != 1)) and layer.source.path:
         height, width = label_shape(layer)[-2:]
         size, steps = stated_sizes(layer.source.path, (height, width))
-    return as_image(data, axes=axes, name=layer.name, pixel_size=size, steps=steps)
+    return as_image(data, axes=axes_of(layer), name=layer.name, pixel_size=size, steps=steps)
 
 
 def what_is_odd(layer: ImageLayer) -> str:
@@ -76,15 +73,6 @@ def what_is_odd(layer: ImageLayer) -> str:
         return open_ome_zarr(path).note
     except ValueError:  # something else that a reader knows
         return ""
-
-
-def require_channels_first(layer: ImageLayer) -> None:
-    """Raise a ``ValueError`` if channels are another axis than the first: labels could not lie on the image then."""
-    if channel_axis(layer):
-        raise ValueError(
-            f"{layer.name}: the axes are {', '.join(layer.axis_labels)}; the channels must be the first one. "
-            "Move them there, or split them into layers (right-click on the layer, Split Stack)."
-        )
 
 
 def belong(layer: Layer, role: Role, image: ImageLayer, region: Shapes | None = None) -> None:

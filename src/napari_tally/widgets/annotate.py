@@ -20,7 +20,7 @@ from qtpy.QtWidgets import QAbstractButton, QButtonGroup, QCheckBox, QDoubleSpin
 from napari_tally.core.annotations import Problem, check_labels, known_labels, split_pieces
 from napari_tally.core.journal import read_journal
 from napari_tally.widgets._annotation import cells_from_points, copy_cells, mark_plane, next_cell, region_mask, rewrite, start_annotation
-from napari_tally.widgets._geometry import label_shape, placement, shown_plane
+from napari_tally.widgets._geometry import channels_to_front, label_shape, placement, shown_plane
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._kept import Keeper, left_drawings
 from napari_tally.widgets._layer_combo import LayerCombo
@@ -198,6 +198,7 @@ class AnnotateWidget(QWidget):
         image, path = self.image_choice.layer, self._left[0]
         try:
             found = read_journal(path)
+            channels_to_front(self._viewer, image)
             place = placement(image, found.labels.ndim)
             layer = Labels(found.labels, name=f"{image.name} cells", **place)
             self._viewer.add_layer(layer)

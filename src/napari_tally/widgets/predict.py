@@ -45,7 +45,7 @@ from napari_tally.widgets._annotation import copy_cells
 from napari_tally.widgets._counting import Counted, Filling, Progress, Results, Run
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._gaze import Gaze
-from napari_tally.widgets._geometry import label_shape, placement
+from napari_tally.widgets._geometry import channels_to_front, label_shape, placement
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
 from napari_tally.widgets._layers import KEY, Role, belong, is_corrected, is_source, layers_of
@@ -222,6 +222,12 @@ class PredictWidget(QWidget):
     def _run(self) -> None:
         model, layers, counting, settings = self._session.model, list(self._chosen()), self.counting.value, self.how.value
         assert model
+        try:
+            for layer in layers:
+                channels_to_front(self._viewer, layer)
+        except ValueError as error:
+            self._show_failure(error)
+            return
         run = Run(model, self._session.model_name, settings)
         gaze, only = self._gaze, self.this_plane.isChecked() and self.this_plane.isVisible()
         gaze.follow(layers)

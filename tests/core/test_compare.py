@@ -1,6 +1,7 @@
 """Comparing networks and losses: the same folds for all, nothing twice, and a table that adds up."""
 
 import json
+import sys
 from dataclasses import asdict, replace
 from xml.etree import ElementTree
 
@@ -10,7 +11,8 @@ import tifffile
 from pictures import discs
 
 from napari_tally.cli import main
-from napari_tally.core.compare import Progress, Run, compare, folds_of, plot, rows
+from napari_tally.core import compare as core_compare
+from napari_tally.core.compare import Note, Progress, Run, compare, folds_of, one_kind, plot, rows
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image
 from napari_tally.core.samples import TrainingPair
@@ -112,3 +114,81 @@ def test_the_command(pairs, tmp_path, capsys):
     assert "fold 1" not in capsys.readouterr().out
     assert main([*command, "--folds", "1"]) == 2
     assert "2 to 20 folds" in capsys.readouterr().err
+
+
+@pytest.fixture
+def stacks():
+    """Two z-stacks whose cells keep their ids from slice to slice."""
+    labels = np.stack([LABELS] * 6)
+    return [TrainingPair(as_image((labels > 0).astype(np.float32), axes="ZYX", name=name), labels) for name in "ab"]
+
+
+def test_bodies_and_profiles_are_not_compared(stacks, tmp_path):
+    """The networks for planes decide for all; the one for volumes alone learns volumes, in whatever fold."""
+    settings, note = one_kind(stacks, ["unet", "res-unet"], SETTINGS)
+    assert settings.dimensions == "2-D"
+    assert "but ResU-Net is for planes only: all networks learn" in note.text
+    settings, note = one_kind(stacks, ["unet"], SETTINGS)
+    assert settings.dimensions == "3-D"
+    assert "bodies in volumes (3-D)" in note.text
+    assert one_kind(stacks, ["unet"], replace(SETTINGS, dimensions="2-D")) == (replace(SETTINGS, dimensions="2-D"), None)
+    flat = [TrainingPair(as_image(pair.image.planes[0, 0]), LABELS) for pair in stacks]
+    assert one_kind(flat, ["unet", "res-unet"], SETTINGS) == (replace(SETTINGS, dimensions="2-D"), None)
+    news = []
+    runs = run_to_end(compare(stacks, ["unet", "res-unet"], ["dice"], replace(SETTINGS, steps=1), tmp_path / "runs.json"), news.append)
+    assert [type(event) for event in news].count(Note) == 1
+    assert isinstance(news[0], Note)
+    assert {run.true for run in runs if run.architecture == "unet"} == {run.true for run in runs if run.architecture == "res-unet"} == {24}
+    with pytest.raises(ValueError, match="made with other"):  # bodies, to the same file
+        run_to_end(compare(stacks, ["unet"], ["dice"], replace(SETTINGS, steps=1), tmp_path / "runs.json"))
+
+
+def test_what_cannot_be_built_is_said_before_the_first_training(pairs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai.networks", None)
+    news = []
+    with pytest.raises(ValueError, match="MONAI, which is not installed"):
+        run_to_end(compare(pairs, ["unet", "unet++"], ["dice"], replace(SETTINGS, depth=0), tmp_path / "runs.json"), news.append)
+    assert not news
+    assert not list(tmp_path.iterdir())
+
+
+def written(tmp_path, pairs):
+    for folder in ("images", "labels", "points"):
+        (tmp_path / folder).mkdir()
+    for pair in pairs:
+        tifffile.imwrite(tmp_path / "images" / f"{pair.image.name}.tif", pair.image.planes[0, 0])
+        tifffile.imwrite(tmp_path / "labels" / f"{pair.image.name}.tif", (LABELS > 0).astype(np.uint8) * 255)
+        (tmp_path / "points" / f"{pair.image.name}.csv").write_text("y,x\n16,16\n16,46\n46,16\n46,46\n")
+    return ["compare", "--images", str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--steps", "1", "--patch", "32"]
+
+
+def test_what_is_done_is_in_the_table_when_it_stops(pairs, tmp_path, monkeypatch, capsys):
+    command = [*written(tmp_path, pairs), "--labels", str(tmp_path / "labels"), "--split"]
+    usual, calls = core_compare._run, []
+
+    def stops(*given):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(given)
+        return usual(*given)
+
+    monkeypatch.setattr(core_compare, "_run", stops)
+    assert main(command) == 130
+    assert "Stopped; the table, the plot and the runs that are done are in" in capsys.readouterr().out
+    assert "| unet | cross-entropy | 1 |" in (tmp_path / "out" / "table.md").read_text()
+    assert "<polyline" in (tmp_path / "out" / "plot.svg").read_text()
+    assert [len(np.unique(pair.labels)) for pair in calls[0][0]] == [5] * len(calls[0][0])  # the masks are split
+    monkeypatch.setattr(core_compare, "_run", usual)
+    assert main(command) == 0
+    assert "| unet | cross-entropy | 2 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_points_and_settings_as_for_training(pairs, tmp_path, capsys):
+    command = [*written(tmp_path, pairs), "--labels", str(tmp_path / "points"), "--radius", "7", "--statistics", "experiment"]
+    assert main([*command, "--seed", "5", "--depth", "2", "--base-width", "2", "--dimensions", "2-D"]) == 0
+    assert "fold 2, seed 5: 1 steps" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "runs.json").read_text())
+    assert content["made_with"]["settings"]["depth"] == 2
+    assert content["made_with"]["normalisation"]["statistics"] == "experiment"
+    assert main([*command, "--radius", "-1"]) == 2
+    assert main([*command, "--types", "2", "--ids-per-type", "100"]) == 2  # no second type is there

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin
@@ -22,9 +22,11 @@ class Commands(Protocol):
     def __call__(self, name: str, run: Any, text: str) -> argparse.ArgumentParser: ...
 
 
-def add_settings(parser: argparse.ArgumentParser, cls: type, default: str | None = None) -> None:
-    """Add an option for every field of a settings class."""
+def add_settings(parser: argparse.ArgumentParser, cls: type, default: str | None = None, but: Collection[str] = ()) -> None:
+    """Add an option for every field of a settings class, `but` for some."""
     for name, (kind, meta) in fields_of(cls).items():
+        if name in but:
+            continue
         option = "--" + name.replace("_", "-")
         chosen = None if default else getattr(cls(), name)
         text = meta["tooltip"].replace("%", "%%") + (f" (default: {default})" if default else "")
@@ -45,18 +47,25 @@ def settings_from(cls: type, arguments: argparse.Namespace, base: Any = None) ->
     return from_dict(cls, values)
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the options of what to train on and how, which `train` and `plan` share."""
+def add_data(parser: argparse.ArgumentParser, compares: bool = False) -> None:
+    """Add the options of what to train on and how, which `train`, `plan` and `compare` share.
+
+    What `compares` has networks and losses of its own, starts from random weights, and validates on its folds.
+    """
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the images")
     parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their label images, matched by stem")
-    text = "model to start from; auto: the one that comes with napari-tally and knows such cells best"
-    parser.add_argument("--start", default="auto", metavar="auto|none|FILE|NAME", help=text)
+    if compares:
+        parser.set_defaults(start="none", val_images=None, val_labels=None)
+    else:
+        text = "model to start from; auto: the one that comes with napari-tally and knows such cells best"
+        parser.add_argument("--start", default="auto", metavar="auto|none|FILE|NAME", help=text)
     add_split(parser)
     text = "the labels are points: CSV files (axis-0, axis-1 or y, x), each a disc of so many pixels"
     parser.add_argument("--radius", type=float, default=0.0, metavar="PX", help=text)
-    parser.add_argument("--val-images", type=Path, metavar="DIR", help="images to validate on (default: a part is held out)")
-    parser.add_argument("--val-labels", type=Path, metavar="DIR", help="their label images")
-    add_settings(parser, TrainingSettings)
+    if not compares:
+        parser.add_argument("--val-images", type=Path, metavar="DIR", help="images to validate on (default: a part is held out)")
+        parser.add_argument("--val-labels", type=Path, metavar="DIR", help="their label images")
+    add_settings(parser, TrainingSettings, but=("architecture", "loss", "insist") if compares else ())
     kind, meta = fields_of(NormalisationSettings)["statistics"]
     parser.add_argument("--statistics", choices=get_args(kind), default="image", help=meta["tooltip"])
 

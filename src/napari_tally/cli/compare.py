@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from napari_tally.cli._parts import Commands, Progress, read_pairs
-from napari_tally.settings import Loss, TrainingSettings, fields_of, from_dict
+from napari_tally.cli._parts import Commands, Progress, add_data, normalisation_from, read_data, settings_from
+from napari_tally.settings import Loss, TrainingSettings, fields_of
 
 if TYPE_CHECKING:
-    from napari_tally.core.compare import Row
+    from napari_tally.core.compare import Row, Run
 
 _ARCHITECTURES = [name for name in get_args(fields_of(TrainingSettings)["architecture"][0]) if name != "auto"]
 _LOSSES = get_args(Loss)
@@ -18,44 +18,62 @@ _LOSSES = get_args(Loss)
 def register(command: Commands) -> None:
     """Add the command."""
     parser = command("compare", run, "Train several networks and losses for the same time on the same images, and test each on the others.")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the images")
-    parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their label images, matched by stem")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets runs.json, table.md and plot.svg; finished runs stay")
     parser.add_argument("--architectures", nargs="+", choices=_ARCHITECTURES, default=["unet"], help="networks to train")
     parser.add_argument("--losses", nargs="+", choices=_LOSSES, default=["cross-entropy"], help="losses to train with")
-    parser.add_argument("--minutes", type=float, default=2.0, help="time of each training")
-    parser.add_argument("--steps", type=int, default=0, help="train for so many steps instead")
     parser.add_argument("--folds", type=int, default=2, help="parts that the images are dealt into; each is the test once")
-    parser.add_argument("--seeds", type=int, default=1, help="repetitions with other random draws")
-    parser.add_argument("--patch", type=int, default=0, help="side of a training patch; 0 = by preset")
-    parser.add_argument("--device", choices=get_args(fields_of(TrainingSettings)["device"][0]), default="auto", help="where to compute")
+    parser.add_argument("--seeds", type=int, default=1, help="repetitions with other random draws, from --seed on")
+    add_data(parser, compares=True)
+    parser.set_defaults(minutes=2.0)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     if not (2 <= arguments.folds <= 20 and 1 <= arguments.seeds <= 100):
         raise ValueError(f"--folds {arguments.folds} --seeds {arguments.seeds}: 2 to 20 folds and 1 to 100 seeds are wanted.")
-    chosen = {name: getattr(arguments, name) for name in ("minutes", "steps", "patch", "device")}
-    settings = from_dict(TrainingSettings, chosen)
-    pairs = read_pairs(arguments.images, arguments.labels)
-    from napari_tally.core.compare import Run, compare, plot, rows
+    settings = settings_from(TrainingSettings, arguments)
+    pairs, _ = read_data(arguments)
+    from napari_tally.core.compare import Note, Run, compare, done_so_far
     from napari_tally.core.events import run_to_end
 
+    out, asked = arguments.out, (arguments.architectures, arguments.losses)
+    out.mkdir(parents=True, exist_ok=True)
+    written = False
     with Progress("comparing") as progress:
 
         def show(news: object) -> None:
+            nonlocal written
             if isinstance(news, Run):
                 what = f"{news.architecture}, {news.loss}, fold {news.fold + 1}, seed {news.seed}"
                 progress.say(f"{what}: {news.steps} steps, {news.seconds:.0f} s.")
+                _write(out, done_so_far(out / "runs.json", *asked))
+                written = True
+            elif isinstance(news, Note):
+                progress.say(f"Note: {news.text}")
             else:
                 progress.show(news.fraction, f"run {news.number} of {news.total}: {news.architecture}, {news.loss}")  # type: ignore[attr-defined]
 
-        given = (pairs, arguments.architectures, arguments.losses, settings, arguments.out / "runs.json", arguments.folds, arguments.seeds)
-        table = rows(run_to_end(compare(*given), show))
+        given = (pairs, *asked, settings, out / "runs.json", arguments.folds, arguments.seeds, normalisation_from(arguments, None))
+        try:
+            runs = run_to_end(compare(*given), show)
+        except (KeyboardInterrupt, ValueError, RuntimeError, MemoryError, OSError):
+            if written:
+                progress.say(f"Stopped; the table, the plot and the runs that are done are in {out}. The same command goes on.")
+            raise
+    print(f"{_write(out, runs)}\nThe table, a plot and the runs are in {out}.")
+
+
+def _write(out: Path, runs: "Sequence[Run]") -> str:
+    """Write the table and the plot of these runs, whole or not at all; give the table."""
+    from napari_tally.core.compare import plot, rows
+    from napari_tally.core.files import whole_file
+
+    table = rows(runs)
     text = as_markdown(table)
-    (arguments.out / "table.md").write_text(text)
-    (arguments.out / "plot.svg").write_text(plot(table))
-    print(f"{text}\nThe table, a plot and the runs are in {arguments.out}.")
+    for name, content in (("table.md", text), ("plot.svg", plot(table))):
+        with whole_file(out / name) as partial:
+            partial.write_text(content)
+    return text
 
 
 def as_markdown(table: "Sequence[Row]") -> str:

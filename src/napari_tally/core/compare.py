@@ -11,21 +11,23 @@ Every finished run goes into a JSON file at once; a run that is in the file is n
 import json
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from napari_tally.core.architectures import ARCHITECTURES
 from napari_tally.core.events import mapped, run_to_end
 from napari_tally.core.files import require_file, whole_file
 from napari_tally.core.find import find_cells
 from napari_tally.core.metrics import THRESHOLDS, average_precision, evaluate
-from napari_tally.core.plan import new_model, plan_training
+from napari_tally.core.plan import dimensions_for, new_model, plan_training
 from napari_tally.core.samples import TrainingPair, data_fingerprint
 from napari_tally.core.train import Finished, Step, train
-from napari_tally.settings import PredictionSettings, TrainingSettings, to_dict
+from napari_tally.settings import NormalisationSettings, PredictionSettings, TrainingSettings, to_dict
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Note:
+    """News: what to know of the comparison before it starts, in plain words."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Row:
     """What is known of one architecture with one loss, over all its runs."""
 
@@ -107,6 +116,35 @@ def folds_of(pairs: Sequence[TrainingPair], folds: int) -> list[list[int]]:
     return dealt
 
 
+def one_kind(
+    pairs: Sequence[TrainingPair], architectures: Sequence[str], settings: TrainingSettings
+) -> tuple[TrainingSettings, Note | None]:
+    """Decide between planes and volumes for all networks together: bodies and profiles are not to be found alike, nor counted together.
+
+    Returns
+    -------
+    TrainingSettings
+        With the dimensions resolved: volumes only where every network would learn them.
+    Note or None
+        What was decided, where there was a choice.
+    """
+    kinds = {name: dimensions_for(pairs, _with(settings, architecture=name)) for name in architectures}
+    in_3d = set(kinds.values()) == {3}
+    resolved = replace(settings, dimensions="3-D" if in_3d else "2-D")
+    if settings.dimensions != "auto" or 3 not in kinds.values():
+        return resolved, None
+    if in_3d:
+        return resolved, Note("Cells go through the slices, so they are learned and counted as bodies in volumes (3-D).")
+    flat = ", ".join(ARCHITECTURES[name].title for name, kind in kinds.items() if kind == 2)
+    be = "is" if list(kinds.values()).count(2) == 1 else "are"
+    alike = "all networks learn, and are judged by, the profiles in each slice (2-D)"
+    return resolved, Note(f"Cells go through the slices, but {flat} {be} for planes only: {alike}.")
+
+
+def _with(settings: TrainingSettings, **wishes: object) -> TrainingSettings:
+    return TrainingSettings(**(to_dict(settings) | wishes))
+
+
 def compare(
     pairs: Sequence[TrainingPair],
     architectures: Sequence[str],
@@ -115,22 +153,26 @@ def compare(
     file: Path,
     folds: int = 2,
     seeds: int = 1,
-) -> Generator[Progress | Run, None, list[Run]]:
+    normalisation: NormalisationSettings | None = None,
+) -> Generator[Note | Progress | Run, None, list[Run]]:
     """Train and test every combination, from random weights.
+
+    Every network is built, and every fold planned, before the first training: what cannot be is said at once.
 
     Parameters
     ----------
     pairs : sequence of TrainingPair
     architectures, losses : sequence of str
     settings : TrainingSettings
-        Minutes or steps of each training, and all else; the seed is the first one.
+        Minutes or steps of each training, and all else; the seed is the first one, and the dimensions are resolved for all together.
     file : Path
         JSON with the finished runs, read first and written after each.
     folds, seeds : int
+    normalisation : NormalisationSettings, optional
 
     Yields
     ------
-    Progress or Run
+    Note, Progress or Run
         A run when it is done. Walking away is safe: the next call goes on with the run that was not finished.
 
     Returns
@@ -141,20 +183,27 @@ def compare(
     Raises
     ------
     ValueError
-        If the file holds runs with other images, labels or settings.
+        If the file holds runs with other images, labels or settings, or one of the networks cannot be built or trained with these.
     """
+    settings, note = one_kind(pairs, architectures, settings)
     dealt = folds_of(pairs, folds)
     base = {name: value for name, value in to_dict(settings).items() if name not in ("architecture", "loss", "seed", "device")}
     images = [pair.image.fingerprint for pair in pairs]
-    made_with = {"images": sorted(images), "data": data_fingerprint(pairs, images), "folds": folds, "settings": base}
+    made_with: dict[str, object] = {"images": sorted(images), "data": data_fingerprint(pairs, images), "folds": folds, "settings": base}
+    made_with |= {"normalisation": to_dict(normalisation)} if normalisation else {}
     done = _read(file, made_with)
     wanted = list(product(architectures, losses, range(folds), range(settings.seed, settings.seed + seeds)))
+    left = [key for key in wanted if key not in done]
+    others = [[pair for i, pair in enumerate(pairs) if i not in test] for test in dealt]  # what each fold trains on
+    for architecture, fold in dict.fromkeys((architecture, fold) for architecture, _, fold, _ in left):
+        plan_training(others[fold], _with(settings, architecture=architecture), normalisation=normalisation)
+    if note and left:
+        yield note
     for number, (architecture, loss, fold, seed) in enumerate(wanted, start=1):
         if (architecture, loss, fold, seed) in done:
             continue
-        chosen = TrainingSettings(**(to_dict(settings) | {"architecture": architecture, "loss": loss, "seed": seed}))
-        training = [pair for i, pair in enumerate(pairs) if i not in dealt[fold]]
-        work = _run(training, [pairs[i] for i in dealt[fold]], chosen, fold)
+        chosen = _with(settings, architecture=architecture, loss=loss, seed=seed)
+        work = _run(others[fold], [pairs[i] for i in dealt[fold]], chosen, fold, normalisation)
         run = yield from mapped(work, partial(Progress, number, len(wanted), architecture, loss, fold))
         done[architecture, loss, fold, seed] = run
         _write(file, made_with, done)
@@ -162,8 +211,14 @@ def compare(
     return [done[key] for key in wanted]
 
 
-def _run(training: list[TrainingPair], test: list[TrainingPair], settings: TrainingSettings, fold: int) -> Generator[float, None, Run]:
-    plan = plan_training(training, settings)
+def _run(
+    training: list[TrainingPair],
+    test: list[TrainingPair],
+    settings: TrainingSettings,
+    fold: int,
+    normalisation: NormalisationSettings | None,
+) -> Generator[float, None, Run]:
+    plan = plan_training(training, settings, normalisation=normalisation)
     model = new_model(plan)
     finished: Finished | None = None
     yield 0.0
@@ -176,7 +231,8 @@ def _run(training: list[TrainingPair], test: list[TrainingPair], settings: Train
     began = time.perf_counter()
     found = [run_to_end(find_cells(model, pair.image, PredictionSettings(device=settings.device))).labels for pair in test]
     seconds = time.perf_counter() - began
-    scores = evaluate((pair.image.name, pair.labels, labels) for pair, labels in zip(test, found, strict=True))
+    true = (pair.labels if model.settings.dimensions == 3 else _profiles(pair.labels) for pair in test)
+    scores = evaluate((pair.image.name, t, labels) for pair, t, labels in zip(test, true, found, strict=True))
     return Run(
         settings.architecture,
         settings.loss,
@@ -190,6 +246,12 @@ def _run(training: list[TrainingPair], test: list[TrainingPair], settings: Train
         sum(p.numel() for p in model.network.parameters()),
         round(seconds / sum(pair.labels.size for pair in test) * 1e6, 2),
     )
+
+
+def _profiles(labels: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Give cells that go through the planes another number in each."""
+    planes = np.arange(labels[..., 0, 0].size).reshape(*labels.shape[:-2], 1, 1)
+    return np.where(labels > 0, labels + planes * (int(labels.max(initial=0)) + 1), labels)
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
@@ -253,20 +315,30 @@ def plot(table: Sequence[Row]) -> str:
     return f'{head}\n<rect width="{width}" height="{whole}" fill="white"/>\n{body}\n</svg>\n'
 
 
+def done_so_far(file: Path, architectures: Sequence[str], losses: Sequence[str]) -> list[Run]:
+    """Give the runs of some networks and losses that a file holds."""
+    return [run for run in _runs_in(file)[1] if run.architecture in architectures and run.loss in losses]
+
+
 def _read(file: Path, made_with: dict[str, object]) -> dict[tuple[str, str, int, int], Run]:
     if not file.exists():
         return {}
-    try:
-        require_file(file)
-        content = json.loads(file.read_text())
-        runs = [Run(**run | {"counts": tuple(map(tuple, run["counts"]))}) for run in content["runs"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: this is no list of runs ({error}). Choose another file.") from error
-    if content["made_with"] != made_with:
+    made, runs = _runs_in(file)
+    if made != made_with:
         raise ValueError(
             f"{file}: the runs in it were made with other images, labels, folds or settings. Choose another file, or delete it."
         )
     return {(run.architecture, run.loss, run.fold, run.seed): run for run in runs}
+
+
+def _runs_in(file: Path) -> tuple[object, list[Run]]:
+    """Read what the runs of a file were made with, and the runs."""
+    try:
+        require_file(file)
+        content = json.loads(file.read_text())
+        return content["made_with"], [Run(**run | {"counts": tuple(map(tuple, run["counts"]))}) for run in content["runs"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: this is no list of runs ({error}). Choose another file.") from error
 
 
 def _write(file: Path, made_with: dict[str, object], done: dict[tuple[str, str, int, int], Run]) -> None:

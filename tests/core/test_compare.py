@@ -12,7 +12,7 @@ from pictures import discs
 
 from napari_tally.cli import main
 from napari_tally.core import compare as core_compare
-from napari_tally.core.compare import Note, Progress, Run, compare, folds_of, one_kind, plot, rows
+from napari_tally.core.compare import Note, Progress, Run, compare, done_so_far, folds_of, one_kind, plot, rows
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image
 from napari_tally.core.samples import TrainingPair
@@ -93,7 +93,10 @@ def test_the_plot_is_a_drawing_with_a_line_for_each_row():
     assert "unet, focal" in plot(table)
 
 
-def test_runs_come_back_from_json():
+def test_runs_come_back_from_json(tmp_path):
+    (tmp_path / "runs.json").write_text(json.dumps({"made_with": {}, "runs": [asdict(RUN), asdict(replace(RUN, seed=3))]}))
+    assert done_so_far(tmp_path / "runs.json", ["unet"], ["dice"], range(2)) == [RUN]
+    assert done_so_far(tmp_path / "runs.json", ["unet"], ["focal"], range(9)) == []
     again = json.loads(json.dumps(asdict(RUN)))
     assert Run(**again | {"counts": tuple(map(tuple, again["counts"]))}) == RUN
 

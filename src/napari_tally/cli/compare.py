@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
             if isinstance(news, Run):
                 what = f"{news.architecture}, {news.loss}, fold {news.fold + 1}, seed {news.seed}"
                 progress.say(f"{what}: {news.steps} steps, {news.seconds:.0f} s.")
-                _write(out, done_so_far(out / "runs.json", *asked))
+                _write(out, done_so_far(out / "runs.json", *asked, range(settings.seed, settings.seed + arguments.seeds)))
                 written = True
             elif isinstance(news, Note):
                 progress.say(f"Note: {news.text}")

@@ -10,7 +10,7 @@ Every finished run goes into a JSON file at once; a run that is in the file is n
 
 import json
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -315,9 +315,10 @@ def plot(table: Sequence[Row]) -> str:
     return f'{head}\n<rect width="{width}" height="{whole}" fill="white"/>\n{body}\n</svg>\n'
 
 
-def done_so_far(file: Path, architectures: Sequence[str], losses: Sequence[str]) -> list[Run]:
-    """Give the runs of some networks and losses that a file holds."""
-    return [run for run in _runs_in(file)[1] if run.architecture in architectures and run.loss in losses]
+def done_so_far(file: Path, architectures: Sequence[str], losses: Sequence[str], seeds: Collection[int]) -> list[Run]:
+    """Give the runs of some networks, losses and seeds that a file holds."""
+    runs = _runs_in(file)[1]
+    return [run for run in runs if run.architecture in architectures and run.loss in losses and run.seed in seeds]
 
 
 def _read(file: Path, made_with: dict[str, object]) -> dict[tuple[str, str, int, int], Run]:

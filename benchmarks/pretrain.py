@@ -49,7 +49,7 @@ ROUNDS = {
     "phase": [Round(1100, 2e-3, 160, 2.0), Round(3000, 1.5e-3, 160, 2.0), Round(3000, 1.2e-3, 192, 1.6)],
 }
 COUNTING = {
-    "nuclei": CountingSettings(seed_threshold=0.5, edge_threshold=0.5),
+    "nuclei": CountingSettings(valley=0.15, seed_threshold=0.5, edge_threshold=0.5),
     "phase": CountingSettings(valley=0.15, smoothing=3.0, seed_threshold=0.6, edge_threshold=0.5),  # docs/benchmarks.md
 }
 LICENCES = {

@@ -18,7 +18,7 @@ from napari_tally.core.estimate import training_memory, training_seconds
 from napari_tally.settings import AugmentationSettings, NetworkSettings, NormalisationSettings, TrainingSettings, fields_of
 from napari_tally.widgets._annotation import region_mask, rewrite
 from napari_tally.widgets._form import SettingsForm
-from napari_tally.widgets._geometry import label_shape
+from napari_tally.widgets._geometry import channels_to_front, label_shape
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._kept import Unfinished, discard, unfinished_trainings
 from napari_tally.widgets._layers import region_of
@@ -202,6 +202,7 @@ class TrainWidget(QWidget):
         """Take the choices of the user, and the labels as they are now."""
         sources = []
         for layer, labels in self.pairs.pairs:
+            channels_to_front(self._viewer, layer)  # so that preview and weights can lie on the image
             region = region_of(self._viewer, labels)
             mask = region_mask(region, labels) if region is not None else None
             sources.append(Source(layer.name, layer, labels, np.array(labels.data), mask))

@@ -5,6 +5,7 @@ What computes is :func:`napari_tally.core.train.train`; what leads there on the 
 :mod:`napari_tally.widgets._training_progress`, in layers by :mod:`napari_tally.widgets._training_layers`.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -202,7 +203,8 @@ class TrainWidget(QWidget):
         """Take the choices of the user, and the labels as they are now."""
         sources = []
         for layer, labels in self.pairs.pairs:
-            channels_to_front(self._viewer, layer)  # so that preview and weights can lie on the image
+            with suppress(ValueError):  # reading the image says so in full
+                channels_to_front(self._viewer, layer)  # so that preview and weights can lie on it
             region = region_of(self._viewer, labels)
             mask = region_mask(region, labels) if region is not None else None
             sources.append(Source(layer.name, layer, labels, np.array(labels.data), mask))

@@ -32,7 +32,7 @@ import numpy as np
 import napari_tally as nt
 import napari_tally.core.train as training
 from napari_tally.core.annotations import require_labels
-from napari_tally.core.images import match_by_stem, read_image
+from napari_tally.core.images import Image, match_by_stem, read_image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.metrics import Mistakes, evaluate, mistakes
 from napari_tally.core.model_file import Model
@@ -178,12 +178,17 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def is_dark(image: Image) -> bool:
+    """Whether it is grey on a dark background, as fluorescence is."""
+    return bool(image.channels == 1 and np.median(image.planes) <= 0.3 * np.iinfo(image.planes.dtype).max)
+
+
 def read_set(data: Path, name: str) -> Iterator[TrainingPair]:
     """Read the images of a set with their labels."""
     folder = data / ("nuclei_dev" if name in ("fluorescence", "stain") else name)
     for image_path, labels_path in match_by_stem(folder / "images", folder / "labels"):
         image = read_image(image_path)
-        dark = image.channels == 1 and np.median(image.planes) <= 0.3 * np.iinfo(image.planes.dtype).max
+        dark = is_dark(image)
         if (name == "fluorescence" and not dark) or (name == "stain" and dark):
             continue
         yield TrainingPair(image, require_labels(read_labels(labels_path), image))

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from few_images import is_dark
 
 from napari_tally.core.annotations import require_labels
 from napari_tally.core.events import run_to_end
@@ -44,9 +45,8 @@ def main() -> None:
     for i in np.random.default_rng(0).permutation(len(paths))[: arguments.images]:
         image = read_image(paths[i][0])
         if image.planes[0, 0].size <= _LARGEST:
-            dark = not image.colour and np.median(image.planes) <= 0.3 * np.iinfo(image.planes.dtype).max
             found = run_to_end(find_cells(model, image, keep=True))
-            looked.append((dark, image.name, require_labels(read_labels(paths[i][1]), image), found))
+            looked.append((is_dark(image), image.name, require_labels(read_labels(paths[i][1]), image), found))
     cells = sum(len(np.unique(truth[truth > 0])) for _, _, truth, _ in looked)
     print(f"{len(looked)} images, {cells} cells\n")
     print("| valley | smoothing | dark images: AP@0.5 | AP@0.8 | count bias | others: AP@0.5 | AP@0.8 | count bias | worth, all |")

@@ -273,13 +273,9 @@ def fit_counting(
     areas = [_areas(fold) for fold in judged]
     few = sum(map(len, areas)) < 10
     enough = counting if few or any_size else replace(counting, min_area=_smallest(np.concatenate(areas)))
-    valleys_and_smoothings = [
-        (v, round(s / scale, 2))
-        for v in _VALLEYS
-        for s in _SMOOTHINGS
-        if not learned or (v >= counting.valley and round(s / scale, 2) >= round(counting.smoothing, 2))
-    ]
-    first = [enough, *(replace(enough, valley=v, smoothing=s) for v, s in valleys_and_smoothings)]
+    smoothings, least = [round(s / scale, 2) for s in _SMOOTHINGS], (counting.valley, round(counting.smoothing, 2)) if learned else (0, 0)
+    tried = [(v, s) for v in _VALLEYS for s in smoothings if v >= least[0] and s >= least[1]]
+    first = [enough, *(replace(enough, valley=v, smoothing=s) for v, s in tried)]
     total = len(judged) * (len(first) + len(judged) * sum(map(len, _AFTERWARDS.values())))
     found: dict[tuple[int, CountingSettings], NDArray[np.int64]] = {}
 

@@ -120,7 +120,7 @@ class ReviewedLabels:
 
     def has(self, point: NDArray[np.floating]) -> bool:
         """Whether the layer has the plane of a point; other layers may have more."""
-        return all(0 <= round(float(i)) < n for i, n in zip(point[:-2], self.layer.data.shape[:-2], strict=True))
+        return _is_inside(point[:-2], self.layer.data.shape[:-2])
 
     def plane_at(self, point: NDArray[np.floating]) -> int:
         """Give the plane of a point in pixels of the layer."""
@@ -134,8 +134,7 @@ class ReviewedLabels:
     def id_at(self, point: NDArray[np.floating]) -> int:
         """Give the id of the cell at a point; 0 if there is none."""
         pixel = tuple(int(i) for i in np.round(point))
-        inside = all(0 <= i < n for i, n in zip(pixel, self.layer.data.shape, strict=True))
-        return max(0, int(self.layer.data[pixel])) if inside else 0
+        return max(0, int(self.layer.data[pixel])) if _is_inside(point, self.layer.data.shape) else 0
 
     def diameter(self, plane: int, cell: int) -> float:
         """Give the diameter of a disc as large as a cell, in pixels."""
@@ -187,3 +186,8 @@ class ReviewedLabels:
                     measured = [name for name in old if name not in (*keys, "score", "fault", "area_px", "y", "x")]
                     cells[measured] = cells[measured].where(~stale)
         self.layer.features = cells.sort_values(["plane", "index"], ignore_index=True)
+
+
+def _is_inside(point: NDArray[np.floating], shape: tuple[int, ...]) -> bool:
+    """Whether the pixel nearest to a point is one of an array."""
+    return all(0 <= i < n for i, n in zip(np.round(point), shape, strict=True))

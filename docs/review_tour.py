@@ -16,7 +16,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QWidget
 
 import napari_tally as nt
-from napari_tally.core.metrics import iou_matrix, match
+from napari_tally.core.matching import match
+from napari_tally.core.metrics import iou_matrix
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tour import _SIZE, Shoot, _Hands, _open, take

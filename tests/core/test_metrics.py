@@ -8,7 +8,8 @@ from hypothesis.extra.numpy import arrays
 from pictures import picture
 from scipy.optimize import linear_sum_assignment
 
-from napari_tally.core.metrics import THRESHOLDS, Matching, Mistakes, evaluate, iou_matrix, match, mistakes, panoptic_quality, seg
+from napari_tally.core.matching import THRESHOLDS, Matching, match
+from napari_tally.core.metrics import Mistakes, evaluate, iou_matrix, mistakes, panoptic_quality, seg
 from napari_tally.core.overlap import overlap
 
 TRUTH = picture("""

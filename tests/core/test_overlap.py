@@ -10,7 +10,8 @@ from hypothesis.extra.numpy import arrays
 from pictures import picture
 
 from napari_tally.core import overlap as overlap_file
-from napari_tally.core.metrics import match, mistakes, panoptic_quality, seg
+from napari_tally.core.matching import match
+from napari_tally.core.metrics import mistakes, panoptic_quality, seg
 from napari_tally.core.overlap import overlap
 
 labels = arrays(np.int8, (5, 6), elements=st.integers(-1, 4))

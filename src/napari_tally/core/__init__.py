@@ -30,8 +30,8 @@ the image like those that the model knows?), :mod:`~napari_tally.core.suspects` 
 (mending them), :mod:`~napari_tally.core.review`, :mod:`~napari_tally.core.audit` (which windows to count by hand),
 :mod:`~napari_tally.core.audit_file`, :mod:`~napari_tally.core.missed` (where something is seen but nothing predicted),
 :mod:`~napari_tally.core.corrected_count` (what follows from them), :mod:`~napari_tally.core.overlap` (what true and predicted cells
-share), :mod:`~napari_tally.core.metrics` (cells), :mod:`~napari_tally.core.pixel_metrics` (pixels and pairs of them),
-:mod:`~napari_tally.core.type_scores` (types of cells).
+share), :mod:`~napari_tally.core.matching` (which were found), :mod:`~napari_tally.core.metrics` (cells),
+:mod:`~napari_tally.core.pixel_metrics` (pixels and pairs of them), :mod:`~napari_tally.core.type_scores` (types of cells).
 
 Below all of them: :mod:`~napari_tally.core.events` (long work), :mod:`~napari_tally.core.devices`, :mod:`~napari_tally.core.files` (whole
 or not at all), :mod:`~napari_tally.core.tables`, :mod:`~napari_tally.core.stated` (JSON that may have been changed),

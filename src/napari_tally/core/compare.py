@@ -23,7 +23,8 @@ from napari_tally.core.architectures import ARCHITECTURES
 from napari_tally.core.events import mapped, run_to_end
 from napari_tally.core.files import require_file, whole_file
 from napari_tally.core.find import find_cells
-from napari_tally.core.metrics import THRESHOLDS, average_precision, evaluate
+from napari_tally.core.matching import THRESHOLDS, average_precision
+from napari_tally.core.metrics import evaluate
 from napari_tally.core.plan import dimensions_for, new_model, plan_training
 from napari_tally.core.samples import TrainingPair, data_fingerprint
 from napari_tally.core.train import Finished, Step, train

@@ -12,7 +12,8 @@ from napari_tally.core.bodies import find_bodies
 from napari_tally.core.cell_types import together
 from napari_tally.core.events import run_to_end
 from napari_tally.core.instances import find_instances
-from napari_tally.core.metrics import Mistakes, average_precision, match, mistakes
+from napari_tally.core.matching import average_precision, match
+from napari_tally.core.metrics import Mistakes, mistakes
 from napari_tally.core.overlap import overlap
 from napari_tally.core.predict import predict_plane
 from napari_tally.core.samples import Plane, class_map

@@ -101,14 +101,18 @@ def test_every_line_of_the_types(compare, tmp_path):
     wish = "--types", 2, "--ids-per-type", 4, "--json", tmp_path / "scores.json"
     table = [
         "",
-        "class            IoU    Dice    true  counted",
+        "class            IoU    Dice    true  counted      bias",
         "background     0.857   0.923",
-        "type 1         0.500   0.667       2        1",
-        "type 2         0.250   0.400       2        2",
+        "type 1         0.500   0.667       2        1   -50.0 %",
+        "type 2         0.250   0.400       2        2    +0.0 %",
         "mean           0.536   0.663",
+        "",
+        "              AP 0.5  AP 0.6  AP 0.7  AP 0.8  AP 0.9  F1 0.5  F1 0.6  F1 0.7  F1 0.8  F1 0.9",
+        "type 1      " + 5 * "   0.500" + 5 * "   0.667",
+        "type 2      " + 5 * "   0.333" + 5 * "   0.500",
     ]
     by_number = compare({"a": truth}, {"a": found}, *wish)
-    assert by_number[-7:] == [*table, "Types of the predicted cells are told by their numbers, 4 a type."]
+    assert by_number[-11:] == [*table, "Types of the predicted cells are told by their numbers, 4 a type."]
     written = json.loads((tmp_path / "scores.json").read_text())["types"]
     assert written["mean_iou"] == pytest.approx((12 / 14 + 4 / 8 + 2 / 8) / 3)
     assert [(c["class"], c["true_count"], c["predicted_count"]) for c in written["classes"]] == [
@@ -116,10 +120,14 @@ def test_every_line_of_the_types(compare, tmp_path):
         ("type 1", 2, 1),
         ("type 2", 2, 2),
     ]
-    assert compare({"a": truth}, {"a": found}) == by_number[:-7]  # without types, there is no such table
+    assert [(c["bias"], c["matching"][0]["ap"], c["matching"][0]["f1"]) for c in written["classes"][1:]] == [
+        (-1 / 2, 1 / 2, 2 / 3),
+        (0, 1 / 3, 1 / 2),
+    ]
+    assert compare({"a": truth}, {"a": found}) == by_number[:-11]  # without types, there is no such table
     (tmp_path / "cells.csv").write_text("image,label,type\na,1,1\na,2,2\na,3,2\n")
     numbered_through = np.searchsorted([0, 1, 4, 6], found)
-    assert compare({"a": truth}, {"a": numbered_through}, *wish)[-7:] == [
+    assert compare({"a": truth}, {"a": numbered_through}, *wish)[-11:] == [
         *table,
         f"Types of the predicted cells are from {tmp_path / 'cells.csv'}.",
     ]

@@ -134,8 +134,9 @@ def test_training_tells_the_kinds_apart(pair, tmp_path, capsys):
     assert main([*map(str, ("predict", "--model", tmp_path / "two.safetensors", "--out", out, tmp_path / "mixed.tif"))]) == 0
     capsys.readouterr()
     assert main([*map(str, ("evaluate", "--predicted", out / "labels", "--truth", tmp_path / "truth", "--types", 2))]) == 0
-    *_, first, second, _, source = capsys.readouterr().out.splitlines()
-    assert (first.split()[-2:], second.split()[-2:]) == (["8", "8"], ["7", "7"])
+    *_, first, second, _, _, _, first_found, second_found, source = capsys.readouterr().out.splitlines()
+    assert first_found.split()[2] == second_found.split()[2] == "1.000"  # AP at IoU 0.5
+    assert (first.split()[4:6], second.split()[4:6]) == (["8", "8"], ["7", "7"])
     assert float(first.split()[2]) > 0.8
     assert float(second.split()[2]) > 0.8
     assert source == f"Types of the predicted cells are from {out / 'cells.csv'}."

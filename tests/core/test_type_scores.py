@@ -1,4 +1,4 @@
-"""Scores of types of cells: by hand, against MONAI, in stacks, and where the types come from."""
+"""Scores of types of cells: by hand, against the plain ones and MONAI, in stacks, and where the types come from."""
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pictures import picture
 
+from napari_tally.core.matching import THRESHOLDS, Matching
 from napari_tally.core.metrics import evaluate
 from napari_tally.core.tables import write_table
 from napari_tally.core.type_scores import TypeRule, read_types
@@ -48,7 +49,43 @@ def test_areas_and_counts_by_hand():
         "dice": pytest.approx(4 / 10),
         "true_count": 2,
         "predicted_count": 2,
+        "bias": 0,
+        "matching": [Matching(t, tp=1, fp=1, fn=1).as_dict() for t in THRESHOLDS],
     }
+    assert scores.as_dict()["classes"][0] == {
+        "class": "background",
+        "iou": 12 / 14,
+        "dice": pytest.approx(24 / 26),
+        "true_count": None,
+        "predicted_count": None,
+    }
+
+
+def test_a_cell_of_the_wrong_type_is_missed_in_its_own_and_false_in_the_other():
+    scores = of_types(TRUTH, FOUND)
+    first, second = scores.matchings
+    assert first == tuple(Matching(t, tp=1, fp=0, fn=1) for t in THRESHOLDS)  # the second cell is missed
+    assert second == tuple(Matching(t, tp=1, fp=1, fn=1) for t in THRESHOLDS)  # and false here, where the fourth is missed
+    assert (first[0].ap, first[0].f1, second[0].ap, second[0].f1) == (1 / 2, 2 / 3, 1 / 3, 1 / 2)
+    assert scores.bias.tolist() == [-1 / 2, 0]
+
+
+def test_cells_of_a_type_are_matched_at_each_iou():
+    """The pairs of the first type have IoU 4 / 6 and 4 / 4, that of the second 2 / 3."""
+    truth = picture("""
+        1111..2222
+        11........
+        .......444
+        """)
+    found = picture("""
+        1111..2222
+        ..........
+        .......55.
+        """)
+    first, second = of_types(truth, found).matchings
+    assert [(m.tp, m.fp, m.fn) for m in first] == [(2, 0, 0), (2, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)]
+    assert [(m.tp, m.fp, m.fn) for m in second] == [(1, 0, 0), (1, 0, 0), (0, 1, 1), (0, 1, 1), (0, 1, 1)]
+    assert [m.ap for m in first] == [1, 1, 1 / 3, 1 / 3, 1 / 3]
 
 
 def test_cells_are_matched_whatever_their_types():
@@ -62,13 +99,17 @@ def test_images_are_pooled():
     assert both is not None
     assert both.pixels.counts.tolist() == [[24, 0, 0], [0, 12, 4], [2, 0, 6]]
     assert (both.true_counts.tolist(), both.predicted_counts.tolist()) == ([4, 4], [3, 4])
+    assert [of_type[0] for of_type in both.matchings] == [Matching(0.5, tp=3, fp=0, fn=1), Matching(0.5, tp=3, fp=1, fn=1)]
+    assert both.bias.tolist() == [-1 / 4, 0]
 
 
 def test_a_type_that_is_nowhere_is_in_no_mean():
     scores = of_types(TRUTH, TRUTH, types=3)
     np.testing.assert_array_equal(scores.pixels.iou, [1, 1, 1, np.nan])
     assert scores.pixels.mean_iou == scores.pixels.mean_dice == 1
-    assert scores.as_dict()["classes"][3]["iou"] is None
+    nowhere = scores.as_dict()["classes"][3]
+    assert nowhere["iou"] is nowhere["bias"] is None
+    assert nowhere["matching"][0]["ap"] == 1  # as for all cells, where there are none and none are found
 
 
 def test_what_nobody_annotated_is_of_no_class():
@@ -76,6 +117,7 @@ def test_what_nobody_annotated_is_of_no_class():
     scores = of_types(partly, FOUND)
     assert scores.pixels.counts.tolist() == [[6, 0, 0], [0, 4, 0], [0, 0, 2]]
     assert (scores.true_counts.tolist(), scores.predicted_counts.tolist()) == ([1, 1], [1, 1])
+    assert [of_type[0] for of_type in scores.matchings] == [Matching(0.5, tp=1, fp=0, fn=0)] * 2
 
 
 def test_planes_of_a_stack_have_numbers_of_their_own():
@@ -84,6 +126,7 @@ def test_planes_of_a_stack_have_numbers_of_their_own():
     one = of_types(TRUTH, FOUND)
     assert scores.pixels.counts.tolist() == (2 * one.pixels.counts).tolist()
     assert scores.true_counts.tolist() == [4, 4]
+    assert scores.matched.tolist() == (2 * one.matched).tolist()
 
 
 def test_types_from_the_table_of_cells(tmp_path):
@@ -114,6 +157,24 @@ def test_numbers_that_no_type_has():
 
 
 drawn = arrays(np.int8, (6, 7), elements=st.sampled_from([0, 0, 1, 2, 10, 11, 20]))
+
+
+@given(drawn, drawn)
+def test_a_single_type_has_the_plain_scores(truth, found):
+    result = evaluate([("a", truth, found)], TypeRule(1, 100))
+    assert result.by_type is not None
+    assert result.by_type.matchings == [result.matchings]
+    np.testing.assert_array_equal(result.by_type.bias, [result.bias])
+    assert result.by_type.as_dict()["classes"][1]["matching"] == result.as_dict()["matching"]
+
+
+@given(drawn, drawn)
+def test_each_type_has_the_scores_of_its_cells_alone(truth, found):
+    scores = of_types(truth, found, types=3, ids_per_type=10)
+    for k in range(3):
+        alone = evaluate([("a", *(np.where(a // 10 == k, a, 0) for a in (truth, found)))])
+        assert scores.matchings[k] == alone.matchings
+        np.testing.assert_array_equal(scores.bias[k], alone.bias)
 
 
 @settings(max_examples=20)

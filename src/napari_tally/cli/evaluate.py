@@ -64,14 +64,21 @@ def _table_of(labels: Path) -> Path | None:
 
 
 def print_types(scores: "TypeScores") -> None:
-    """Print the table of classes."""
+    """Print the table of classes, and below it how well the cells of each type are found at each IoU."""
+    from napari_tally.core.matching import THRESHOLDS
     from napari_tally.core.type_scores import class_names
 
-    print(f"{'class':12} {'IoU':>7} {'Dice':>7} {'true':>7} {'counted':>8}")
-    cells = ["", *(f" {true:7d} {found:8d}" for true, found in zip(scores.true_counts, scores.predicted_counts, strict=True))]
-    rows = zip(class_names(len(scores.true_counts)), scores.pixels.iou, scores.pixels.dice, cells, strict=True)
-    for name, iou, dice, counts in (*rows, ("mean", scores.pixels.mean_iou, scores.pixels.mean_dice, "")):
-        print(f"{name:12} {iou:7.3f} {dice:7.3f}{counts}")
+    names = class_names(len(scores.true_counts))
+    print(f"{'class':12} {'IoU':>7} {'Dice':>7} {'true':>7} {'counted':>8} {'bias':>9}")
+    counts = zip(scores.true_counts, scores.predicted_counts, scores.bias, strict=True)
+    cells = ["", *(f" {true:7d} {found:8d} {100 * bias:+7.1f} %" for true, found, bias in counts)]
+    rows = zip(names, scores.pixels.iou, scores.pixels.dice, cells, strict=True)
+    for name, iou, dice, of_cells in (*rows, ("mean", scores.pixels.mean_iou, scores.pixels.mean_dice, "")):
+        print(f"{name:12} {iou:7.3f} {dice:7.3f}{of_cells}")
+    print()
+    print(f"{'':12} " + " ".join(f"{f'{score} {t}':>7}" for score in ("AP", "F1") for t in THRESHOLDS))
+    for name, matchings in zip(names[1:], scores.matchings, strict=True):
+        print(f"{name:12} " + " ".join(f"{value:7.3f}" for value in (*(m.ap for m in matchings), *(m.f1 for m in matchings))))
 
 
 def print_evaluation(result: "Evaluation") -> None:

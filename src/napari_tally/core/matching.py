@@ -1,6 +1,7 @@
 """True and predicted cells matched one to one: how many were found, and the scores that follow."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,19 @@ class Matching:
     def ap(self) -> float:
         """See :func:`average_precision`."""
         return float(average_precision(np.array([self.tp, self.fp, self.fn])))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give all numbers as JSON values."""
+        return {
+            "iou": self.threshold,
+            "ap": self.ap,
+            "f1": self.f1,
+            "precision": self.precision,
+            "recall": self.recall,
+            "tp": self.tp,
+            "fp": self.fp,
+            "fn": self.fn,
+        }
 
 
 def average_precision(counts: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -156,19 +156,7 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Give all numbers as JSON values; a bias that does not exist is null."""
         return {
-            "matching": [
-                {
-                    "iou": m.threshold,
-                    "ap": m.ap,
-                    "f1": m.f1,
-                    "precision": m.precision,
-                    "recall": m.recall,
-                    "tp": m.tp,
-                    "fp": m.fp,
-                    "fn": m.fn,
-                }
-                for m in self.matchings
-            ],
+            "matching": [m.as_dict() for m in self.matchings],
             "true_count": sum(self.true_counts),
             "predicted_count": sum(self.predicted_counts),
             "bias": None if self.bias != self.bias else self.bias,
@@ -213,7 +201,7 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
     Evaluation
         Matchings at IoU 0.5, 0.6, 0.7, 0.8, 0.9, true and false positives summed over the images. Scores: panoptic quality and SEG over
         the cells of all images; pixel IoU and Dice of the cells, mean IoU of cells and background over the pixels of all images; Rand
-        and information scores, Rand error and warping error as the mean over images with cells. Cells are matched whatever their types.
+        and information scores, Rand error and warping error as the mean over images with cells. These match cells whatever their types.
     """
     names, true, predicted = [], [], []
     by_type: TypeScores | None = None

@@ -1,4 +1,4 @@
-"""How well types of cells are told apart: areas and counts by class, the background first."""
+"""How well types of cells are told apart: areas, counts and matched cells by class, the background first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from napari_tally.core.cell_types import require_numbers, types_of_ids
+from napari_tally.core.matching import THRESHOLDS, Matching, match
 from napari_tally.core.overlap import Overlap
 from napari_tally.core.pixel_metrics import Confusion, confusion
 from napari_tally.core.tables import read_table
@@ -25,26 +26,43 @@ class TypeScores:
         Classes are the background and types 1, 2, ...; it has their IoU and Dice and the means over those that are there.
     true_counts, predicted_counts : (types,) int
         Cells of each type.
+    matched : (types, thresholds, 3) int
+        TP, FP and FN of each type at each of :data:`~napari_tally.core.matching.THRESHOLDS`. A pair of a true and a predicted cell is one
+        of the same type, so a cell that is found as one of another type is missed in its own and false in the other.
     """
 
     pixels: Confusion
     true_counts: NDArray[np.int64]
     predicted_counts: NDArray[np.int64]
+    matched: NDArray[np.int64]
 
     def __add__(self, other: "TypeScores") -> "TypeScores":
         """Give both together."""
         counts = self.true_counts + other.true_counts, self.predicted_counts + other.predicted_counts
-        return TypeScores(self.pixels + other.pixels, *counts)
+        return TypeScores(self.pixels + other.pixels, *counts, self.matched + other.matched)
+
+    @property
+    def matchings(self) -> list[tuple[Matching, ...]]:
+        """The matchings of each type, one for each threshold."""
+        return [tuple(Matching(t, *counts) for t, counts in zip(THRESHOLDS, of_type, strict=True)) for of_type in self.matched.tolist()]
+
+    @property
+    def bias(self) -> NDArray[np.float64]:
+        """(predicted - true) / true of the count of each type; NaN where there is none."""
+        return np.where(self.true_counts > 0, (self.predicted_counts - self.true_counts) / np.maximum(self.true_counts, 1), np.nan)
 
     def as_dict(self) -> dict[str, Any]:
         """Give all numbers as JSON values; what does not exist is null."""
-        cells = [(None, None), *zip(self.true_counts.tolist(), self.predicted_counts.tolist(), strict=True)]
-        rows = zip(class_names(len(self.true_counts)), self.pixels.iou.tolist(), self.pixels.dice.tolist(), cells, strict=True)
+        of_cells: list[dict[str, Any]] = [
+            {"true_count": true, "predicted_count": predicted, "bias": _value(bias), "matching": [m.as_dict() for m in matchings]}
+            for true, predicted, bias, matchings in zip(
+                self.true_counts.tolist(), self.predicted_counts.tolist(), self.bias.tolist(), self.matchings, strict=True
+            )
+        ]
+        of_cells = [{"true_count": None, "predicted_count": None}, *of_cells]  # of the background
+        rows = zip(class_names(len(self.true_counts)), self.pixels.iou.tolist(), self.pixels.dice.tolist(), of_cells, strict=True)
         return {
-            "classes": [
-                {"class": name, "iou": _value(iou), "dice": _value(dice), "true_count": true, "predicted_count": predicted}
-                for name, iou, dice, (true, predicted) in rows
-            ],
+            "classes": [{"class": name, "iou": _value(iou), "dice": _value(dice), **cells} for name, iou, dice, cells in rows],
             "mean_iou": _value(self.pixels.mean_iou),
             "mean_dice": _value(self.pixels.mean_dice),
         }
@@ -102,7 +120,11 @@ class TypeRule:
         of_true = self._by_number(true_ids, f"{name}, truth: ")
         of_predicted = self._by_number(predicted_ids, f"{name}: ") if self.predicted is None else self._by_table(predicted_ids, name)
         true_counts, predicted_counts = (np.bincount(of[1:], minlength=self.types + 1)[1:] for of in (of_true, of_predicted))
-        return TypeScores(confusion(shared, of_true, of_predicted, self.types + 1), true_counts, predicted_counts)
+        matched = np.zeros((self.types, len(THRESHOLDS), 3), np.int64)
+        for k in range(self.types):
+            iou = shared.iou[np.flatnonzero(of_true[1:] == k + 1)][:, np.flatnonzero(of_predicted[1:] == k + 1)]
+            matched[k] = [(m.tp, m.fp, m.fn) for m in (match(iou, threshold) for threshold in THRESHOLDS)]
+        return TypeScores(confusion(shared, of_true, of_predicted, self.types + 1), true_counts, predicted_counts, matched)
 
     def _by_number(self, ids: NDArray[np.integer], where: str) -> NDArray[np.int64]:
         require_numbers(ids[1:], self.types, self.ids_per_type, where)

@@ -37,7 +37,7 @@ def test_from_nothing():
     assert said["Patches"].startswith("1 patch of 160 px a step, 7 cells wide")
     assert said["Held out"].startswith("For three quarters of the time a quarter of the image, for there are fewer than three")
     assert said["Time"].startswith("About 66 s on the ")
-    assert said["Note"] == "Only 9 cells are drawn; from about 50 on the model becomes dependable."
+    assert said["Note"] == "Only 9 cells drawn: from about 50 on the model becomes dependable."
 
 
 def test_from_a_model():

@@ -15,7 +15,7 @@ from napari_tally.core.images import as_image
 from napari_tally.core.instances import climb_tile
 from napari_tally.core.intensity import intensity_window, normalise
 from napari_tally.core.model_file import Model, build_network
-from napari_tally.core.predict import Predictor, TileDone, predict, predict_plane, working_scale
+from napari_tally.core.predict import Predictor, TileDone, predict, predict_plane
 from napari_tally.settings import NetworkSettings, NormalisationSettings, PredictionSettings
 
 
@@ -129,34 +129,6 @@ def test_walking_away_leaves_the_model_as_it_was(rng):
     tiles.close()
     assert next(model.network.parameters()).device.type == "cpu"
     assert all(p.requires_grad for p in model.network.parameters())
-
-
-SIDE = (0.5, 0.5)
-"""Micrometres a pixel."""
-
-
-@pytest.mark.parametrize(
-    ("pixel_size", "trained_with", "diameter", "scale"),
-    [
-        (None, None, 0, 0.7),
-        (SIDE, None, 0, 0.7),
-        (None, 0.5, 0, 0.7),
-        (SIDE, 0.5, 0, 0.7),
-        (SIDE, 0.49, 0, 0.7),  # rounded metadata must not move pixels
-        (SIDE, 0.25, 0, 1.4),  # half the magnification: the cells have half the pixels
-        (SIDE, 1.0, 0, 0.35),
-        (SIDE, 500.0, 0, 0.7),  # that cannot be
-        (SIDE, 0.25, 40, 0.35),  # what the user says comes first
-        (None, None, 10, 1.4),
-    ],
-)
-def test_images_are_brought_to_the_size_that_the_model_knows(pixel_size, trained_with, diameter, scale):
-    model = a_model(scale=0.7)
-    model.diameter, model.pixel_size = 20, trained_with
-    image = as_image(np.zeros((40, 40)), pixel_size=pixel_size)
-    settings = PredictionSettings(diameter=diameter)
-    assert working_scale(model, image, settings) == pytest.approx(scale)
-    assert run_to_end(find_cells(model, image, settings)).zoom == pytest.approx(0.7 / scale)
 
 
 def test_statistics_of_the_experiment_leave_a_dim_image_dim():

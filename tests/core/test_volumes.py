@@ -27,7 +27,7 @@ from napari_tally.core.lazy import LabelsZarr
 from napari_tally.core.metrics import evaluate, iou_matrix
 from napari_tally.core.model_file import load_model, save_model
 from napari_tally.core.plan import dimensions_for, new_model, plan_training
-from napari_tally.core.predict import predict, predict_plane, z_scale_for
+from napari_tally.core.predict import predict, predict_plane
 from napari_tally.core.regions import OUTSIDE, Region
 from napari_tally.core.samples import Plane, TrainingPair, class_map, prepare_volumes
 from napari_tally.core.start import choose_start
@@ -476,17 +476,6 @@ def test_a_training_on_volumes_goes_on_to_the_same_model(tmp_path):
     assert (model.slice_distance, model.z_scale) == (whole.slice_distance, whole.z_scale) == (2, 1)
     for ours, theirs in zip(whole.network.state_dict().values(), model.network.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-
-
-def test_voxels_keep_their_shape():
-    model = bright_is_cell_in_3d(scale=0.5, z_scale=1.0, slice_distance=2.0, pixel_size=0.5, diameter=20)
-    alike = stack(np.zeros((8, 20, 20), np.int32), pixel_size=(0.5, 0.5), z_size=1.0).image
-    assert z_scale_for(model, alike, 0.5) == 1
-    assert z_scale_for(model, replace(alike, steps={"Z": 2.0}), 0.5) == 2  # slices twice as far apart become twice as many
-    assert z_scale_for(model, replace(alike, steps={"Z": 1.02}), 0.5) == 1  # rounded metadata move nothing
-    assert z_scale_for(model, replace(alike, steps={}), 0.5) == 1
-    assert z_scale_for(model, replace(alike, steps={}), 0.25) == 0.5  # larger cells are so in z too
-    assert z_scale_for(model, alike, 0.5, slice_distance=4.0) == 2
 
 
 def test_an_inflated_model_sees_what_the_plane_model_saw():

@@ -11,8 +11,9 @@ The network: :mod:`~napari_tally.core.unet`, :mod:`~napari_tally.core.variants` 
 and the registry), :mod:`~napari_tally.core.losses`, :mod:`~napari_tally.core.model_file`, :mod:`~napari_tally.core.convert` (weights from
 elsewhere), :mod:`~napari_tally.core.inflate` (a model for planes begins one for volumes).
 
-Training: :mod:`~napari_tally.core.start` (which model to begin with), :mod:`~napari_tally.core.plan`, :mod:`~napari_tally.core.explain`
-(the plan in words), :mod:`~napari_tally.core.estimate` (what it will take), :mod:`~napari_tally.core.train`,
+Training: :mod:`~napari_tally.core.start` (which model to begin with), :mod:`~napari_tally.core.sizes` (how large are images shown to a
+network?), :mod:`~napari_tally.core.plan`, :mod:`~napari_tally.core.explain` (the plan in words),
+:mod:`~napari_tally.core.estimate` (what it will take), :mod:`~napari_tally.core.train`,
 :mod:`~napari_tally.core.learner` (its steps), :mod:`~napari_tally.core.validation` (what is held out), :mod:`~napari_tally.core.judge` (how
 good is it, and did training help?), :mod:`~napari_tally.core.checkpoint` (going on after a crash), :mod:`~napari_tally.core.compare` (which
 network and loss?), :mod:`~napari_tally.core.suggest` (which image to annotate next).
@@ -34,8 +35,9 @@ share), :mod:`~napari_tally.core.matching` (which were found), :mod:`~napari_tal
 :mod:`~napari_tally.core.pixel_metrics` (pixels and pairs of them), :mod:`~napari_tally.core.type_scores` (types of cells).
 
 Below all of them: :mod:`~napari_tally.core.events` (long work), :mod:`~napari_tally.core.devices`, :mod:`~napari_tally.core.files` (whole
-or not at all), :mod:`~napari_tally.core.tables`, :mod:`~napari_tally.core.stated` (JSON that may have been changed),
-:mod:`~napari_tally.core.pickled` (weights, never programs), :mod:`~napari_tally.core.journal` (what is drawn, on the disk at once).
+or not at all), :mod:`~napari_tally.core.tables`, :mod:`~napari_tally.core.words`,
+:mod:`~napari_tally.core.stated` (JSON that may have been changed), :mod:`~napari_tally.core.pickled` (weights, never programs),
+:mod:`~napari_tally.core.journal` (what is drawn, on the disk at once).
 """
 
 import os

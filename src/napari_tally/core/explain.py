@@ -3,7 +3,9 @@
 from napari_tally.core.architectures import ARCHITECTURES
 from napari_tally.core.channels import ChannelChoice
 from napari_tally.core.estimate import count_parameters, training_seconds
-from napari_tally.core.plan import TrainingPlan, build_meta_network, pixels_apart
+from napari_tally.core.plan import TrainingPlan, build_meta_network
+from napari_tally.core.sizes import pixels_apart
+from napari_tally.core.words import number
 
 
 def explain(plan: TrainingPlan, start: str = "", validation: int = 0) -> list[tuple[str, str]]:
@@ -29,10 +31,10 @@ def explain(plan: TrainingPlan, start: str = "", validation: int = 0) -> list[tu
     if n.dimensions == 3:
         planes = f"{plan.n_planes} slices, seen as volumes, for cells go through them"
     wide = f", {s.patch / seen:.0f} cells wide" if seen > 0 else ""
-    deep = f" and {_number(plan.slices, 'slice')}" if plan.slices else ""
+    deep = f" and {number(plan.slices, 'slice')}" if plan.slices else ""
     gaps = f", gaps between cells weigh up to {s.border_weight:g} more" if s.border_weight and s.loss not in ("dice", "tversky") else ""
     rows = [
-        ("Images", f"{_number(plan.n_images, 'image')}, {planes}, {_number(plan.n_cells, 'cell')} drawn. The network takes {channels}."),
+        ("Images", f"{number(plan.n_images, 'image')}, {planes}, {number(plan.n_cells, 'cell')} drawn. The network takes {channels}."),
         *([("Channels", _channels(plan.channels))] if plan.channels else []),
         ("Cell size", _size(plan, seen, start)),
         *([("Slices", _slices(plan))] if n.dimensions == 3 else []),
@@ -41,10 +43,10 @@ def explain(plan: TrainingPlan, start: str = "", validation: int = 0) -> list[tu
         ("Network", _network(plan, seen)),
         ("Classes", _classes(plan)),
         ("Loss", f"{s.loss}{gaps}."),
-        ("Patches", f"{_number(s.batch, 'patch', 'es')} of {s.patch} px{deep} a step{wide}; learning rate up to {s.learning_rate:g}."),
+        ("Patches", f"{number(s.batch, 'patch', 'es')} of {s.patch} px{deep} a step{wide}; learning rate up to {s.learning_rate:g}."),
         (
             "Held out",
-            _held_out(plan, bool(start)) if not validation else f"{_number(validation, 'image')} given; all others are trained on.",
+            _held_out(plan, bool(start)) if not validation else f"{number(validation, 'image')} given; all others are trained on.",
         ),
         ("Memory", f"About {plan.memory / 1e9:.1f} GB."),
         ("Time", _time(plan)),
@@ -125,7 +127,3 @@ def _time(plan: TrainingPlan) -> str:
     if plan.settings.steps:
         return f"{plan.settings.steps} steps {where}."
     return f"About {training_seconds(plan.settings.minutes, plan.pixels):.0f} s {where}."
-
-
-def _number(n: int, what: str, plural: str = "s") -> str:
-    return f"{n} {what}{plural if n != 1 else ''}"

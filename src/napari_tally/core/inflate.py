@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from napari_tally.core.model_file import Model
-from napari_tally.core.plan import build_unseen, resolve_voxels, smallest_body
+from napari_tally.core.plan import build_unseen
 from napari_tally.core.samples import TrainingPair
+from napari_tally.core.sizes import resolve_sizes, smallest_body
 from napari_tally.settings import TrainingSettings
 
 
@@ -31,7 +32,7 @@ def inflated(model: Model, pairs: Sequence[TrainingPair], settings: TrainingSett
     model : Model
         Its network is a U-Net that keeps the size of the image; it stays as it is.
     pairs : sequence of TrainingPair
-        Of z-stacks; they decide the size of the voxels.
+        Of z-stacks; they decide the size of the sizes.
     settings : TrainingSettings
 
     Raises
@@ -41,23 +42,23 @@ def inflated(model: Model, pairs: Sequence[TrainingPair], settings: TrainingSett
     """
     if model.settings.architecture != "unet" or model.settings.padding != "same":
         raise ValueError("Only a U-Net with the padding 'same' can become a model for volumes. Start from nothing (random weights).")
-    voxels = resolve_voxels(pairs, settings)
-    new = replace(model.settings, dimensions=3, flat=min(model.settings.depth, voxels.flat))
+    sizes = resolve_sizes(pairs, replace(settings, preset="quick"), None, in_3d=True)  # it is not the paper's network
+    new = replace(model.settings, dimensions=3, flat=min(model.settings.depth, sizes.flat))
     network = build_unseen(new)
     wanted = network.state_dict()
     network.load_state_dict({name: _thicker(tensor, wanted[name]) for name, tensor in model.network.state_dict().items()})
-    smallest = smallest_body(voxels.scale, voxels.z_scale)
-    counting = replace(model.counting, smoothing=round(model.counting.smoothing * model.scale / voxels.scale, 2), min_area=smallest)
+    smallest = smallest_body(sizes.scale, sizes.z_scale)
+    counting = replace(model.counting, smoothing=round(model.counting.smoothing * model.scale / sizes.scale, 2), min_area=smallest)
     record = {key: value for key, value in model.record.items() if key in ("seen", "licence")}
     name = model.record.get("name") or model.record.get("trained") or "a model"
     return Model(
         network.eval(),
         new,
         model.colour,
-        voxels.scale,
-        voxels.diameter if math.isfinite(voxels.diameter) else model.diameter,
-        z_scale=voxels.z_scale,
-        slice_distance=voxels.distance,
+        sizes.scale,
+        sizes.diameter if math.isfinite(sizes.diameter) else model.diameter,
+        z_scale=sizes.z_scale,
+        slice_distance=sizes.slice_distance,
         channels=model.channels,
         normalisation=model.normalisation,
         window=model.window,

@@ -17,25 +17,16 @@ from napari_tally.core.estimate import training_memory
 from napari_tally.core.images import Image, require_same_channels
 from napari_tally.core.intensity import experiment_window
 from napari_tally.core.model_file import Model
-from napari_tally.core.predict import z_scale_for
-from napari_tally.core.samples import Plane, TrainingPair, body_diameter, cell_diameter, prepare_planes, prepare_volumes, volumes_of
+from napari_tally.core.samples import Plane, TrainingPair, prepare_planes, prepare_volumes, volumes_of
+from napari_tally.core.sizes import resolve_sizes, smallest_body, z_scale_for
 from napari_tally.core.unet import UNet
+from napari_tally.core.words import number
 from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
 
 _PATCH_3D = 48
 """Side of a training patch of volumes in network pixels: three cells."""
-_FINE = 0.7
-"""Slices nearer to each other than so many network pixels are resampled."""
 _OF_FREE = 0.8
 """Part of the free memory that patches are made to fit."""
-_SMALLEST_BODY = 64
-"""Voxels of the network that a cell has at least, before there is anything to measure."""
-_TINY, _ENOUGH = 8, 12
-"""Cells below so many network pixels have next to no inside that survives the smoothing; images are enlarged until they have so many."""
-_MUCH_LARGER = 1.8
-"""Ratio of the median diameters of two images from which on each is scaled by itself."""
-_AS_KNOWN = 1.25
-"""Cells up to so many times larger or smaller than those that the start knows best need no scaling."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +139,8 @@ def plan_training(
         raise ValueError("There is no annotated image to train on.")
     images = [pair.image for pair in pairs]
     choice = choose_channels(settings.channels, images, start.channels if start else None)
-    as_looked_at = [pick_channels(choice, image) for image in images]
-    channels, colour = require_same_channels(as_looked_at)
+    looked_at = [pair.image for pair in as_seen(choice, pairs)]
+    channels, colour = require_same_channels(looked_at)
     in_3d = dimensions_for(pairs, settings, start) == 3
     parts = (part for pair in pairs for part in volumes_of(pair.labels, pair.image.slices if in_3d else 1))
     n_cells = sum(len(np.unique(part[part > 0])) for part in parts)
@@ -157,17 +148,12 @@ def plan_training(
         raise ValueError(f"No cell is drawn in {len(pairs)} image(s). Draw at least a handful of cells, then train.")
     if not any((pair.labels == 0).any() for pair in pairs):
         raise ValueError("Every annotated pixel is a cell; the network must see background too. Mark a region around some cells.")
-    voxels = resolve_voxels(pairs, settings, start) if in_3d else None
-    distance = voxels.distance if voxels else 1.0
-    diameter = voxels.diameter if voxels else cell_diameter(pairs)
+    sizes = resolve_sizes(pairs, settings, start, in_3d)
     notes = []
-    if in_3d and not settings.slice_distance and not all(pair.image.slice_distance for pair in pairs):
-        notes.append(f"The files do not say how far slices are apart; they are taken to be {pixels_apart(distance)}. State it if not.")
     if n_cells < 20:
-        notes.append(f"Only {n_cells} cell{'s are' if n_cells != 1 else ' is'} drawn; from about 50 on the model becomes dependable.")
+        notes.append(f"Only {number(n_cells, 'cell')} drawn: from about 50 on the model becomes dependable.")
+    notes += sizes.notes
     paper = settings.preset == "paper"
-    if start is None and not in_3d and diameter < _TINY:
-        notes.append(_on_tiny(diameter, 1.0 if paper else _working_scale(diameter)))
     if start is not None:
         fits = start.settings.channels == channels or (start.colour and channels == 1)
         if not fits:
@@ -177,15 +163,10 @@ def plan_training(
             notes.append(f"The start model has learned {start.channels}; from now on it looks at {now}.")
         network = start.settings if fits else replace(start.settings, channels=channels)
         _require_network(start, settings)
-        scale, colour = _scale_for(start, diameter), start.colour if fits else colour
+        colour = start.colour if fits else colour
     else:
-        network = replace(_network_for(settings, in_3d), channels=channels)
-        scale = 1.0 if paper else voxels.scale if voxels else _working_scale(diameter)
-    z_scale = 1.0
-    if voxels:
-        z_scale = distance * scale / start.aspect if start else 1.0 if paper else voxels.z_scale
-        if start is None:
-            network = replace(network, flat=min(network.depth, voxels.flat))
+        network = _network_for(settings, in_3d)
+        network = replace(network, channels=channels, flat=min(network.depth, sizes.flat))
     types = settings.types or network.types
     if network.types not in (1, types):
         raise ValueError(f"The start model tells {network.types} types of cells apart and {types} are asked for; leave the types at 0.")
@@ -202,12 +183,6 @@ def plan_training(
             f"The start model has learned {len(seen)} of these images already, so they cannot judge it. "
             "For numbers that hold, train from a model that has not seen them."
         )
-    any_size = start is not None and start.any_size and _differ(pairs)
-    scales = [scale] * len(pairs)
-    if start is not None and any_size:
-        scale, diameter = start.scale, start.diameter
-        scales = [own_scale(start, pair) for pair in pairs]
-        notes.append("The cells differ in size from image to image; each image is brought to the size that the network knows.")
     architecture = ARCHITECTURES[network.architecture]
     if not architecture.exact:
         notes.append(f"The {architecture.title} looks at all of a tile at once: large images are approximate, and blended, where two meet.")
@@ -223,9 +198,9 @@ def plan_training(
     normalisation = replace(own, statistics=normalisation.statistics) if normalisation else own
     if start and normalisation != own:
         notes.append(f"The start model knows brightness by the {own.statistics}; from now on it is by the {normalisation.statistics}.")
-    pixels = sum(pair.labels.size * own**2 * z_scale for pair, own in zip(pairs, scales, strict=True))
-    most = round(z_scale * max(pair.image.slices for pair in pairs)) if in_3d else 0
-    z_step, free = z_scale / distance / scale, free_memory(device)
+    pixels = sum(pair.labels.size * own**2 * sizes.z_scale for pair, own in zip(pairs, sizes.scales, strict=True))
+    most = round(sizes.z_scale * max(pair.image.slices for pair in pairs)) if in_3d else 0
+    z_step, free = sizes.z_scale / sizes.slice_distance / sizes.scale, free_memory(device)
     size, slices, memory = _patch(network, chosen.patch, chosen.batch, pixels, most, z_step)
     while not settings.patch and memory > _OF_FREE * free:
         smaller = _patch(network, size // 2, chosen.batch, pixels, most, z_step)
@@ -233,31 +208,31 @@ def plan_training(
             break
         size, slices, memory = smaller
     if memory > free:
-        sizes = f"Training takes about {memory / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
-        notes.append(f"{sizes} Take smaller patches, fewer a step, or fewer images.")
+        takes = f"Training takes about {memory / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
+        notes.append(f"{takes} Take smaller patches, fewer a step, or fewer images.")
     return TrainingPlan(
         network=network,
         colour=colour,
-        scale=scale,
-        diameter=diameter,
+        scale=sizes.scale,
+        diameter=sizes.diameter,
         n_images=len(pairs),
         n_cells=n_cells,
         settings=replace(chosen, patch=size),
         device=device.type,
         device_name=describe_device(device),
-        scales=tuple(scales),
-        any_size=any_size,
-        pixel_size=None if any_size else _shared_pixel_size(images),
+        scales=sizes.scales,
+        any_size=sizes.any_size,
+        pixel_size=sizes.pixel_size,
         seen=seen,
         fingerprints=fingerprints,
         n_planes=sum(len(image.planes) for image in images),
         pixels=pixels,
         memory=memory,
         normalisation=normalisation,
-        window=_window_of(as_looked_at, normalisation, network.channels) if normalisation.statistics == "experiment" else None,
+        window=_window_of(looked_at, normalisation, network.channels) if normalisation.statistics == "experiment" else None,
         notes=tuple(notes),
-        z_scale=z_scale,
-        slice_distance=distance,
+        z_scale=sizes.z_scale,
+        slice_distance=sizes.slice_distance,
         slices=slices,
         channels=choice,
     )
@@ -307,45 +282,6 @@ def dimensions_for(pairs: Sequence[TrainingPair], settings: TrainingSettings, st
     return wish
 
 
-@dataclass(frozen=True)
-class Voxels:
-    """How a network for volumes divides space.
-
-    Attributes
-    ----------
-    distance : float
-        How far slices are apart, in widths of a pixel.
-    diameter : float
-        Of the typical cell in pixels.
-    scale, z_scale : float
-        Network voxels per pixel, and per slice.
-    flat : int
-        Poolings that leave z alone, until a voxel is about a cube.
-    """
-
-    distance: float
-    diameter: float
-    scale: float
-    z_scale: float
-    flat: int
-
-
-def resolve_voxels(pairs: Sequence[TrainingPair], settings: TrainingSettings, start: Model | None = None) -> Voxels:
-    """Choose the voxels of a network for these volumes.
-
-    How far slices are apart the user states, or the files, or the start knows it. Cells become 16 network pixels wide where they are
-    larger. Slices that are nearer to each other than those pixels are resampled; others stay, for what was not seen cannot be made up.
-    """
-    stated = [pair.image.slice_distance for pair in pairs if pair.image.slice_distance]
-    known = float(np.median(stated)) if stated else start.slice_distance if start else 1.0
-    distance = settings.slice_distance or known
-    diameter = body_diameter(pairs, distance)
-    scale = _working_scale(diameter, in_3d=True)
-    thickness = distance * scale
-    z_scale = max(0.02, thickness) if thickness < _FINE else 1.0
-    return Voxels(distance, diameter, scale, z_scale, max(0, round(math.log2(thickness / z_scale))))
-
-
 def _network_for(settings: TrainingSettings, in_3d: bool = False) -> NetworkSettings:
     """Give the network that the wishes describe."""
     preset = PAPER_NETWORK if settings.preset == "paper" else NetworkSettings()
@@ -365,59 +301,6 @@ def _require_network(start: Model, settings: TrainingSettings) -> None:
                 f"The start model has the {name.replace('_', ' ')} {own} and {wish} is asked for. "
                 "Start from nothing (random weights), or leave the network as it is."
             )
-
-
-def _working_scale(diameter: float, in_3d: bool = False) -> float:
-    """Shrink images of large cells to cells of 24 px, 16 in volumes: the network sees more of their surroundings, for less work.
-
-    Enlarge planes of tiny ones: a disc of 4 px is nothing but rim, one of 5.5 px has an inside that the usual smoothing takes away, and
-    from 8 px on three quarters of its height are left, where a cell wants 0.4.
-    """
-    wanted = 16 if in_3d else 24
-    if diameter < _TINY and not in_3d:
-        return min(8.0, _ENOUGH / diameter)
-    return max(0.02, wanted / diameter) if diameter > 1.25 * wanted else 1.0
-
-
-def pixels_apart(distance: float) -> str:
-    """Say how far slices are apart."""
-    shown = f"{distance:.3g}"
-    return f"{shown} pixel{'s' * (shown != '1')} apart"
-
-
-def _on_tiny(diameter: float, scale: float) -> str:
-    """Say what is done about cells that are too small for a network."""
-    tiny = f"The typical cell is only {diameter:.1f} pixels across, too small to have an inside and a rim."
-    if scale == 1:
-        return f"{tiny} The paper's settings take images as they are, so such cells may not be found; the quick preset enlarges them."
-    work = f"Images are enlarged {scale:.1f} times, which takes {scale**2:.0f} times the work"
-    return f"{tiny} {work}. Images of higher magnification say more."
-
-
-def _scale_for(start: Model, diameter: float) -> float:
-    """Keep the scale of the start where the cells are about as large as those it knows; else bring them to that size."""
-    known = start.diameter * start.scale  # in network pixels
-    if not (known > 0 and diameter > 0) or 1 / _AS_KNOWN <= diameter * start.scale / known <= _AS_KNOWN:
-        return start.scale
-    return float(np.clip(known / diameter, 0.02, 8))
-
-
-def own_scale(model: Model, pair: TrainingPair) -> float:
-    """Give the scale that brings the cells drawn in one image to the size that a model knows best; those nearly so stay as they are."""
-    return _scale_for(model, cell_diameter([pair]))
-
-
-def _differ(pairs: Sequence[TrainingPair]) -> bool:
-    """Whether the typical cell of one image is much larger than that of another."""
-    diameters = [d for pair in pairs if (d := cell_diameter([pair])) > 0]
-    return max(diameters) > _MUCH_LARGER * min(diameters)
-
-
-def _shared_pixel_size(images: Sequence[Image]) -> float | None:
-    """Give the side of a pixel in micrometres, if all images say so and agree within 5 percent."""
-    sizes = [float(np.sqrt(np.prod(image.pixel_size))) for image in images if image.pixel_size]
-    same = len(sizes) == len(images) and np.ptp(sizes) <= 0.05 * np.median(sizes)
-    return float(np.median(sizes)) if same else None
 
 
 def prepare(plan: TrainingPlan, pairs: Sequence[TrainingPair], scales: Sequence[float] = ()) -> list[Plane]:
@@ -458,11 +341,6 @@ def build_unseen(settings: NetworkSettings) -> UNet:
     """Build a network whose random weights will be replaced; no other chance is disturbed."""
     with torch.random.fork_rng(devices=()):
         return build_network(settings)
-
-
-def smallest_body(scale: float, z_scale: float) -> float:
-    """Give the voxels of an image that the smallest cell of a volume has, at first."""
-    return min(1e6, float(round(_SMALLEST_BODY / scale**2 / z_scale)))
 
 
 def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -36,13 +36,11 @@ from napari_tally.core.images import Image, describe_channels
 from napari_tally.core.intensity import measuring_window
 from napari_tally.core.model_file import Model
 from napari_tally.core.rescale import needed, read_scaled, rescale_piece, scaled_shape
+from napari_tally.core.sizes import working_scale, z_scale_for
 from napari_tally.core.strips import bytes_per_pixel, classify, folded
 from napari_tally.core.tiles import Region, best_stride, halved, longest, mirror, plan_tiles, reading
 from napari_tally.core.unet import UNet
 from napari_tally.settings import PredictionSettings
-
-if TYPE_CHECKING:
-    from napari_tally.core.plan import TrainingPlan
 
 Result = TypeVar("Result")
 
@@ -352,41 +350,6 @@ def aside(done: float, doing: str, work: Generator[float | None, None, Result]) 
 
 def _tell(done: float, doing: str, fraction: float | None) -> TileDone:
     return TileDone(done, 1, doing if fraction is None else f"{doing}, {100 * fraction:.0f} %")
-
-
-def working_scale(model: Model, image: Image, settings: PredictionSettings | None = None) -> float:
-    """Give the network pixels per pixel of this image.
-
-    The cell diameter that the user states decides; else the pixel sizes of the image and of the training
-    images, where both are known; else the image is taken as the training images were.
-    """
-    if settings and settings.diameter and model.diameter > 0:
-        return model.scale * model.diameter / settings.diameter
-    if image.pixel_size and model.pixel_size:
-        ratio = float(np.sqrt(np.prod(image.pixel_size))) / model.pixel_size
-        if 0.95 <= ratio <= 1.05:
-            return model.scale  # rounded metadata must not move pixels
-        if 0.1 <= ratio <= 10:  # beyond that, somebody's metadata are wrong
-            return model.scale * ratio
-    return model.scale
-
-
-def z_scale_for(model: "Model | TrainingPlan", image: Image, scale: float, slice_distance: float = 0.0) -> float:
-    """Give the network voxels per slice of this image, for a model for volumes: a voxel of the network keeps its shape.
-
-    Parameters
-    ----------
-    model : Model or TrainingPlan
-    image : Image
-    scale : float
-        Network pixels per pixel.
-    slice_distance : float
-        How far slices are apart, in widths of a pixel. 0 = as the file says, else as in the training images.
-    """
-    distance = slice_distance or image.slice_distance or model.slice_distance
-    if abs(distance / model.slice_distance - 1) <= 0.05:
-        distance = model.slice_distance  # rounded metadata must not move voxels
-    return model.z_scale * scale / model.scale * distance / model.slice_distance
 
 
 def _halos(network: UNet) -> list[int]:

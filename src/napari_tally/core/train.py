@@ -34,11 +34,12 @@ from napari_tally.core.images import Image
 from napari_tally.core.judge import Comparison, Fitting, Judged, Score, choose_counting, fit_counting, judge, labels_of, score
 from napari_tally.core.learner import Learner, copied
 from napari_tally.core.model_file import Model
-from napari_tally.core.plan import TrainingPlan, build_meta_network, counting_at, own_scale, prepare
+from napari_tally.core.plan import TrainingPlan, build_meta_network, counting_at, prepare
 from napari_tally.core.predict import require_channels, require_volumes
 from napari_tally.core.range import KEY as RANGE
 from napari_tally.core.range import fingerprint_images
 from napari_tally.core.samples import PatchSampler, TrainingPair, data_fingerprint
+from napari_tally.core.sizes import own_scale
 from napari_tally.core.validation import Phase, plan_phases, to_judge_by
 from napari_tally.settings import AugmentationSettings, TrainingSettings, to_dict
 

@@ -1,0 +1,132 @@
+"""How large images are shown to a network: by drawn cells, by what the start knows, by the size of a pixel."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from models import bright_is_cell, bright_is_cell_in_3d
+from pictures import discs
+
+from napari_tally.core.events import run_to_end
+from napari_tally.core.find import find_cells
+from napari_tally.core.images import as_image
+from napari_tally.core.instances import find_instances
+from napari_tally.core.model_file import Model, build_network
+from napari_tally.core.plan import new_model, plan_training, prepare
+from napari_tally.core.samples import TrainingPair, class_map
+from napari_tally.core.sizes import working_scale, z_scale_for
+from napari_tally.settings import CountingSettings, NetworkSettings, PredictionSettings, TrainingSettings
+
+CPU = TrainingSettings(device="cpu")
+CELLS = discs((60, 200), *((30, x, 8) for x in range(10, 200, 20)))
+
+
+def pair(labels=CELLS):
+    return TrainingPair(as_image(np.maximum(labels, 0).astype(np.uint8)), labels)
+
+
+def test_large_cells_are_shrunk():
+    large = discs((400, 400), (100, 100, 80), (300, 280, 80))
+    plan = plan_training([pair(large)], CPU)
+    assert plan.scale == pytest.approx(24 / 160, rel=0.02)
+    assert plan_training([pair(large)], replace(CPU, preset="paper")).scale == 1
+
+
+@pytest.mark.parametrize(("known", "scale"), [(16, 1.0), (14, 1.0), (18, 1.0), (24, 1.5), (11, 0.7), (32, 2.0), (8, 0.5)])
+def test_images_are_scaled_where_the_start_knows_cells_of_another_size(known, scale):
+    start = replace(new_model(plan_training([pair()], CPU)), diameter=known)
+    plan = plan_training([pair()], CPU, start)
+    assert plan.scale == pytest.approx(scale, rel=0.05)
+    assert plan.diameter == pytest.approx(16, abs=0.5)
+
+
+def test_images_whose_cells_differ_in_size_are_scaled_one_by_one():
+    large = discs((120, 400), *((60, x, 20) for x in range(30, 400, 50)))
+    start = replace(new_model(plan_training([pair()], CPU)), diameter=16.0, any_size=True)
+    plan = plan_training([pair(), pair(large)], CPU, start)
+    assert (plan.any_size, plan.scale, plan.diameter) == (True, 1.0, 16.0)
+    assert plan.scales == pytest.approx((1.0, 16 / 40), rel=0.05)
+    assert "differ in size from image to image" in plan.notes[-1]
+    assert new_model(plan, start).any_size
+    bound = plan_training([pair(), pair(large)], CPU, replace(start, any_size=False))
+    assert (bound.any_size, set(bound.scales)) == (False, {bound.scale})
+    assert not plan_training([pair(), pair()], CPU, start).any_size
+
+
+def test_the_pixel_size_is_that_of_all_images_or_none():
+    def sized(*sizes):
+        return plan_training([replace(pair(), image=replace(pair().image, pixel_size=size)) for size in sizes], CPU).pixel_size
+
+    assert sized((0.5, 0.5), (0.51, 0.51)) == pytest.approx(0.505)
+    assert sized((0.5, 0.5), (1.0, 1.0)) is None
+    assert sized((0.5, 0.5), None) is None
+
+
+def spots(width, n=20):
+    """Discs of so many pixels across, wide apart."""
+    side = 5 * width
+    return discs((side, n * side), *((side / 2, side * (i + 0.5), width / 2) for i in range(n)))
+
+
+@pytest.mark.parametrize("width", [2, 3, 5, 7])
+def test_images_of_tiny_cells_are_enlarged_and_that_is_said(width):
+    plan = plan_training([pair(spots(width))], CPU)
+    assert plan.diameter * plan.scale == pytest.approx(12)
+    (note,) = plan.notes
+    assert f"only {plan.diameter:.1f} pixels across" in note
+    assert f"enlarged {plan.scale:.1f} times, which takes {plan.scale**2:.0f} times the work" in note
+    assert new_model(plan).counting.min_area < plan.diameter**2 / 4  # what was 16 px would drop them
+    (plane,) = prepare(plan, [pair(spots(width))])
+    wanted = class_map(plane.labels, 3)
+    assert find_instances(np.stack([wanted == c for c in range(3)]).astype(np.float32), new_model(plan).counting, plan.scale).max() == 20
+
+
+def test_no_others_are():
+    for width in (9, 10, 16, 29):
+        plan = plan_training([pair(spots(width))], CPU)
+        assert (plan.scale, plan.notes, new_model(plan).counting) == (1.0, (), CountingSettings())
+    single = np.zeros((20, 40), np.int32)
+    single[::3, ::3] = np.arange(1, 99).reshape(7, 14)
+    assert plan_training([pair(single)], CPU).scale == 8  # of single pixels: not more
+    (note,) = plan_training([pair(spots(3))], replace(CPU, preset="paper")).notes
+    assert "may not be found" in note
+    start = Model(build_network(NetworkSettings(depth=2, base_width=2)), NetworkSettings(depth=2, base_width=2), scale=1.0, diameter=6.0)
+    assert plan_training([pair(spots(6))], CPU, start).scale == 1  # the start knows them
+
+
+SIDE = (0.5, 0.5)
+"""Micrometres a pixel."""
+
+
+@pytest.mark.parametrize(
+    ("pixel_size", "trained_with", "diameter", "scale"),
+    [
+        (None, None, 0, 0.7),
+        (SIDE, None, 0, 0.7),
+        (None, 0.5, 0, 0.7),
+        (SIDE, 0.5, 0, 0.7),
+        (SIDE, 0.49, 0, 0.7),  # rounded metadata must not move pixels
+        (SIDE, 0.25, 0, 1.4),  # half the magnification: the cells have half the pixels
+        (SIDE, 1.0, 0, 0.35),
+        (SIDE, 500.0, 0, 0.7),  # that cannot be
+        (SIDE, 0.25, 40, 0.35),  # what the user says comes first
+        (None, None, 10, 1.4),
+    ],
+)
+def test_images_are_brought_to_the_size_that_the_model_knows(pixel_size, trained_with, diameter, scale):
+    model = replace(bright_is_cell(diameter=20), scale=0.7, pixel_size=trained_with)
+    image = as_image(np.zeros((40, 40)), pixel_size=pixel_size)
+    settings = PredictionSettings(diameter=diameter)
+    assert working_scale(model, image, settings) == pytest.approx(scale)
+    assert run_to_end(find_cells(model, image, settings)).zoom == pytest.approx(0.7 / scale)
+
+
+def test_voxels_keep_their_shape():
+    model = bright_is_cell_in_3d(scale=0.5, z_scale=1.0, slice_distance=2.0, pixel_size=0.5, diameter=20)
+    alike = as_image(np.zeros((8, 20, 20)), axes="ZYX", pixel_size=(0.5, 0.5), steps={"Z": 1.0})
+    assert z_scale_for(model, alike, 0.5) == 1
+    assert z_scale_for(model, replace(alike, steps={"Z": 2.0}), 0.5) == 2  # slices twice as far apart become twice as many
+    assert z_scale_for(model, replace(alike, steps={"Z": 1.02}), 0.5) == 1  # rounded metadata move nothing
+    assert z_scale_for(model, replace(alike, steps={}), 0.5) == 1
+    assert z_scale_for(model, replace(alike, steps={}), 0.25) == 0.5  # larger cells are so in z too
+    assert z_scale_for(model, alike, 0.5, slice_distance=4.0) == 2

@@ -91,3 +91,12 @@ def test_the_size_is_said_as_it_is(scale):
     plan = replace(plan_training([pair()], TrainingSettings()), scale=scale)
     assert (f"scaled by {scale:.2f}" in dict(explain(plan))["Cell size"]) == (scale != 1)
     assert ("less work" in dict(explain(plan))["Cell size"]) == (scale < 1)
+
+
+def test_several_pixel_sizes_are_said():
+    pairs = [replace(pair(), image=replace(pair().image, pixel_size=(size, size))) for size in (0.2, 0.4)]
+    said = words(pairs)
+    assert "42 px across in pixels of 0.283 µm; each image is scaled by its own pixel size, so that it is 24 px" in said["Cell size"]
+    assert said["Note"] == "The images have pixels of 0.2 to 0.4 µm; each is brought to 0.5 µm."
+    small = dict(explain(replace(plan_training(pairs, TrainingSettings(device="cpu")), scale=1.0)))
+    assert small["Cell size"].endswith("in pixels of 0.283 µm; each image is scaled to such.")

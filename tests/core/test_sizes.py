@@ -4,17 +4,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 from models import bright_is_cell, bright_is_cell_in_3d
 from pictures import discs
 
+import napari_tally as nt
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
 from napari_tally.core.images import as_image
 from napari_tally.core.instances import find_instances
 from napari_tally.core.model_file import Model, build_network
 from napari_tally.core.plan import new_model, plan_training, prepare
-from napari_tally.core.samples import TrainingPair, class_map
-from napari_tally.core.sizes import working_scale, z_scale_for
+from napari_tally.core.predict import Predictor, predict_plane
+from napari_tally.core.samples import TrainingPair, cell_diameter, class_map
+from napari_tally.core.sizes import own_scale, working_scale, z_scale_for
+from napari_tally.core.train import train
 from napari_tally.settings import CountingSettings, NetworkSettings, PredictionSettings, TrainingSettings
 
 CPU = TrainingSettings(device="cpu")
@@ -53,13 +57,74 @@ def test_images_whose_cells_differ_in_size_are_scaled_one_by_one():
     assert not plan_training([pair(), pair()], CPU, start).any_size
 
 
-def test_the_pixel_size_is_that_of_all_images_or_none():
-    def sized(*sizes):
-        return plan_training([replace(pair(), image=replace(pair().image, pixel_size=size)) for size in sizes], CPU).pixel_size
+def sized(*sizes, **wishes):
+    """Give the plan for images of these pixel sizes."""
+    start = wishes.pop("start", None)
+    pairs = [replace(pair(), image=replace(pair().image, pixel_size=size and (size, size))) for size in sizes]
+    return plan_training(pairs, replace(CPU, **wishes), start)
 
-    assert sized((0.5, 0.5), (0.51, 0.51)) == pytest.approx(0.505)
-    assert sized((0.5, 0.5), (1.0, 1.0)) is None
-    assert sized((0.5, 0.5), None) is None
+
+def test_the_pixel_size_is_that_of_all_images_or_none():
+    assert sized(0.5, 0.51).pixel_size == pytest.approx(0.505, rel=1e-3)
+    assert sized(0.5, 0.51).scales == (1, 1)  # rounded metadata must not move pixels
+    for unknown in (None, 0.0, 500.0):  # not stated, or nothing that can be
+        plan = sized(0.5, 0.2, unknown)
+        assert (plan.pixel_size, plan.scales) == (None, (1, 1, 1))
+
+
+@pytest.mark.parametrize(("sizes", "middle"), [((0.2, 0.4), 0.08**0.5), ((0.4, 0.2, 0.2), 0.2), ((0.65, 0.5, 0.1, 1.0), 0.325**0.5)])
+def test_images_of_several_pixel_sizes_are_brought_to_the_middle_one(sizes, middle):
+    plan = sized(*sizes)
+    assert plan.pixel_size == pytest.approx(middle)
+    np.testing.assert_allclose(np.divide(plan.scales, plan.scale), np.divide(sizes, middle))
+    assert f"of {min(sizes):.3g} to {max(sizes):.3g} µm; each is brought to {middle / plan.scale:.3g} µm." in plan.notes[-1]
+
+
+def test_whose_images_are_taken_at_one_scale_all_the_same():
+    assert (sized(0.2, 0.4, preset="paper").pixel_size, sized(0.2, 0.4, preset="paper").scales) == (None, (1, 1))
+    start = replace(new_model(sized(0.2)), diameter=16.0, any_size=True)
+    assert (sized(0.2, 0.4, start=start).pixel_size, sized(0.2, 0.4, start=start).scales) == (None, (1, 1))
+    bound = sized(0.2, 0.4, start=replace(start, any_size=False))
+    assert bound.scales == pytest.approx((0.5**0.5, 2**0.5))
+
+
+@pytest.fixture
+def magnified(tmp_path):
+    """The same nuclei at two magnifications, in the files that Fiji and OME write."""
+    image, labels = nt.simulate_nuclei(seed=1, shape=(256, 320))
+    ome = {"axes": "YX", "PhysicalSizeX": 0.2, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.2, "PhysicalSizeYUnit": "µm"}
+    tifffile.imwrite(tmp_path / "fine.ome.tif", image, metadata=ome)
+    tifffile.imwrite(tmp_path / "coarse.tif", image[::2, ::2], imagej=True, resolution=(2.5, 2.5), metadata={"unit": "um"})
+    files = (tmp_path / "fine.ome.tif", labels), (tmp_path / "coarse.tif", np.ascontiguousarray(labels[::2, ::2]))
+    return [TrainingPair(nt.read_image(path), known) for path, known in files]
+
+
+def test_two_magnifications_are_one_size_in_training_and_at_prediction(magnified):
+    plan = plan_training(magnified, replace(CPU, steps=3, depth=2, base_width=4, patch=32))
+    fine, coarse = plan.scales
+    assert coarse / fine == pytest.approx(2, rel=1e-6)
+    assert plan.pixel_size == pytest.approx(0.08**0.5, rel=1e-6)
+    planes = prepare(plan, magnified)
+    wide = [cell_diameter([TrainingPair(as_image(plane.picture[0]), plane.labels)]) for plane in planes]
+    assert wide[0] == pytest.approx(wide[1], rel=0.03)
+    assert plan.diameter * plan.scale == pytest.approx(np.mean(wide), rel=0.03)
+    model = new_model(plan)
+    run_to_end(train(model, magnified, plan))
+    for one, plane, scale in zip(magnified, planes, plan.scales, strict=True):
+        predictor = Predictor(model, one.image, PredictionSettings(device="cpu"))
+        assert (predictor.scale, predictor.grid) == (scale, plane.labels.shape)
+        found = run_to_end(predictor.network_tile(0, tuple(slice(0, n) for n in predictor.grid)))
+        np.testing.assert_allclose(found, run_to_end(predict_plane(model.network, plane.picture)), atol=1e-6)
+        assert run_to_end(find_cells(model, one.image)).zoom == pytest.approx(plan.scale / scale)
+
+
+def test_images_to_validate_on_are_seen_as_at_prediction(magnified):
+    fine, coarse = magnified
+    plan = plan_training([fine], replace(CPU, steps=2, depth=2, base_width=4, patch=32))
+    model = new_model(plan)
+    run_to_end(train(model, [fine], plan, validation=[coarse]))
+    assert own_scale(model, coarse) == pytest.approx(2 * plan.scale, rel=1e-6)
+    assert own_scale(replace(model, any_size=True), coarse) == pytest.approx(2 * plan.scale, rel=0.05)  # by its cells
 
 
 def spots(width, n=20):

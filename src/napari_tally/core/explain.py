@@ -76,11 +76,14 @@ def _size(plan: TrainingPlan, seen: float, start: str) -> str:
     size = f"The typical cell is {plan.diameter:.0f} px across"
     if plan.any_size:
         return f"{size}; it differs from image to image, so each is scaled to the {seen:.0f} px that the start knows."
+    if several := bool(plan.pixel_size and len(set(plan.scales)) > 1):
+        size += f" in pixels of {plan.pixel_size:.3g} µm"
     if plan.scale == 1:
-        return f"{size}; images are taken as they are."
+        return f"{size}; {'each image is scaled to such' if several else 'images are taken as they are'}."
+    how = "each image is scaled by its own pixel size" if several else f"images are scaled by {plan.scale:.2f}"
     chosen = "lets the network see more around a cell for less work" if plan.scale < 1 else "an inside and a rim fit into"
     why = "the start knows" if start else chosen
-    return f"{size}; images are scaled by {plan.scale:.2f}, so that it is {seen:.0f} px, which {why}."
+    return f"{size}; {how}, so that it is {seen:.0f} px, which {why}."
 
 
 def _slices(plan: TrainingPlan) -> str:

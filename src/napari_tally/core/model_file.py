@@ -66,7 +66,7 @@ class Model:
     any_size : bool
         Not bound to images of one magnification: it estimates how large the cells of an image are. True of the shipped models.
     pixel_size : float or None
-        Side of a pixel of the training images in micrometres, where known and the same for all.
+        Side of an image pixel in micrometres, where all training images said so. Those of an image of another pixel size are brought to it.
     normalisation : NormalisationSettings
     window : (C, 2) float32 array, or None
         Intensities that become 0 and 1, where the statistics are those of the whole experiment.

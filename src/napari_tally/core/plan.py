@@ -38,9 +38,9 @@ class TrainingPlan:
     network : NetworkSettings
     colour : bool
     scale : float
-        Network pixels per image pixel.
+        Network pixels per image pixel; of images that state different pixel sizes, per pixel of `pixel_size`.
     diameter : float
-        Median cell diameter in image pixels.
+        Median cell diameter in the same pixels.
     n_images, n_cells : int
         What is annotated.
     settings : TrainingSettings
@@ -50,12 +50,12 @@ class TrainingPlan:
     device_name : str
         Device for people.
     scales : tuple of float
-        The same for each image. They differ where `any_size`.
+        The same for each image, per pixel of its own. They differ where `any_size`, and where the pixel sizes do.
     any_size : bool
         The cells differ so much in size from image to image that each image is brought to the size that the start knows; at
         prediction the model estimates it.
     pixel_size : float or None
-        Side of a pixel in micrometres, where all images say so and agree.
+        Side of a pixel in micrometres, where all images state one: where they differ, the middle one.
     seen : tuple of str
         Names of images that the start model was trained on: they cannot judge it.
     fingerprints : tuple of str

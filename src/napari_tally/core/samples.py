@@ -95,10 +95,15 @@ class Plane:
         return self.aspect >= _FLAT
 
 
-def cell_diameter(pairs: Sequence[TrainingPair]) -> float:
-    """Give the median diameter in pixels of the circle that is as large as a drawn cell; NaN without cells."""
-    planes = (plane for pair in pairs for plane in pair.labels.reshape(-1, *pair.labels.shape[-2:]))
-    diameters = [cell.equivalent_diameter_area for plane in planes for _, cell in cells_of(plane)]
+def cell_diameter(pairs: Sequence[TrainingPair], scales: Sequence[float] = ()) -> float:
+    """Give the median diameter in pixels of the circle that is as large as a drawn cell; NaN without cells.
+
+    `scales` are what becomes of a pixel of each pair before it is measured; left out: it stays.
+    """
+    diameters = []
+    for pair, scale in zip(pairs, scales or [1.0] * len(pairs), strict=True):
+        for plane in pair.labels.reshape(-1, *pair.labels.shape[-2:]):
+            diameters += [scale * cell.equivalent_diameter_area for _, cell in cells_of(plane)]
     return float(np.median(diameters)) if diameters else float("nan")
 
 

@@ -10,7 +10,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -91,17 +91,30 @@ def resolve_sizes(pairs: Sequence[TrainingPair], settings: TrainingSettings, sta
 
 
 def _of_planes(pairs: Sequence[TrainingPair], settings: TrainingSettings, start: Model | None) -> Sizes:
-    pixel_size = _shared_pixel_size([pair.image for pair in pairs])
+    """Choose the scale of each image.
+
+    Cells that differ much in size from image to image tell it, where the start knows one size best and estimates that of any image. Else
+    there is one scale, for pixels of the middle size: where the files state several, each image is brought to that, as at prediction.
+    """
     if start is not None and start.any_size and _differ(pairs):
         note = "The cells differ in size from image to image; each image is brought to the size that the network knows."
         return Sizes(start.diameter, start.scale, tuple(own_scale(start, pair) for pair in pairs), any_size=True, notes=(note,))
-    diameter, notes = cell_diameter(pairs), []
+    images, notes = [pair.image for pair in pairs], []
+    as_they_are = start.any_size if start else settings.preset == "paper"
+    pixel_size = _pixel_size(images, several=not as_they_are)
+    diameter = cell_diameter(pairs, [_times(image, pixel_size) for image in images])
     if start is not None:
         scale = _scale_for(start, diameter)
     else:
         scale = 1.0 if settings.preset == "paper" else _scale_from_nothing(diameter)
         notes += [_on_tiny(diameter, scale)] * (diameter < _TINY)
-    return Sizes(diameter, scale, (scale,) * len(pairs), pixel_size=pixel_size, notes=tuple(notes))
+    sizes = Sizes(diameter, scale, (), pixel_size=pixel_size)
+    scales = tuple(working_scale(sizes, image) for image in images)
+    if pixel_size and len(set(scales)) > 1:
+        sides = [_side(image) for image in images]
+        stated = f"The images have pixels of {min(sides):.3g} to {max(sides):.3g} µm"
+        notes.append(f"{stated}; each is brought to {pixel_size / scale:.3g} µm.")
+    return replace(sizes, scales=scales, notes=tuple(notes))
 
 
 def _of_volumes(pairs: Sequence[TrainingPair], settings: TrainingSettings, start: Model | None) -> Sizes:
@@ -126,7 +139,7 @@ def _of_volumes(pairs: Sequence[TrainingPair], settings: TrainingSettings, start
         flat = max(0, round(math.log2(thickness / z_scale)))  # until a voxel is about a cube
     says = f"The files do not say how far slices are apart; they are taken to be {pixels_apart(distance)}. State it if not."
     notes = () if settings.slice_distance or len(stated) == len(images) else (says,)
-    return Sizes(diameter, scale, (scale,) * len(pairs), False, _shared_pixel_size(images), z_scale, distance, flat, notes)
+    return Sizes(diameter, scale, (scale,) * len(pairs), False, _pixel_size(images, several=False), z_scale, distance, flat, notes)
 
 
 def smallest_body(scale: float, z_scale: float) -> float:
@@ -135,8 +148,12 @@ def smallest_body(scale: float, z_scale: float) -> float:
 
 
 def own_scale(model: Model, pair: TrainingPair) -> float:
-    """Give the scale that brings the cells drawn in one image to the size that a model knows best; those nearly so stay as they are."""
-    return _scale_for(model, cell_diameter([pair]))
+    """Give the scale at which a model is to see an annotated image.
+
+    That of prediction; where a model would estimate there how large the cells are, those drawn tell: they are brought to the size that it
+    knows best, and those nearly so stay as they are.
+    """
+    return _scale_for(model, cell_diameter([pair])) if model.any_size else working_scale(model, pair.image)
 
 
 def working_scale(model: _Sized, image: Image, settings: PredictionSettings | None = None) -> float:
@@ -147,13 +164,7 @@ def working_scale(model: _Sized, image: Image, settings: PredictionSettings | No
     """
     if settings and settings.diameter and model.diameter > 0:
         return model.scale * model.diameter / settings.diameter
-    if image.pixel_size and model.pixel_size:
-        ratio = float(np.sqrt(np.prod(image.pixel_size))) / model.pixel_size
-        if 1 - _ROUNDED <= ratio <= 1 + _ROUNDED:
-            return model.scale
-        if 0.1 <= ratio <= 10:  # beyond that, somebody's metadata are wrong
-            return model.scale * ratio
-    return model.scale
+    return model.scale * _times(image, model.pixel_size)
 
 
 def z_scale_for(model: _Sized, image: Image, scale: float, slice_distance: float = 0.0) -> float:
@@ -214,8 +225,27 @@ def _differ(pairs: Sequence[TrainingPair]) -> bool:
     return max(diameters) > _MUCH_LARGER * min(diameters)
 
 
-def _shared_pixel_size(images: Sequence[Image]) -> float | None:
-    """Give the side of a pixel in micrometres, if all images say so and agree."""
-    sizes = [float(np.sqrt(np.prod(image.pixel_size))) for image in images if image.pixel_size]
-    same = len(sizes) == len(images) and np.ptp(sizes) <= _ROUNDED * np.median(sizes)
-    return float(np.median(sizes)) if same else None
+def _pixel_size(images: Sequence[Image], several: bool) -> float | None:
+    """Give the side of a pixel in micrometres, if all images state one: the middle one of `several`, else one that suits all."""
+    sides = sorted(_side(image) for image in images)
+    middle = math.sqrt(sides[(len(sides) - 1) // 2] * sides[len(sides) // 2])  # of two in the middle what is as many times off both
+    if not all(_can_be(side / middle) for side in sides):
+        return None
+    return middle if several or all(_times(image, middle) == 1 for image in images) else None
+
+
+def _times(image: Image, pixel_size: float | None) -> float:
+    """Say how many times as wide the pixels of an image are; 1 where that is not known, or not to be believed."""
+    ratio = _side(image) / pixel_size if pixel_size else 1.0
+    return ratio if _can_be(ratio) and not 1 - _ROUNDED <= ratio <= 1 + _ROUNDED else 1.0
+
+
+def _can_be(ratio: float) -> bool:
+    """Whether pixels are so many times as wide as others; beyond that somebody's metadata are wrong, and NaN is not known."""
+    return 0.1 <= ratio <= 10
+
+
+def _side(image: Image) -> float:
+    """Give the side of a pixel in micrometres, of one that is not square that of a square as large; NaN = the file does not say."""
+    area = math.prod(image.pixel_size) if image.pixel_size else 0.0
+    return math.sqrt(area) if area > 0 else math.nan

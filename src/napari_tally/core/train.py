@@ -168,7 +168,7 @@ def train(
 
     planes = prepare(plan, pairs)
     if validation:
-        scales = [own_scale(model, pair) if plan.any_size else plan.scale for pair in validation]
+        scales = [own_scale(model, pair) for pair in validation]
         judges = prepare(plan, validation, scales)
         if not judges:
             raise ValueError("No cell is drawn in the images to validate on, so they can judge nothing. Draw some, or leave them out.")

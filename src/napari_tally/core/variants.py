@@ -158,10 +158,13 @@ class _Residual(nn.Module):
                 layers += [nn.BatchNorm2d(i)] * batch_norm + [nn.ReLU()]
             layers.append(nn.Conv2d(i, outputs, kernel_size=3, stride=s, padding=1))
         self.layers = nn.Sequential(*layers)
-        self.around = nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride)
+        self.around = nn.Conv2d(inputs, outputs, kernel_size=1)
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x) + self.around(x)
+        # A convolution of one pixel with a stride, which is the same, crashes oneDNN: the slope of its weights, channels last, below
+        # 16 channels (torch 2.13, AVX-512).
+        return self.layers(x) + self.around(x[..., :: self.stride, :: self.stride])
 
 
 class AttentionUNet(SameSize):

@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from napari_tally.core.unet import UNet
+from napari_tally.core.words import number
 from napari_tally.settings import Device
 
 
@@ -35,7 +36,7 @@ def describe_device(device: torch.device) -> str:
     if device.type == "mps":
         return f"GPU {platform.processor() or 'Apple'} (MPS)"
     threads = torch.get_num_threads()
-    return f"CPU ({threads} thread{'s' * (threads != 1)})"
+    return f"CPU ({number(threads, 'thread')})"
 
 
 def free_memory(device: torch.device) -> float:

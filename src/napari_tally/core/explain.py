@@ -66,7 +66,7 @@ def _network(plan: TrainingPlan, seen: float) -> str:
 
 def _channels(choice: ChannelChoice) -> str:
     """Say which channels are looked at."""
-    said, just = str(choice), "1 channel" if len(choice.order) == 1 else f"just {len(choice.order)} channels"
+    said, just = str(choice), f"{'just ' * (len(choice.order) > 1)}{number(len(choice.order), 'channel')}"
     return f"{said[0].upper()}{said[1:]}. Images with {just} are taken as they are."
 
 

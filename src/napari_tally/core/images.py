@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_tally.core.events import run_to_end
 from napari_tally.core.lazy import Opened, axes_of_ome_zarr, open_ome_zarr, open_tiff
+from napari_tally.core.words import number
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
@@ -512,4 +513,4 @@ def require_same_channels(images: Iterable[Image]) -> tuple[int, bool]:
 
 def describe_channels(image: Image) -> str:
     """Say how many channels an image has, for messages."""
-    return "3 channels (RGB colour)" if image.colour else f"{image.channels} channel{'s' * (image.channels != 1)}"
+    return "3 channels (RGB colour)" if image.colour else number(image.channels, "channel")

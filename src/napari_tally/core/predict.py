@@ -40,6 +40,7 @@ from napari_tally.core.sizes import working_scale, z_scale_for
 from napari_tally.core.strips import bytes_per_pixel, classify, folded
 from napari_tally.core.tiles import Region, best_stride, halved, longest, mirror, plan_tiles, reading
 from napari_tally.core.unet import UNet
+from napari_tally.core.words import number
 from napari_tally.settings import PredictionSettings
 
 Result = TypeVar("Result")
@@ -396,7 +397,7 @@ def seen_by(model: Model, image: Image) -> Image:
     if choice:
         wanted = f"{choice.of} channels, of which it looks at {choice} (an image that has just as many as these is taken as it is)"
     else:
-        wanted = "3 channels (RGB colour)" if model.colour else f"{n} channel{'s' * (n != 1)}"
+        wanted = "3 channels (RGB colour)" if model.colour else number(n, "channel")
     raise ValueError(
         f"{image.name} has {describe_channels(image)}, but this model was trained on images with {wanted}. "
         "Choose a model for such images, or convert the image."

@@ -26,6 +26,7 @@ from napari_tally.core.overlay import overlay
 from napari_tally.core.record import changed_labels, read_record
 from napari_tally.core.results import few
 from napari_tally.core.tables import read_table
+from napari_tally.core.words import number
 from napari_tally.settings import RuleSettings, from_dict
 
 NAME = "report.html"
@@ -181,7 +182,7 @@ def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Checked | Non
     """
     settings, n = record["settings"], counts["image"].nunique()
     program = f"with napari-tally {record['versions']['napari-tally']}"
-    where = f"{n} image{'s' * (n != 1)}"
+    where = number(n, "image")
     if record["model"]:
         how = f"PyTorch {record['versions']['torch']}, {record['device']}"
         sentences = [f"Cells were counted in {where} {program} ({how}), a U-Net (Ronneberger et al. 2015; Falk et al. 2019)."]
@@ -224,7 +225,7 @@ def _scope(audit: Audit, record: dict[str, Any]) -> str:
     if not (others or annotated or counted != audited):
         return ""
     text = "all cells" + (f" ({' and '.join(others)} included)" if others else "")
-    text += f" in {len(counted & audited)} of {len(counted)} image{'s' * (len(counted) != 1)}"
+    text += f" in {len(counted & audited)} of {number(len(counted), 'image')}"
     if more := len(audited - counted):
         text += f" and in {more} that {'is' if more == 1 else 'are'} not among them"
     return text + (f", without the windows that touch training annotations ({audit.left_out:,} predicted cells)" if annotated else "")
@@ -314,7 +315,7 @@ def _dots(windows: pd.DataFrame) -> list[Dot]:
     dots = []
     for (predicted, hand), n in times.items():
         x, y = (_EDGE + (_SQUARE - 2 * _EDGE) * value / most for value in (predicted, most - hand))
-        says = f"{n} window{'s' * (n != 1)}: predicted {predicted}, counted {hand}"
+        says = f"{number(n, 'window')}: predicted {predicted}, counted {hand}"
         dots.append(Dot(round(x, 2), round(y, 2), round(min(3.5 * n**0.5, _EDGE), 2), says))
     return dots
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 
+from napari_tally.core.words import number
 from napari_tally.widgets._curves import Curves
 from napari_tally.widgets._parts import note, say
 from napari_tally.widgets._stacked import theme_colours
@@ -115,11 +116,6 @@ class TrainingProgress(QWidget):
 
     def _follow_theme(self, event: object = None) -> None:
         self.curves.set_colours(*theme_colours(self._viewer.theme))
-
-
-def number(n: int, what: str) -> str:
-    """Say how many: "1 step", "2 steps"."""
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QWidget
 
 from napari_tally.core.estimate import training_memory, training_seconds
+from napari_tally.core.words import number
 from napari_tally.settings import AugmentationSettings, NetworkSettings, NormalisationSettings, TrainingSettings, fields_of
 from napari_tally.widgets._annotation import region_mask, rewrite
 from napari_tally.widgets._form import SettingsForm
@@ -29,7 +30,7 @@ from napari_tally.widgets._parts import button, fill, group, may_lose_model, not
 from napari_tally.widgets._session import SHIPPED, session, unwrap
 from napari_tally.widgets._training import Run, Source
 from napari_tally.widgets._training_layers import TrainingLayers
-from napari_tally.widgets._training_progress import TrainingProgress, duration, number
+from napari_tally.widgets._training_progress import TrainingProgress, duration
 
 if TYPE_CHECKING:
     import napari

@@ -601,7 +601,7 @@ def test_a_report_carries_the_interval_of_the_audit(tmp_path, folders, model_fil
 
 
 def test_volumes_from_training_to_evaluation(tmp_path, capsys):
-    cells = balls((12, 36, 52), *[(z, y, x, 4) for z in (3, 9) for y in (6, 18, 30) for x in range(6, 50, 10)], aspect=2)
+    cells = balls((12, 36, 52), *[(z, y, x, 4.2) for z in (3, 9) for y in (6, 18, 30) for x in range(6, 50, 10)], aspect=2)
     picture = (200 + 3000 * (cells > 0)).astype(np.uint16)
     for folder, pixels in (("images", picture), ("labels", cells.astype(np.uint16))):
         (tmp_path / folder).mkdir()

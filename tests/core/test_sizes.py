@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tifffile
 from models import bright_is_cell, bright_is_cell_in_3d
-from pictures import discs
+from pictures import balls, discs
 
 import napari_tally as nt
+from napari_tally.core.bodies import find_bodies
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
 from napari_tally.core.images import as_image
@@ -144,6 +145,31 @@ def test_images_of_tiny_cells_are_enlarged_and_that_is_said(width):
     (plane,) = prepare(plan, [pair(spots(width))])
     wanted = class_map(plane.labels, 3)
     assert find_instances(np.stack([wanted == c for c in range(3)]).astype(np.float32), new_model(plan).counting, plan.scale).max() == 20
+
+
+def bodies(width, thickness):
+    """Give a volume of balls of so many pixels across, wide apart, and of slices so many pixels thick."""
+    side, slices = 2 * width, round(2 * width / thickness) + 1
+    places = [(slices / 2, side * (i + 0.5), side * (j + 0.5), width / 2) for i in range(4) for j in range(5)]
+    labels = balls((slices, 4 * side, 5 * side), *places, aspect=thickness)
+    image = as_image(labels.astype(np.uint8), axes="ZYX", pixel_size=(1.0, 1.0), steps={"Z": thickness})
+    return TrainingPair(image, labels)
+
+
+@pytest.mark.parametrize("thickness", [0.5, 1.0, 2.2])
+@pytest.mark.parametrize("width", [3, 5, 6])
+def test_volumes_of_tiny_bodies_are_enlarged_too(width, thickness):
+    drawn = bodies(width, thickness)
+    plan = plan_training([drawn], replace(CPU, dimensions="3-D"))
+    assert plan.diameter == pytest.approx(width, rel=0.15)
+    assert plan.diameter * plan.scale == pytest.approx(12)
+    assert plan.aspect == pytest.approx(thickness * plan.scale)  # slices stay: what was not seen cannot be made up
+    assert f"enlarged {plan.scale:.1f} times, which takes {plan.scale**2:.0f} times the work" in plan.notes[-1]
+    (volume,) = prepare(plan, [drawn])
+    wanted = class_map(volume.labels, 3, volume.is_flat)
+    sure, at = np.stack([wanted == c for c in range(3)]).astype(np.float32), (plan.scale, plan.z_scale, plan.aspect)
+    assert find_bodies(sure, new_model(plan).counting, *at).max() == 20
+    assert plan_training([drawn], replace(CPU, dimensions="3-D", preset="paper")).scale == 1
 
 
 def test_no_others_are():

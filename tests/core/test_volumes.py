@@ -219,6 +219,11 @@ def stack(labels, name="stack", noise=0.05, z_size=None, **kwargs):
 GRID = [(z, y, x, 4) for z in (3, 9) for y in (6, 18, 30) for x in (6, 18, 30)]
 
 
+def large_balls():
+    """Draw cells that need no enlarging."""
+    return balls((18, 54, 54), *((1.5 * z, 1.5 * y, 1.5 * x, 6) for z, y, x, _ in GRID))
+
+
 def test_cells_that_keep_their_ids_make_volumes():
     bodies = balls((12, 36, 36), *GRID)
     profiles = np.stack([np.unique(plane, return_inverse=True)[1].reshape(plane.shape) + 50 * z for z, plane in enumerate(bodies)])
@@ -241,17 +246,17 @@ def test_cells_that_keep_their_ids_make_volumes():
 
 @pytest.mark.parametrize(("distance", "z_scale", "flat"), [(0.5, 0.5, 0), (1.0, 1.0, 0), (2.2, 1.0, 1), (4.0, 1.0, 2)])
 def test_the_plan_follows_the_shape_of_the_voxels(distance, z_scale, flat):
-    pair = stack(balls((12, 36, 36), *GRID), pixel_size=(0.25, 0.25), z_size=0.25 * distance)
+    pair = stack(large_balls(), pixel_size=(0.25, 0.25), z_size=0.25 * distance)
     plan = plan_training([pair], TrainingSettings(steps=1))
     assert (plan.network.dimensions, plan.z_scale, plan.network.flat) == (3, z_scale, flat)
     assert plan.slice_distance == pytest.approx(distance)
-    assert plan.diameter == pytest.approx(8 * np.cbrt(distance), rel=0.15)  # balls of voxels: thick voxels make them long
+    assert plan.diameter == pytest.approx(12 * np.cbrt(distance), rel=0.15)  # balls of voxels: thick voxels make them long
     assert not plan.notes or "Only 18 cells" in plan.notes[0]
     words = dict(explain(plan))
     assert f"Slices are {distance:.3g} pixel" in words["Slices"]
     assert ("resampled by 0.50" in words["Slices"]) == (distance == 0.5)
     assert ("2 halvings leave z alone" in words["Slices"]) == (flat == 2)
-    assert "12 slices, seen as volumes" in words["Images"]
+    assert "18 slices, seen as volumes" in words["Images"]
 
 
 def test_what_the_files_do_not_say_is_said():
@@ -483,7 +488,7 @@ def test_an_inflated_model_sees_what_the_plane_model_saw():
     torch.manual_seed(0)
     settings = NetworkSettings(depth=2, base_width=4)
     flat = nt.Model(build_network(settings).eval(), settings, diameter=8.0, record={"name": "cells"})
-    pair = stack(balls((12, 36, 36), *GRID))
+    pair = stack(large_balls())
     model = choose_start(flat, [pair], TrainingSettings(dimensions="3-D"))
     assert model.settings == replace(settings, dimensions=3)
     assert model.record["name"] == "cells, for volumes"

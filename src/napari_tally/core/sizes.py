@@ -121,13 +121,14 @@ def _of_volumes(pairs: Sequence[TrainingPair], settings: TrainingSettings, start
     """Choose the voxels of a network.
 
     How far slices are apart the user states, or the files, or the start knows it. Cells become 16 network pixels wide where they are
-    larger. Slices that are nearer to each other than those pixels are resampled; others stay, for what was not seen cannot be made up.
+    larger, and 12 where they are tiny. Slices that are nearer to each other than those pixels are resampled; others stay, for what was not
+    seen cannot be made up.
     """
     images = [pair.image for pair in pairs]
     stated = [image.slice_distance for image in images if image.slice_distance]
     known = float(np.median(stated)) if stated else start.slice_distance if start else 1.0
     distance = settings.slice_distance or known
-    diameter = body_diameter(pairs, distance)
+    diameter, notes = body_diameter(pairs, distance), []
     if start is not None:
         scale, flat = _scale_for(start, diameter), start.settings.flat
         z_scale = distance * scale / start.aspect
@@ -137,9 +138,11 @@ def _of_volumes(pairs: Sequence[TrainingPair], settings: TrainingSettings, start
         thickness = distance * scale
         z_scale = max(0.02, thickness) if thickness < _FINE and not paper else 1.0
         flat = max(0, round(math.log2(thickness / z_scale)))  # until a voxel is about a cube
-    says = f"The files do not say how far slices are apart; they are taken to be {pixels_apart(distance)}. State it if not."
-    notes = () if settings.slice_distance or len(stated) == len(images) else (says,)
-    return Sizes(diameter, scale, (scale,) * len(pairs), False, _pixel_size(images, several=False), z_scale, distance, flat, notes)
+        notes += [_on_tiny(diameter, scale)] * (diameter < _TINY)
+    if not settings.slice_distance and len(stated) < len(images):
+        notes.append(f"The files do not say how far slices are apart; they are taken to be {pixels_apart(distance)}. State it if not.")
+    scales, pixel_size = (scale,) * len(pairs), _pixel_size(images, several=False)
+    return Sizes(diameter, scale, scales, False, pixel_size, z_scale, distance, flat, tuple(notes))
 
 
 def smallest_body(scale: float, z_scale: float) -> float:
@@ -193,11 +196,11 @@ def pixels_apart(distance: float) -> str:
 def _scale_from_nothing(diameter: float, in_3d: bool = False) -> float:
     """Shrink images of large cells to cells of 24 px, 16 in volumes: the network sees more of their surroundings, for less work.
 
-    Enlarge planes of tiny ones: a disc of 4 px is nothing but rim, one of 5.5 px has an inside that the usual smoothing takes away, and
-    from 8 px on three quarters of its height are left, where a cell wants 0.4.
+    Enlarge those of tiny ones: a disc of 4 px is nothing but rim, one of 5.5 px has an inside that the usual smoothing takes away, and
+    from 8 px on three quarters of its height are left, where a cell wants 0.4. Of a ball of 7 px a third is left, of 8 px a half.
     """
     wanted = 16 if in_3d else 24
-    if diameter < _TINY and not in_3d:
+    if diameter < _TINY:
         return min(8.0, _ENOUGH / diameter)
     return max(0.02, wanted / diameter) if diameter > 1.25 * wanted else 1.0
 

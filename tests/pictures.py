@@ -21,6 +21,35 @@ def picture(drawing: str) -> NDArray[np.int32]:
     return np.array([[meaning[c] if c in meaning else int(c, 36) for c in line] for line in drawing.split()], np.int32)
 
 
+TRUTH = picture("""
+    1111......
+    1111..33..
+    ......33..
+    22222.....
+    """)
+FOUND = picture("""
+    .777......
+    .777......
+    ........99
+    888444....
+    """)
+"""Cell 1 is found to 6 of 8 pixels, cell 2 to 3 of 5 and in two pieces, cell 3 not at all, and one is false."""
+TYPED_TRUTH = picture("""
+    11..22
+    11..22
+    ......
+    44..55
+    """)
+"""With 4 numbers a type, 1 and 2 are of type 1 and 4 and 5 of type 2."""
+TYPED_FOUND = picture("""
+    11..66
+    11..66
+    ......
+    44....
+    """)
+"""The second cell is found as one of type 2, the fourth is missed."""
+
+
 def discs(shape: tuple[int, int], *places: tuple[float, float, float]) -> NDArray[np.int32]:
     """Draw discs (y, x, radius), numbered from 1; later ones lie on top."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]

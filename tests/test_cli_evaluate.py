@@ -5,25 +5,12 @@ import json
 import numpy as np
 import pytest
 import tifffile
-from pictures import picture
+from pictures import FOUND, TRUTH, TYPED_FOUND, TYPED_TRUTH
 
 from napari_tally.cli import main
 from napari_tally.core.metrics import evaluate
 from napari_tally.core.overlap import overlap
 from napari_tally.core.pixel_metrics import partition, rand_error, warping_error
-
-TRUTH = picture("""
-    1111......
-    1111..33..
-    ......33..
-    22222.....
-    """)
-FOUND = picture("""
-    .777......
-    .777......
-    ........99
-    888444....
-    """)
 
 
 @pytest.fixture
@@ -86,18 +73,6 @@ def test_a_small_error_is_not_nought(compare):
 
 def test_every_line_of_the_types(compare, tmp_path):
     """By hand in tests/core/test_type_scores.py."""
-    truth = picture("""
-        11..22
-        11..22
-        ......
-        44..55
-        """)
-    found = picture("""
-        11..66
-        11..66
-        ......
-        44....
-        """)
     wish = "--types", 2, "--ids-per-type", 4, "--json", tmp_path / "scores.json"
     table = [
         "",
@@ -111,7 +86,7 @@ def test_every_line_of_the_types(compare, tmp_path):
         "type 1      " + 5 * "   0.500" + 5 * "   0.667",
         "type 2      " + 5 * "   0.333" + 5 * "   0.500",
     ]
-    by_number = compare({"a": truth}, {"a": found}, *wish)
+    by_number = compare({"a": TYPED_TRUTH}, {"a": TYPED_FOUND}, *wish)
     assert by_number[-11:] == [*table, "Types of the predicted cells are told by their numbers, 4 a type."]
     written = json.loads((tmp_path / "scores.json").read_text())["types"]
     assert written["mean_iou"] == pytest.approx((12 / 14 + 4 / 8 + 2 / 8) / 3)
@@ -124,10 +99,10 @@ def test_every_line_of_the_types(compare, tmp_path):
         (-1 / 2, 1 / 2, 2 / 3),
         (0, 1 / 3, 1 / 2),
     ]
-    assert compare({"a": truth}, {"a": found}) == by_number[:-11]  # without types, there is no such table
+    assert compare({"a": TYPED_TRUTH}, {"a": TYPED_FOUND}) == by_number[:-11]  # without types, there is no such table
     (tmp_path / "cells.csv").write_text("image,label,type\na,1,1\na,2,2\na,3,2\n")
-    numbered_through = np.searchsorted([0, 1, 4, 6], found)
-    assert compare({"a": truth}, {"a": numbered_through}, *wish)[-11:] == [
+    numbered_through = np.searchsorted([0, 1, 4, 6], TYPED_FOUND)
+    assert compare({"a": TYPED_TRUTH}, {"a": numbered_through}, *wish)[-11:] == [
         *table,
         f"Types of the predicted cells are from {tmp_path / 'cells.csv'}.",
     ]

@@ -5,25 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from pictures import picture
+from pictures import FOUND, TRUTH, picture
 from scipy.optimize import linear_sum_assignment
 
 from napari_tally.core.matching import THRESHOLDS, Matching, match
 from napari_tally.core.metrics import Mistakes, evaluate, iou_matrix, mistakes, panoptic_quality, seg
 from napari_tally.core.overlap import overlap
-
-TRUTH = picture("""
-    1111......
-    1111..33..
-    ......33..
-    22222.....
-    """)
-FOUND = picture("""
-    .777......
-    .777......
-    ........99
-    888444....
-    """)
 
 
 def test_iou_by_hand():

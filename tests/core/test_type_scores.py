@@ -6,27 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from pictures import picture
+from pictures import TYPED_FOUND, TYPED_TRUTH, picture
 
 from napari_tally.core.matching import THRESHOLDS, Matching
 from napari_tally.core.metrics import evaluate
 from napari_tally.core.tables import write_table
 from napari_tally.core.type_scores import TypeRule, read_types
-
-TRUTH = picture("""
-    11..22
-    11..22
-    ......
-    44..55
-    """)
-"""With 4 numbers a type, 1 and 2 are of type 1 and 4 and 5 of type 2."""
-FOUND = picture("""
-    11..66
-    11..66
-    ......
-    44....
-    """)
-"""The second cell is found as one of type 2, the fourth is missed."""
 
 
 def of_types(truth, found, types=2, ids_per_type=4, table=None, name="a"):
@@ -36,7 +21,7 @@ def of_types(truth, found, types=2, ids_per_type=4, table=None, name="a"):
 
 
 def test_areas_and_counts_by_hand():
-    scores = of_types(TRUTH, FOUND)
+    scores = of_types(TYPED_TRUTH, TYPED_FOUND)
     assert scores.pixels.counts.tolist() == [[12, 0, 0], [0, 4, 4], [2, 0, 2]]
     assert scores.pixels.iou.tolist() == [12 / 14, 4 / 8, 2 / 8]
     assert scores.pixels.dice.tolist() == pytest.approx([24 / 26, 8 / 12, 4 / 10])
@@ -62,7 +47,7 @@ def test_areas_and_counts_by_hand():
 
 
 def test_a_cell_of_the_wrong_type_is_missed_in_its_own_and_false_in_the_other():
-    scores = of_types(TRUTH, FOUND)
+    scores = of_types(TYPED_TRUTH, TYPED_FOUND)
     first, second = scores.matchings
     assert first == tuple(Matching(t, tp=1, fp=0, fn=1) for t in THRESHOLDS)  # the second cell is missed
     assert second == tuple(Matching(t, tp=1, fp=1, fn=1) for t in THRESHOLDS)  # and false here, where the fourth is missed
@@ -89,13 +74,13 @@ def test_cells_of_a_type_are_matched_at_each_iou():
 
 
 def test_cells_are_matched_whatever_their_types():
-    with_types = evaluate([("a", TRUTH, FOUND)], TypeRule(2, 4))
+    with_types = evaluate([("a", TYPED_TRUTH, TYPED_FOUND)], TypeRule(2, 4))
     assert with_types.matchings[0].tp == 3
-    assert with_types.scores == evaluate([("a", TRUTH, FOUND)]).scores
+    assert with_types.scores == evaluate([("a", TYPED_TRUTH, TYPED_FOUND)]).scores
 
 
 def test_images_are_pooled():
-    both = evaluate([("a", TRUTH, FOUND), ("b", TRUTH, TRUTH)], TypeRule(2, 4)).by_type
+    both = evaluate([("a", TYPED_TRUTH, TYPED_FOUND), ("b", TYPED_TRUTH, TYPED_TRUTH)], TypeRule(2, 4)).by_type
     assert both is not None
     assert both.pixels.counts.tolist() == [[24, 0, 0], [0, 12, 4], [2, 0, 6]]
     assert (both.true_counts.tolist(), both.predicted_counts.tolist()) == ([4, 4], [3, 4])
@@ -104,7 +89,7 @@ def test_images_are_pooled():
 
 
 def test_a_type_that_is_nowhere_is_in_no_mean():
-    scores = of_types(TRUTH, TRUTH, types=3)
+    scores = of_types(TYPED_TRUTH, TYPED_TRUTH, types=3)
     np.testing.assert_array_equal(scores.pixels.iou, [1, 1, 1, np.nan])
     assert scores.pixels.mean_iou == scores.pixels.mean_dice == 1
     nowhere = scores.as_dict()["classes"][3]
@@ -113,8 +98,8 @@ def test_a_type_that_is_nowhere_is_in_no_mean():
 
 
 def test_what_nobody_annotated_is_of_no_class():
-    partly = np.where(np.arange(6) < 3, TRUTH, -1)
-    scores = of_types(partly, FOUND)
+    partly = np.where(np.arange(6) < 3, TYPED_TRUTH, -1)
+    scores = of_types(partly, TYPED_FOUND)
     assert scores.pixels.counts.tolist() == [[6, 0, 0], [0, 4, 0], [0, 0, 2]]
     assert (scores.true_counts.tolist(), scores.predicted_counts.tolist()) == ([1, 1], [1, 1])
     assert [of_type[0] for of_type in scores.matchings] == [Matching(0.5, tp=1, fp=0, fn=0)] * 2
@@ -122,8 +107,8 @@ def test_what_nobody_annotated_is_of_no_class():
 
 def test_planes_of_a_stack_have_numbers_of_their_own():
     """Each plane begins at 1 again: the types are those of the numbers in the file."""
-    scores = of_types(np.stack([TRUTH, TRUTH]), np.stack([FOUND, FOUND]))
-    one = of_types(TRUTH, FOUND)
+    scores = of_types(np.stack([TYPED_TRUTH, TYPED_TRUTH]), np.stack([TYPED_FOUND, TYPED_FOUND]))
+    one = of_types(TYPED_TRUTH, TYPED_FOUND)
     assert scores.pixels.counts.tolist() == (2 * one.pixels.counts).tolist()
     assert scores.true_counts.tolist() == [4, 4]
     assert scores.matched.tolist() == (2 * one.matched).tolist()
@@ -136,12 +121,13 @@ def test_types_from_the_table_of_cells(tmp_path):
     table = read_types(path)
     assert table is not None
     assert sorted(table) == ["01", "a"]  # names of images are text
-    assert of_types(TRUTH, FOUND, table=table).pixels.counts.tolist() == of_types(TRUTH, FOUND).pixels.counts.tolist()
+    by_table, by_number = (of_types(TYPED_TRUTH, TYPED_FOUND, table=of) for of in (table, None))
+    assert by_table.as_dict() == by_number.as_dict()
     with pytest.raises(ValueError, match="b: cell 1 has no type there"):
-        of_types(TRUTH, FOUND, table=table, name="b")
+        of_types(TYPED_TRUTH, TYPED_FOUND, table=table, name="b")
     write_table(path, pd.DataFrame({"image": ["a", "a", "a"], "label": [1, 4, 6], "type": [1, 2, 3]}))
     with pytest.raises(ValueError, match=r"a: cell 6 is of type 3 in the table of cells, and the types are 1 to 2"):
-        of_types(TRUTH, FOUND, table=read_types(path))
+        of_types(TYPED_TRUTH, TYPED_FOUND, table=read_types(path))
     write_table(path, pd.DataFrame({"image": ["a", "a"], "label": [1, 1], "type": [1, 2]}))
     with pytest.raises(ValueError, match="cell 1 of a is there twice"):
         read_types(path)
@@ -151,9 +137,9 @@ def test_types_from_the_table_of_cells(tmp_path):
 
 def test_numbers_that_no_type_has():
     with pytest.raises(ValueError, match="a, truth: a cell has the number 5, so it is of type 3 with 2 numbers a type, and 2 types"):
-        of_types(TRUTH, 0 * FOUND, ids_per_type=2)
+        of_types(TYPED_TRUTH, 0 * TYPED_FOUND, ids_per_type=2)
     with pytest.raises(ValueError, match="a: a cell has the number 6, so it is of type 4"):
-        of_types(np.minimum(TRUTH, 1), FOUND, ids_per_type=2)
+        of_types(np.minimum(TYPED_TRUTH, 1), TYPED_FOUND, ids_per_type=2)
 
 
 drawn = arrays(np.int8, (6, 7), elements=st.sampled_from([0, 0, 1, 2, 10, 11, 20]))

@@ -54,6 +54,21 @@ def refuses(path, message):
     assert str(path) in str(caught.value)
 
 
+def test_in_16_bits_a_file_is_half_as_large_and_weights_are_off_by_one_in_2048(tmp_path, model):
+    wide = replace(model.settings, base_width=16, batch_norm=False)
+    model = replace(model, network=build_network(wide).eval(), settings=wide)
+    save_model(model, tmp_path / "whole.safetensors")
+    save_model(model, tmp_path / "half.safetensors", half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "whole.safetensors").stat().st_size
+    found = load_model(tmp_path / "half.safetensors")
+    assert found.record == model.record
+    for name, tensor in model.network.state_dict().items():
+        near = found.network.state_dict()[name]
+        assert near.dtype == tensor.dtype == torch.float32
+        assert (near - tensor).abs().max() <= tensor.abs().max() / 2048
+        assert torch.equal(near, tensor.half().float())
+
+
 @pytest.mark.parametrize("settings", [SMALL, replace(SMALL, padding="valid", batch_norm=False, dropout=0.5, classes=2, channels=3)])
 def test_round_trip_is_equal_to_the_bit(tmp_path, model, settings):
     model = replace(model, network=build_network(settings).eval(), settings=settings, colour=settings.channels == 3)

@@ -38,7 +38,8 @@ _SHIPPED = Path(__file__).parents[1] / "weights"
 _KEY = "napari_tally"
 _LARGEST_HEADER = 16 * 2**20
 """Bytes: as Python objects a header takes up to thirty times as much."""
-_DTYPES = {"F32": torch.float32, "I64": torch.int64}
+_DTYPES = {"F32": torch.float32, "F16": torch.float32, "I64": torch.int64}
+"""Type in a file -> type in memory."""
 
 
 @dataclass
@@ -121,7 +122,7 @@ class Model:
         return replace(self, network=network, record=dict(self.record))
 
 
-def save_model(model: Model, path: str | Path) -> None:
+def save_model(model: Model, path: str | Path, half: bool = False) -> None:
     """Write a model file, whole or not at all.
 
     Parameters
@@ -129,6 +130,8 @@ def save_model(model: Model, path: str | Path) -> None:
     model : Model
     path : str or Path
         Should end in ``.safetensors``. Folders on the way are made; an existing file is replaced.
+    half : bool
+        Write float32 weights in 16 bits: half the file, and weights that are off by at most 1 in 2048 (IEEE 754 binary16).
 
     Raises
     ------
@@ -137,6 +140,8 @@ def save_model(model: Model, path: str | Path) -> None:
     """
     header = header_of(model)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.dtype == torch.float32 else tensor for name, tensor in tensors.items()}
     try:
         with whole_file(path) as partial:
             save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
@@ -203,7 +208,7 @@ def load_model(path: str | Path) -> Model:
                 wanted = build_network(described["settings"]).state_dict()
             check_tensors(path, file, wanted)
             network = build_network(described["settings"])
-            network.load_state_dict(require_finite(path, {name: file.get_tensor(name) for name in wanted}))
+            network.load_state_dict(require_finite(path, {name: file.get_tensor(name).to(like.dtype) for name, like in wanted.items()}))
     except SafetensorError as error:
         raise ValueError(f"{path}: this is not a model file of napari-tally ({error}).") from error
     except OSError as error:  # of the disk, a missing right or folder; the file may be all right

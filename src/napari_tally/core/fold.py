@@ -11,6 +11,7 @@ AP@0.5 0.53 on phase contrast in two minutes, folded 0.59 (docs/benchmarks.md).
 from dataclasses import replace
 from itertools import chain
 
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from napari_tally.core.model_file import Model
@@ -36,9 +37,11 @@ def folded(model: Model) -> Model:
     settings, old = replace(model.settings, batch_norm=False), model.network.eval()
     network = build_unseen(settings)
     for ours, theirs in chain(zip(network.down, old.down, strict=True), zip(network.merge, old.merge, strict=True)):
-        layers = list(theirs.children())  # convolution, normalisation, ReLU, twice
-        for to, convolution, norm in zip(list(ours.children())[::2], layers[::3], layers[1::3], strict=True):
-            to.load_state_dict(fuse_conv_bn_eval(convolution, norm).state_dict())
+        convolutions = [layer for layer in theirs.children() if isinstance(layer, nn.Conv2d | nn.Conv3d)]
+        norms = [layer for layer in theirs.children() if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d)]
+        empty = [layer for layer in ours.children() if isinstance(layer, nn.Conv2d | nn.Conv3d)]
+        for layer, convolution, norm in zip(empty, convolutions, norms, strict=True):
+            layer.load_state_dict(fuse_conv_bn_eval(convolution, norm).state_dict())
     network.up.load_state_dict(old.up.state_dict())
     network.head.load_state_dict(old.head.state_dict())
     return replace(model, settings=settings, network=network.eval(), record=dict(model.record))

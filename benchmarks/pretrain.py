@@ -2,7 +2,7 @@
 
     python benchmarks/pretrain.py nuclei --data DIR --out src/napari_tally/weights
     python benchmarks/pretrain.py phase  --data DIR --out src/napari_tally/weights
-    python benchmarks/pretrain.py nuclei --data DIR --out src/napari_tally/weights --round 2    (nuclei has six, phase has three)
+    python benchmarks/pretrain.py nuclei --data DIR --out src/napari_tally/weights --round 2    (nuclei has five, phase has three)
     python benchmarks/pretrain.py nuclei --data DIR --out src/napari_tally/weights --finish
 
 DIR holds nuclei_pretrain (CC0) and phase_pretrain (MIT), each as SET/images and SET/labels. Nothing else is read.
@@ -24,7 +24,6 @@ import numpy as np
 from scipy import ndimage as ndi
 
 from napari_tally.core.annotations import require_labels
-from napari_tally.core.architectures import build_network
 from napari_tally.core.fold import folded
 from napari_tally.core.images import Image, match_by_stem, read_image
 from napari_tally.core.label_files import read_labels
@@ -41,8 +40,7 @@ DIAMETER = {"nuclei": 20.0, "phase": 24.0}
 class Round(NamedTuple):
     """A round: steps of four patches, the largest learning rate, the side of a patch in pixels, how much the augmentation zooms.
 
-    `empty` images without cells are simulated for `nuclei`; where there are more than 20, with haze of all sizes. Before the round the
-    network is made `width` feature maps wide at full resolution (0 = as it is), without a change to what it says.
+    `empty` images without cells are simulated for `nuclei`; where there are more than 20, with haze of all sizes.
     """
 
     steps: int
@@ -50,7 +48,6 @@ class Round(NamedTuple):
     patch: int
     zoom: float
     empty: int = 20
-    width: int = 0
 
 
 ROUNDS = {
@@ -60,7 +57,6 @@ ROUNDS = {
         Round(8000, 1.2e-3, 160, 2.0),
         Round(10000, 1.5e-3, 192, 1.6),
         Round(600, 5e-4, 192, 2.0, empty=150),  # the fourth had made it see cells in haze
-        Round(8000, 1.5e-3, 192, 1.6, empty=100, width=24),
     ],
     "phase": [Round(1100, 2e-3, 160, 2.0), Round(3000, 1.5e-3, 160, 2.0), Round(3000, 1.2e-3, 192, 1.6)],
 }
@@ -80,7 +76,7 @@ def main() -> None:
     parser.add_argument("name", choices=["nuclei", "phase"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--round", type=int, choices=[1, 2, 3, 4, 5, 6], default=1)
+    parser.add_argument("--round", type=int, choices=[1, 2, 3, 4, 5], default=1)
     parser.add_argument("--steps", type=int, default=0, help="0 = as the shipped weights")
     parser.add_argument("--base-width", type=int, default=16)
     parser.add_argument("--compile", action="store_true")
@@ -101,7 +97,6 @@ def main() -> None:
     wish = {"steps": arguments.steps or this.steps, "patch": this.patch, "batch": 4, "learning_rate": this.rate}
     settings = TrainingSettings(compile=arguments.compile, seed=number, **wish)
     start = load_model(own) if number else load_model(arguments.out / "nuclei.safetensors") if arguments.name == "phase" else None
-    start = widened(start, this.width) if start and this.width else start
     sizes = {"scale": 1.0, "scales": (1.0,) * len(pairs), "any_size": True, "diameter": DIAMETER[arguments.name]}
     plan = replace(plan_training(pairs, settings, start), **sizes)
     plan = replace(plan, network=replace(plan.network, base_width=arguments.base_width) if start is None else plan.network)
@@ -129,35 +124,6 @@ def _train(model: Model, pairs: list[TrainingPair], plan: TrainingPlan, zoom: fl
     model.counting = COUNTING[out.stem]  # not those that fit a few of its own training images
     model.any_size = True
     save_model(model, out)
-
-
-def widened(model: Model, base_width: int) -> Model:
-    """Give a U-Net more feature maps, so that it says what it said.
-
-    New maps are drawn at random and nobody listens to them yet: the weights with which they go into old maps are zero
-    (T. Chen, I. Goodfellow, J. Shlens: Net2Net, ICLR 2016, has the idea of growing a network that knows something).
-    """
-    settings = replace(model.settings, base_width=base_width)
-    network = build_network(settings)
-    more, few = network.state_dict(), model.network.state_dict()
-    for name, old in few.items():
-        new = more[name]
-        if old.ndim == 0:  # a counter of batches
-            continue
-        if old.ndim == 1:  # biases, batch normalisation
-            new[: len(old)] = old
-            continue
-        turned = name.startswith("up.")  # (in, out, 2, 2) there, (out, in, 3, 3) elsewhere
-        into, knows = (new.transpose(0, 1), old.transpose(0, 1)) if turned else (new, old)  # views
-        n_out, n_in = knows.shape[:2]
-        if name.startswith("merge.") and name.endswith(".0.weight"):  # of skip and deeper level side by side
-            inputs = [*range(n_in // 2), *range(into.shape[1] // 2, into.shape[1] // 2 + n_in // 2)]
-        else:
-            inputs = [*range(n_in)]
-        into[:n_out] = 0
-        into[:n_out, inputs] = knows
-    network.load_state_dict(more)
-    return replace(model, settings=settings, network=network.eval())
 
 
 def _read(folder: Path, diameter: float) -> list[TrainingPair]:

@@ -24,7 +24,6 @@ import numpy as np
 from scipy import ndimage as ndi
 
 from napari_tally.core.annotations import require_labels
-from napari_tally.core.fold import folded
 from napari_tally.core.images import Image, match_by_stem, read_image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.model_file import Model, load_model, save_model
@@ -84,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     number, own = arguments.round - 1, arguments.out / f"{arguments.name}.safetensors"
     if arguments.finish:
-        save_model(folded(load_model(own)), own, half=True)
+        save_model(load_model(own).folded(), own, half=True)
         return
     rng = np.random.default_rng(number)
     pairs = _read(arguments.data / f"{arguments.name}_pretrain", DIAMETER[arguments.name])

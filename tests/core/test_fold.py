@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from napari_tally.core.fold import folded
 from napari_tally.core.model_file import Model, build_network, find_model
 from napari_tally.core.start import choose_start
 from napari_tally.settings import NetworkSettings, TrainingSettings
@@ -30,9 +29,10 @@ def with_statistics(settings):
 def test_it_says_what_it_said(settings):
     model = with_statistics(settings)
     picture = torch.randn(1, 1, *([12] if settings.dimensions == 3 else []), 44, 44)
-    found = folded(model)
+    found = model.folded()
     assert found.settings == replace(settings, batch_norm=False)
-    assert not any("running" in name for name in found.network.state_dict())
+    wanted = build_network(found.settings).state_dict()
+    assert {name: tensor.shape for name, tensor in found.network.state_dict().items()} == {n: t.shape for n, t in wanted.items()}
     with torch.no_grad():
         before, after = model.network(picture), found.network(picture)
     assert before.std() > 0.1
@@ -45,7 +45,7 @@ def test_what_has_nothing_to_fold_stays():
     without, residual = replace(SMALL, batch_norm=False), replace(SMALL, architecture="res-unet")
     for settings in (without, residual):
         model = with_statistics(settings)
-        assert folded(model) is model
+        assert model.folded() is model
 
 
 def test_every_start_is_folded():

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from napari_tally.core.events import run_to_end
-from napari_tally.core.strips import bytes_per_pixel, classify, folded
+from napari_tally.core.fold import folded
+from napari_tally.core.strips import bytes_per_pixel, classify
 from napari_tally.core.unet import UNet
 
 

@@ -22,6 +22,7 @@ from napari_tally.core.counting import measure_cells, summarise
 from napari_tally.core.events import run_to_end
 from napari_tally.core.explain import explain
 from napari_tally.core.find import find_cells
+from napari_tally.core.fold import folded
 from napari_tally.core.images import Image
 from napari_tally.core.lazy import LabelsZarr
 from napari_tally.core.metrics import evaluate, iou_matrix
@@ -31,7 +32,7 @@ from napari_tally.core.predict import predict, predict_plane
 from napari_tally.core.regions import OUTSIDE, Region
 from napari_tally.core.samples import Plane, TrainingPair, class_map, prepare_volumes
 from napari_tally.core.start import choose_start
-from napari_tally.core.strips import classify, folded
+from napari_tally.core.strips import classify
 from napari_tally.core.tiles import best_stride, plan_tiles
 from napari_tally.core.train import Finished, Validation, train
 from napari_tally.core.unet import UNet

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from napari_tally.core.architectures import build_network
 from napari_tally.core.channels import ChannelChoice, parse_choice
 from napari_tally.core.files import whole_file
+from napari_tally.core.fold import folded
 from napari_tally.core.pickled import looks_pickled, require_finite
 from napari_tally.core.unet import UNet
 from napari_tally.settings import CountingSettings, NetworkSettings, NormalisationSettings, from_dict, to_dict
@@ -120,6 +121,16 @@ class Model:
         """Give an independent copy: training one leaves the other as it is."""
         network = deepcopy(self.network).eval()  # building a new one would draw random numbers, and so disturb a training under way
         return replace(self, network=network, record=dict(self.record))
+
+    def folded(self) -> "Model":
+        """Give a model that says the same without batch normalisation: as a start it learns better, see :mod:`napari_tally.core.fold`.
+
+        The model itself where there is none, and where it is another architecture than the U-Net.
+        """
+        if self.settings.architecture != "unet" or not self.settings.batch_norm:
+            return self
+        settings = replace(self.settings, batch_norm=False)
+        return replace(self, settings=settings, network=folded(self.network), record=dict(self.record))
 
 
 def save_model(model: Model, path: str | Path, half: bool = False) -> None:

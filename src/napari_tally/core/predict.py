@@ -32,12 +32,13 @@ from napari_tally.core.blend import blended
 from napari_tally.core.channels import pick_channels
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import is_out_of_memory, mapped, paced, part_of, run_to_end
+from napari_tally.core.fold import folded
 from napari_tally.core.images import Image, describe_channels
 from napari_tally.core.intensity import measuring_window
 from napari_tally.core.model_file import Model
 from napari_tally.core.rescale import needed, read_scaled, rescale_piece, scaled_shape
 from napari_tally.core.sizes import working_scale, z_scale_for
-from napari_tally.core.strips import bytes_per_pixel, classify, folded
+from napari_tally.core.strips import bytes_per_pixel, classify
 from napari_tally.core.tiles import Region, best_stride, halved, longest, mirror, plan_tiles, reading
 from napari_tally.core.unet import UNet
 from napari_tally.core.words import number

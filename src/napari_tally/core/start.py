@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from napari_tally.core.fold import folded
 from napari_tally.core.inflate import inflated
 from napari_tally.core.judge import judge, score
 from napari_tally.core.model_file import Model, find_model, load_model, shipped_models
@@ -37,7 +36,7 @@ def choose_start(wish: str | Model | None, pairs: Sequence[TrainingPair], settin
         return None
     in_3d = settings.dimensions == "3-D" or (wish == "auto" and dimensions_for(pairs, settings) == 3)
     start = wish if isinstance(wish, Model) else _best(pairs, settings) if wish == "auto" else find_model(wish)
-    start = folded(start) if start else None
+    start = start.folded() if start else None
     return inflated(start, pairs, settings) if start and in_3d and start.settings.dimensions == 2 else start
 
 

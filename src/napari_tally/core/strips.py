@@ -11,14 +11,12 @@ The result is that of the network on the whole picture, to rounding. In a volume
 """
 
 from collections.abc import Generator
-from copy import deepcopy
 from functools import partial
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
 from napari_tally.core.events import mapped, part_of
 from napari_tally.core.unet import UNet
@@ -37,24 +35,6 @@ def bytes_per_pixel(network: UNet) -> int:
     if type(network) is not UNet:
         floats *= 5  # nothing is in strips
     return 4 * (floats + network.channels + 2 * network.classes)
-
-
-def folded(network: UNet) -> UNet:
-    """Copy a network for prediction, with batch normalisation taken into the convolutions (the same result to rounding)."""
-    network = deepcopy(network).eval()
-    if type(network) is not UNet:  # a relative, whose blocks are not known here
-        return network
-    for blocks in (network.down, network.merge):
-        for i, block in enumerate(blocks):
-            layers: list[nn.Module] = []
-            for layer in block.children():
-                before = layers[-1] if layers else None
-                if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d) and isinstance(before, nn.Conv2d | nn.Conv3d):
-                    layers[-1] = fuse_conv_bn_eval(before, layer)
-                else:
-                    layers.append(layer)
-            blocks[i] = nn.Sequential(*layers)
-    return network
 
 
 def classify(network: UNet, picture: Tensor, strip_pixels: int = 0) -> Generator[float, None, Tensor]:

@@ -39,7 +39,7 @@ def main() -> None:
         assert known
         model.record[KEY] = known.as_dict()
         if arguments.write:
-            save_model(model, arguments.weights, half=True)  # they come in 16 bits
+            save_model(model, arguments.weights)
     known = fingerprint_of(model)
     if known is None:
         raise SystemExit("This model has no fingerprint; name the set that it was trained on with --train.")

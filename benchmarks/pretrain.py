@@ -96,6 +96,8 @@ def main() -> None:
     wish = {"steps": arguments.steps or this.steps, "patch": this.patch, "batch": 4, "learning_rate": this.rate}
     settings = TrainingSettings(compile=arguments.compile, seed=number, **wish)
     start = load_model(own) if number else load_model(arguments.out / "nuclei.safetensors") if arguments.name == "phase" else None
+    if start and not start.settings.batch_norm:
+        parser.error("these weights are finished; rounds go on from those before --finish")
     sizes = {"scale": 1.0, "scales": (1.0,) * len(pairs), "any_size": True, "diameter": DIAMETER[arguments.name]}
     plan = replace(plan_training(pairs, settings, start), **sizes)
     plan = replace(plan, network=replace(plan.network, base_width=arguments.base_width) if start is None else plan.network)

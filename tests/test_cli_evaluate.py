@@ -88,6 +88,8 @@ def test_every_line_of_the_types(compare, tmp_path):
     ]
     by_number = compare({"a": TYPED_TRUTH}, {"a": TYPED_FOUND}, *wish)
     assert by_number[-11:] == [*table, "Types of the predicted cells are told by their numbers, 4 a type."]
+    lines = compare({"a": TYPED_TRUTH}, {"a": TYPED_FOUND}, "--types", 3, "--ids-per-type", 4)
+    assert "type 3           nan     nan       0        0         -" in lines
     written = json.loads((tmp_path / "scores.json").read_text())["types"]
     assert written["mean_iou"] == pytest.approx((12 / 14 + 4 / 8 + 2 / 8) / 3)
     assert [(c["class"], c["true_count"], c["predicted_count"]) for c in written["classes"]] == [

@@ -37,6 +37,7 @@ def test_it_says_what_it_said(settings):
         before, after = model.network(picture), found.network(picture)
     assert before.std() > 0.1
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
+    assert all(parameter.requires_grad for parameter in found.network.parameters())  # it is there to learn
     assert model.settings.batch_norm
     assert found.record == model.record
 

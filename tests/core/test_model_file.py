@@ -54,7 +54,7 @@ def refuses(path, message):
     assert str(path) in str(caught.value)
 
 
-def test_in_16_bits_a_file_is_half_as_large_and_weights_are_off_by_one_in_2048(tmp_path, model):
+def test_in_16_bits_a_file_is_half_as_large_and_weights_are_rounded(tmp_path, model):
     wide = replace(model.settings, base_width=16, batch_norm=False)
     model = replace(model, network=build_network(wide).eval(), settings=wide)
     save_model(model, tmp_path / "whole.safetensors")
@@ -67,6 +67,14 @@ def test_in_16_bits_a_file_is_half_as_large_and_weights_are_off_by_one_in_2048(t
         assert near.dtype == tensor.dtype == torch.float32
         assert (near - tensor).abs().max() <= tensor.abs().max() / 2048
         assert torch.equal(near, tensor.half().float())
+
+
+def test_a_weight_too_large_for_16_bits_is_not_written(tmp_path, model):
+    with torch.no_grad():
+        model.network.head.bias[0] = 70_000
+    with pytest.raises(ValueError, match=r"head.bias has a weight beyond 65504"):
+        save_model(model, tmp_path / "half.safetensors", half=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("settings", [SMALL, replace(SMALL, padding="valid", batch_norm=False, dropout=0.5, classes=2, channels=3)])

@@ -71,6 +71,14 @@ def test_the_pixel_size_is_that_of_all_images_or_none():
     for unknown in (None, 0.0, 500.0):  # not stated, or nothing that can be
         plan = sized(0.5, 0.2, unknown)
         assert (plan.pixel_size, plan.scales) == (None, (1, 1, 1))
+        assert "but not all state one that can be believed" in plan.notes[-1]
+
+
+def test_an_image_that_prediction_would_refuse_is_not_trained_on():
+    tiny = TrainingPair(as_image((spots(3) > 0).astype(np.uint8)), spots(3))
+    pairs = [replace(tiny, image=replace(tiny.image, name=f"{size}.tif", pixel_size=(size, size))) for size in (1.0, 1.0, 8.0)]
+    with pytest.raises(ValueError, match=r"pixels of 1 to 8 µm, so 8.0.tif would be enlarged \d+ times .* at most 16"):
+        plan_training(pairs, CPU)
 
 
 @pytest.mark.parametrize(("sizes", "middle"), [((0.2, 0.4), 0.08**0.5), ((0.4, 0.2, 0.2), 0.2), ((0.65, 0.5, 0.1, 1.0), 0.325**0.5)])
@@ -170,6 +178,8 @@ def test_volumes_of_tiny_bodies_are_enlarged_too(width, thickness):
     sure, at = np.stack([wanted == c for c in range(3)]).astype(np.float32), (plan.scale, plan.z_scale, plan.aspect)
     assert find_bodies(sure, new_model(plan).counting, *at).max() == 20
     assert plan_training([drawn], replace(CPU, dimensions="3-D", preset="paper")).scale == 1
+    start = replace(new_model(plan), diameter=4.0 * width)  # that knows larger ones: they are enlarged for it, and that is said as well
+    assert "times the work" in plan_training([drawn], replace(CPU, dimensions="3-D"), start).notes[-1]
 
 
 def test_no_others_are():

@@ -43,6 +43,8 @@ def test_areas_and_counts_by_hand():
         "dice": pytest.approx(24 / 26),
         "true_count": None,
         "predicted_count": None,
+        "bias": None,
+        "matching": None,
     }
 
 

@@ -71,7 +71,7 @@ def print_types(scores: "TypeScores") -> None:
     names = class_names(len(scores.true_counts))
     print(f"{'class':12} {'IoU':>7} {'Dice':>7} {'true':>7} {'counted':>8} {'bias':>9}")
     counts = zip(scores.true_counts, scores.predicted_counts, scores.bias, strict=True)
-    cells = ["", *(f" {true:7d} {found:8d} {100 * bias:+7.1f} %" for true, found, bias in counts)]
+    cells = ["", *(f" {true:7d} {found:8d} " + (f"{100 * bias:+7.1f} %" if true else f"{'-':>9}") for true, found, bias in counts)]
     rows = zip(names, scores.pixels.iou, scores.pixels.dice, cells, strict=True)
     for name, iou, dice, of_cells in (*rows, ("mean", scores.pixels.mean_iou, scores.pixels.mean_dice, "")):
         print(f"{name:12} {iou:7.3f} {dice:7.3f}{of_cells}")

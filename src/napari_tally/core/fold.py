@@ -38,7 +38,7 @@ def folded(network: UNet) -> UNet:
             for layer in block.children():
                 before = layers[-1] if layers else None
                 if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d) and isinstance(before, nn.Conv2d | nn.Conv3d):
-                    layers[-1] = fuse_conv_bn_eval(before, layer)
+                    layers[-1] = fuse_conv_bn_eval(before, layer).requires_grad_(True)  # torch freezes a bias that was none
                 else:
                     layers.append(layer)
             blocks[i] = nn.Sequential(*layers)

@@ -32,7 +32,7 @@ def inflated(model: Model, pairs: Sequence[TrainingPair], settings: TrainingSett
     model : Model
         Its network is a U-Net that keeps the size of the image; it stays as it is.
     pairs : sequence of TrainingPair
-        Of z-stacks; they decide the size of the sizes.
+        Of z-stacks; they decide the size of the voxels.
     settings : TrainingSettings
 
     Raises

@@ -26,8 +26,8 @@ _AVERAGE = 0.999
 """Largest decay of the running average of the weights, a step. It averages the last tenth of the steps, at most a thousand."""
 _FREEZE_FROM = 0.25
 """Share of the budget after which batch normalisation keeps its statistics, so that the weights adapt to what prediction uses:
-those of a single patch differ much from the running ones (AP 0.71 instead of 0.65 in docs/benchmarks.md). A trained model
-keeps those that it has."""
+those of a single patch differ much from the running ones (AP 0.71 instead of 0.65 in docs/benchmarks.md). A start
+that has any (a U-Net has none: core/fold.py) keeps them."""
 _STEADY_BATCH = 4
 """From this batch on, the statistics of a batch are near the running ones, and are kept only from three quarters of the budget on."""
 _PATIENCE_WITH_NAN = 3

@@ -55,7 +55,8 @@ class TrainingPlan:
         The cells differ so much in size from image to image that each image is brought to the size that the start knows; at
         prediction the model estimates it.
     pixel_size : float or None
-        Side of a pixel in micrometres, where all images state one: where they differ, the middle one.
+        Side of a pixel in micrometres, where all images state one. Where they differ, the middle one; None for volumes, the paper preset
+        and a start that knows any size.
     seen : tuple of str
         Names of images that the start model was trained on: they cannot judge it.
     fingerprints : tuple of str

@@ -37,7 +37,7 @@ from napari_tally.core.images import Image, describe_channels
 from napari_tally.core.intensity import measuring_window
 from napari_tally.core.model_file import Model
 from napari_tally.core.rescale import needed, read_scaled, rescale_piece, scaled_shape
-from napari_tally.core.sizes import working_scale, z_scale_for
+from napari_tally.core.sizes import LARGEST_SCALE, working_scale, z_scale_for
 from napari_tally.core.strips import bytes_per_pixel, classify
 from napari_tally.core.tiles import Region, best_stride, halved, longest, mirror, plan_tiles, reading
 from napari_tally.core.unet import UNet
@@ -51,8 +51,6 @@ _BORDER = 32
 _BORDER_3D = 8
 _MEMORY = 1.2e9
 """Bytes that a tile may take, at most; more would not make the halo much cheaper."""
-_LARGEST_SCALE = 16
-"""Network pixels per pixel of the image: cells that would need more are hardly a pixel wide."""
 _LEAST = 256
 """Pixels along the longer side of a piece that is still halved where the memory is short: below, there is hardly anything to gain."""
 _VIEWS = 8
@@ -146,9 +144,9 @@ class Predictor:
                 "This model does not know how large cells were in its training, so a cell diameter tells it nothing. Leave it at 0."
             )
         self.scale = working_scale(model, image, settings)
-        if self.scale > _LARGEST_SCALE:
+        if self.scale > LARGEST_SCALE:
             raise ValueError(
-                f"{image.name}: it would be enlarged {self.scale:.0f} times a side, and {_LARGEST_SCALE} times is the most. "
+                f"{image.name}: it would be enlarged {self.scale:.0f} times a side, and {LARGEST_SCALE} times is the most. "
                 "State the diameter of its cells in pixels, or choose another model."
             )
         self.planes, self.shape = len(image.planes), image.shape[-2:]

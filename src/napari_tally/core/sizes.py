@@ -31,6 +31,8 @@ _MUCH_LARGER = 1.8
 """Ratio of the median diameters of two images from which on each is scaled by itself."""
 _AS_KNOWN = 1.25
 """Cells up to so many times larger or smaller than those that the start knows best need no scaling."""
+LARGEST_SCALE = 16
+"""Network pixels per pixel of the image: cells that would need more are hardly a pixel wide."""
 _ROUNDED = 0.05
 """Metadata that differ by less are the same, rounded: they must not move pixels."""
 
@@ -110,10 +112,18 @@ def _of_planes(pairs: Sequence[TrainingPair], settings: TrainingSettings, start:
         notes += [_on_tiny(diameter, scale)] * (diameter < _TINY)
     sizes = Sizes(diameter, scale, (), pixel_size=pixel_size)
     scales = tuple(working_scale(sizes, image) for image in images)
+    sides = [side for image in images if (side := _side(image)) == side]
+    stated = f"The images have pixels of {min(sides):.3g} to {max(sides):.3g} µm" if sides else ""
     if pixel_size and len(set(scales)) > 1:
-        sides = [_side(image) for image in images]
-        stated = f"The images have pixels of {min(sides):.3g} to {max(sides):.3g} µm"
+        if max(scales) > LARGEST_SCALE:
+            name = images[int(np.argmax(scales))].name
+            raise ValueError(
+                f"{stated}, so {name} would be enlarged {max(scales):.0f} times to be like the others; at most {LARGEST_SCALE} times is "
+                "possible. Leave it out, or correct its pixel size."
+            )
         notes.append(f"{stated}; each is brought to {pixel_size / scale:.3g} µm.")
+    elif sides and not pixel_size and not as_they_are and max(sides) > (1 + _ROUNDED) * min(sides):
+        notes.append(f"{stated}, but not all state one that can be believed; they are taken as they are.")
     return replace(sizes, scales=scales, notes=tuple(notes))
 
 
@@ -138,7 +148,7 @@ def _of_volumes(pairs: Sequence[TrainingPair], settings: TrainingSettings, start
         thickness = distance * scale
         z_scale = max(0.02, thickness) if thickness < _FINE and not paper else 1.0
         flat = max(0, round(math.log2(thickness / z_scale)))  # until a voxel is about a cube
-        notes += [_on_tiny(diameter, scale)] * (diameter < _TINY)
+    notes += [_on_tiny(diameter, scale)] * (diameter < _TINY and (start is None or scale > 1))
     if not settings.slice_distance and len(stated) < len(images):
         notes.append(f"The files do not say how far slices are apart; they are taken to be {pixels_apart(distance)}. State it if not.")
     scales, pixel_size = (scale,) * len(pairs), _pixel_size(images, several=False)

@@ -110,7 +110,7 @@ def train(
     """Train `model` in place.
 
     A trained model is compared with itself before: both on the same held-out cells. Where training made it worse, the
-    model is given back as it was, unless the settings insist.
+    model says what it said before, unless the settings insist.
 
     Parameters
     ----------

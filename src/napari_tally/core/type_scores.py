@@ -59,7 +59,7 @@ class TypeScores:
                 self.true_counts.tolist(), self.predicted_counts.tolist(), self.bias.tolist(), self.matchings, strict=True
             )
         ]
-        of_cells = [{"true_count": None, "predicted_count": None}, *of_cells]  # of the background
+        of_cells = [dict.fromkeys(("true_count", "predicted_count", "bias", "matching")), *of_cells]  # of the background
         rows = zip(class_names(len(self.true_counts)), self.pixels.iou.tolist(), self.pixels.dice.tolist(), of_cells, strict=True)
         return {
             "classes": [{"class": name, "iou": _value(iou), "dice": _value(dice), **cells} for name, iou, dice, cells in rows],

@@ -315,7 +315,7 @@ class TrainWidget(QWidget):
     def _show_plan(self, plan: "TrainingPlan", start: str) -> None:
         images, cells = number(plan.n_images, "image"), number(plan.n_cells, "cell")
         words = [f"Learns from {cells} in {images}, about {plan.diameter:.0f} px across."]
-        if plan.scale != 1:
+        if plan.scale != 1 and len(set(plan.scales)) == 1:  # else a note says it
             words.append(f"The network sees the images at {plan.scale:.0%} of their size, so that the cells have the size it knows.")
         if start:
             words.append(f"Starts from “{start}”.")

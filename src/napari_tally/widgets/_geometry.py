@@ -35,7 +35,7 @@ def axes_of(layer: ImageLayer) -> str:
         if layer not in _STATED:
             _STATED[layer] = stated_axes(layer.source.path)
         letters, shape = _STATED[layer]
-        if shape == tuple(_full_size(layer).shape) and letters.count("Y") == letters.count("X") == 1:
+        if shape == tuple(full_size(layer).shape) and letters.count("Y") == letters.count("X") == 1:
             return letters
     letters = "".join(AXIS_LETTERS.get(label.lower(), "Q") for label in layer.axis_labels[:-2])
     return letters + ("YXS" if layer.rgb else "YX")
@@ -46,7 +46,8 @@ def _has_no_labels(layer: ImageLayer) -> bool:
     return tuple(layer.axis_labels) == tuple(str(i) for i in range(-layer.ndim, 0))
 
 
-def _full_size(layer: ImageLayer) -> Any:
+def full_size(layer: ImageLayer) -> Any:
+    """Give the pixels of a layer at full resolution, of whatever kind they are."""
     return layer.data[0] if layer.multiscale else layer.data
 
 
@@ -57,7 +58,7 @@ def _order(layer: ImageLayer, letters: str) -> list[int]:
 
 def label_shape(layer: ImageLayer) -> tuple[int, ...]:
     """Give the shape of a label image for an image layer (that of ``image_from_layer(layer)``) without reading pixels."""
-    size, letters = _full_size(layer).shape, axes_of(layer)
+    size, letters = full_size(layer).shape, axes_of(layer)
     shape = tuple(int(size[i]) for i in _order(layer, letters) if letters[i] not in "CS")
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
@@ -96,10 +97,20 @@ def channels_to_front(viewer: ViewerModel, layer: ImageLayer) -> None:
 
 def _turned(pixels: Any, order: list[int]) -> Any:
     """Give an array with its axes in another order, colour samples last; what is lazy stays so."""
-    if type(pixels).__module__.startswith("zarr."):
-        pixels = da.from_zarr(pixels)
-    pixels = pixels if is_lazy(pixels) else np.asarray(pixels)
+    pixels = as_array(pixels)
     return pixels.transpose([*order, *range(len(order), pixels.ndim)])
+
+
+def as_array(pixels: Any) -> Any:
+    """Give the pixels of a layer as a numpy or dask array: what is lazy stays so."""
+    if is_zarr(pixels):
+        pixels = da.from_zarr(pixels)
+    return pixels if is_lazy(pixels) else np.asarray(pixels)
+
+
+def is_zarr(pixels: Any) -> bool:
+    """Whether pixels are a zarr array; zarr need not be there."""
+    return type(pixels).__module__.startswith("zarr.")
 
 
 def pixel_size(layer: Layer) -> tuple[float, float] | None:

@@ -14,15 +14,14 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal
 
-import dask.array as da
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Shapes
 
-from napari_tally.core.images import Image, as_image, is_lazy, stated_sizes
+from napari_tally.core.images import Image, as_image, stated_sizes
 from napari_tally.core.lazy import missing_chunks, open_ome_zarr
-from napari_tally.widgets._geometry import axes_of, label_shape, pixel_size, z_size
+from napari_tally.widgets._geometry import as_array, axes_of, full_size, is_zarr, label_shape, pixel_size, z_size
 
 KEY = "napari_tally"
 Role = Literal["annotation", "prediction", "probability", "aid"]
@@ -49,22 +48,18 @@ def image_from_layer(layer: ImageLayer) -> Image:
     ValueError
         If the values are no real, finite numbers.
     """
-    data = layer.data[0] if layer.multiscale else layer.data
-    if type(data).__module__.startswith("zarr."):
-        data = da.from_zarr(data)
-    data = data if is_lazy(data) else np.asarray(data)
     size, distance = pixel_size(layer), z_size(layer)
     steps = {"Z": distance} if distance else {}
     if not (size or distance or np.any(layer.scale != 1)) and layer.source.path:
         height, width = label_shape(layer)[-2:]
         size, steps = stated_sizes(layer.source.path, (height, width))
-    return as_image(data, axes=axes_of(layer), name=layer.name, pixel_size=size, steps=steps)
+    return as_image(as_array(full_size(layer)), axes=axes_of(layer), name=layer.name, pixel_size=size, steps=steps)
 
 
 def what_is_odd(layer: ImageLayer) -> str:
     """Say what is odd about the file of a large image: chunks that are missing; "" = nothing, or not known. It may take a while."""
-    data = layer.data[0] if layer.multiscale else layer.data
-    if type(data).__module__.startswith("zarr."):
+    data = full_size(layer)
+    if is_zarr(data):
         return missing_chunks(data)
     path = Path(layer.source.path or "")
     if path.suffix != ".zarr" or not path.is_dir():

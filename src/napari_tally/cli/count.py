@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from napari_tally.cli._parts import Commands, add_split
 from napari_tally.cli._results import add_rules, rules_from
+from napari_tally.core.words import number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     if without:
         print(f"Note: {len(without)} of {len(without) + len(pairs)} images have no labels and are not counted: {few(without)}.")
     n, of = int(tables["counts"]["count"].sum()), len(tables["cells"])
-    print(f"{n} cell{'s' * (n != 1)} in {len(results)} image{'s' * (len(results) != 1)}" + (f", of {of} found" if of != n else "") + ".")
+    print(f"{number(n, 'cell')} in {number(len(results), 'image')}" + (f", of {of} found" if of != n else "") + ".")
     print(f"Rule: {tables['counts']['rule'].iloc[0]}. The tables are in {arguments.out}.")
     return 2 if failed else 0
 

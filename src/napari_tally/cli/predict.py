@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from napari_tally.cli._parts import Commands, Progress, add_settings, expand, settings_from
 from napari_tally.cli._results import add_rules, rules_from, say_others
+from napari_tally.core.words import number
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
             name = arguments.model if not Path(arguments.model).is_file() else str(Path(arguments.model).resolve())
             runner = Cluster(client, name, model.fingerprint, share_of_threads(arguments.workers))
             device = f"workers of {arguments.scheduler}" if arguments.scheduler else f"{arguments.workers} processes"
-        print(f"Predicting {len(paths)} image{'s' * (len(paths) != 1)} on the {device}.")
+        print(f"Predicting {number(len(paths), 'image')} on the {device}.")
         batch = Batch(model, arguments.model, arguments.out, settings, counting, choice.rules, files, choice.regions, choice.group, runner)
         return 2 if predict_files(paths, batch) else 0
 
@@ -92,7 +93,7 @@ def predict_files(paths: list[Path], batch: "Batch") -> int:
     if not len(results):
         raise ValueError(f"None of the images could be predicted; {batch.out / 'failed.csv'} says why.")
     n = int(results.tables()["counts"]["count"].sum())
-    print(f"{n} cell{'s' * (n != 1)} in {len(results)} image{'s' * (len(results) != 1)}; labels and tables are in {batch.out}.")
+    print(f"{number(n, 'cell')} in {number(len(results), 'image')}; labels and tables are in {batch.out}.")
     say_others(recorded_labels(batch.out)[1])
     if again:
         print(f"{again} of them had been counted by an earlier run (--anew counts them again).")

@@ -10,7 +10,7 @@ map), :mod:`~napari_tally.core.augment`, :mod:`~napari_tally.core.samples` (trai
 The network: :mod:`~napari_tally.core.unet`, :mod:`~napari_tally.core.variants` and :mod:`~napari_tally.core.architectures` (its relatives,
 and the registry), :mod:`~napari_tally.core.losses`, :mod:`~napari_tally.core.fold` (without batch normalisation),
 :mod:`~napari_tally.core.model_file`, :mod:`~napari_tally.core.convert` (weights from elsewhere),
- :mod:`~napari_tally.core.inflate` (a model for planes begins one for volumes).
+:mod:`~napari_tally.core.inflate` (a model for planes begins one for volumes).
 
 Training: :mod:`~napari_tally.core.start` (which model to begin with), :mod:`~napari_tally.core.sizes` (how large are images shown to a
 network?), :mod:`~napari_tally.core.plan`, :mod:`~napari_tally.core.explain` (the plan in words),

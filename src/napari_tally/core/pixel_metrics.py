@@ -207,7 +207,7 @@ _RING = (0, 1, 2, 3, 5, 6, 7, 8)
 
 
 def _neighbours(mask: NDArray[np.bool_], steps: list[int]) -> bytearray:
-    """Give for each pixel which neighbours are cell, one bit each; the outermost pixels have none."""
+    """Give for each pixel which neighbours are cell, one bit each; of the outermost pixels, which nobody visits, it means nothing."""
     flat = mask.ravel().view(np.uint8)
     around = np.zeros(flat.size, np.uint8)
     first, last = mask.shape[1] + 1, flat.size - mask.shape[1] - 1

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableW
 from napari_tally.core.audit import Audit
 from napari_tally.core.results import few
 from napari_tally.core.tables import write_table
+from napari_tally.core.words import number
 from napari_tally.widgets._parts import ask_where_to_save, button, filling, group, note, say
 from napari_tally.widgets._plots import HandPlot
 from napari_tally.widgets._stacked import theme_colours
@@ -101,7 +102,7 @@ class AuditResult(QWidget):
         say(self.count_text, f'{total.corrected:,.0f} cells <span style="font-size: 12pt">{interval}</span>' if known else "")
         if not known:
             need = audit.windows_to_interval()
-            lines = [f"Predicted {total.predicted:,.0f}. {need} more window{'s' * (need != 1)} to go until there is an interval."]
+            lines = [f"Predicted {total.predicted:,.0f}. {number(need, 'more window')} to go until there is an interval."]
         else:
             line = f"predicted {total.predicted:,.0f}, corrected {total.corrected:,.0f} {interval} "
             line += f"from {total.windows} windows, {total.clicks} clicks; in brackets: the 95 % interval"
@@ -132,7 +133,7 @@ class AuditResult(QWidget):
                 texts = (row.image, f"{row.predicted:,.0f}", f"{row.corrected:,.0f}" if known else "–", interval)
                 for c, text in enumerate(texts):
                     item = QTableWidgetItem(str(text))
-                    by_hand = f"{row.windows} window{'s' * (row.windows != 1)}, {row.clicks} cell{'s' * (row.clicks != 1)} counted by hand"
+                    by_hand = f"{number(row.windows, 'window')}, {number(row.clicks, 'cell')} counted by hand"
                     item.setToolTip(by_hand if c else str(text))
                     if c:
                         item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)

@@ -24,6 +24,7 @@ from napari_tally.core.label_files import writing_labels
 from napari_tally.core.lazy import write_tiff_in_pieces
 from napari_tally.core.regions import Region
 from napari_tally.core.results import Results, few
+from napari_tally.core.words import number
 from napari_tally.settings import RuleSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
@@ -140,7 +141,7 @@ class ResultsPart(QWidget):
                     density = f", {row.cells_per_mm2:,.0f}/mm²" if np.isfinite(row.cells_per_mm2) else ""
                     which = f"{found.image.name}, " if len(self._shown) > 1 else ""
                     which += f"plane {row.plane}, " if rows["plane"].nunique() > 1 else ""
-                    lines.append(escape(f"{which}{row.region}: {row.count} cell{'s' * (row.count != 1)}{density}"))
+                    lines.append(escape(f"{which}{row.region}: {number(row.count, 'cell')}{density}"))
         more = [f"… and {len(lines) - _LINES} more; Save writes them all"] if len(lines) > _LINES else []
         say(self.region_text, "<br>".join(lines[:_LINES] + more))
         if self.plot_button.isChecked():
@@ -256,7 +257,7 @@ def _export(folder: Path, shown: Sequence["Counted"], kind: Format) -> Generator
             labels = np.stack([labels[p, : labels.shape[1], : labels.shape[2]] for p in range(labels.shape[0])]).astype(np.int32)
         export(labels, _file_name(found.image.name, names), folder, [kind], found.image.pixel_size)
         yield
-    return f"Exported {len(shown)} image{'s' * (len(shown) != 1)} to {folder / kind}."
+    return f"Exported {number(len(shown), 'image')} to {folder / kind}."
 
 
 def _file_name(name: str, taken: list[str]) -> str:

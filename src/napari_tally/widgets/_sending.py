@@ -6,6 +6,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_tally.core.words import number
 from napari_tally.widgets._annotation import send_cells
 from napari_tally.widgets._layers import image_under
 from napari_tally.widgets._parts import button, group, note, say
@@ -65,4 +66,4 @@ class SendingPart(QWidget):
             say(self.sent, escape(str(error)))
             return
         self._viewer.layers.selection.active = labels
-        say(self.sent, f"{n} cell{'s' * (n != 1)} copied into “{escape(annotation.name)}”. Train on it with “2 Train”.")
+        say(self.sent, f"{number(n, 'cell')} copied into “{escape(annotation.name)}”. Train on it with “2 Train”.")

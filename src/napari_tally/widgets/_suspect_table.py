@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_tally.core.review import ReviewList
+from napari_tally.core.words import number
 from napari_tally.widgets._parts import button, filling, note, say
 
 _MOST = 300
@@ -115,7 +116,7 @@ class SuspectTable(QWidget):
             say(self.details, "")
         else:
             cells, listed = self._list.cells, self._passing()
-            say(self.count_text, f"{len(cells)} cell{'s' * (len(cells) != 1)}")
+            say(self.count_text, f"{number(len(cells), 'cell')}")
             cut = f"; the first {_MOST} are shown" if len(listed) > _MOST else ""
             say(self.details, f"{int(cells['accepted'].sum())} accepted or mended, {len(listed)} in the list{cut}")
             several = bool((cells["plane"] > 0).any())

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import QAbstractButton, QButtonGroup, QCheckBox, QDoubleSpin
 
 from napari_tally.core.annotations import Problem, check_labels, known_labels, split_pieces
 from napari_tally.core.journal import read_journal
+from napari_tally.core.words import number
 from napari_tally.widgets._annotation import cells_from_points, copy_cells, mark_plane, next_cell, region_mask, rewrite, start_annotation
 from napari_tally.widgets._geometry import channels_to_front, label_shape, placement, shown_plane
 from napari_tally.widgets._job import Job
@@ -322,7 +323,7 @@ class AnnotateWidget(QWidget):
             p = int(np.ravel_multi_index(shown_plane(self._viewer, self._labels), self._labels.data.shape[:-2])) if len(planes) > 1 else 0
             self._counts[p] = _cells_in(planes[p])
         n = sum(self._counts)
-        self.count_text.setText(f"{n} cell{'s' * (n != 1)} drawn")
+        self.count_text.setText(f"{number(n, 'cell')} drawn")
 
     # The region
 
@@ -368,7 +369,7 @@ class AnnotateWidget(QWidget):
         labels = self._take()
         try:
             n = cells_from_points(self._viewer, self.points_choice.layer, labels, self.radius.value())
-            say(self.message, f"{n} cell{'s' * (n != 1)} made of points.")
+            say(self.message, f"{number(n, 'cell')} made of points.")
         except ValueError as error:
             say(self.message, escape(str(error)))
         self._counts = []  # on all planes
@@ -382,7 +383,7 @@ class AnnotateWidget(QWidget):
     def _show_check(self, outcome: tuple[list[Problem], int, float]) -> None:
         problems, cells, known = outcome
         lines = [("<b>Stops training:</b> " if p.stops else "<b>Please look:</b> ") + escape(p.message) for p in problems]
-        part = f"{cells} cell{'s' * (cells != 1)}, {known:.0%} of the image annotated."
+        part = f"{number(cells, 'cell')}, {known:.0%} of the image annotated."
         say(self.result, "<br><br>".join(lines) or f"<b>Ready to train:</b> {part}")
         self.split_button.setVisible(any(p.fix == "split" for p in problems))
 

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import QFormLayout, QWidget
 from napari_tally.core.audit import Audit
 from napari_tally.core.audit_file import write_audit
 from napari_tally.core.results import few
+from napari_tally.core.words import number
 from napari_tally.settings import AuditSettings
 from napari_tally.widgets import _auditing
 from napari_tally.widgets._audit_images import AuditImages
@@ -357,7 +358,7 @@ class AuditWidget(QWidget):
             outside = len(self._frame.clicks) - inside
             rest = f", {outside} outside, not counted" if outside else ""
             say(self.place_text, f"Window {self._number + 1} of {audit.wanted}")
-            say(self.clicks_text, f"{inside} cell{'s' * (inside != 1)} clicked{rest} · {escape(audit.window(self._number).image)}")
+            say(self.clicks_text, f"{number(inside, 'cell')} clicked{rest} · {escape(audit.window(self._number).image)}")
         else:
             say(self.place_text, "All windows are counted" if done == audit.wanted else f"{done} of {audit.wanted} windows are counted")
             say(self.clicks_text, "")

@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 
 from napari_tally.core.events import mapped
 from napari_tally.core.images import SUFFIXES, list_images
+from napari_tally.core.words import number
 from napari_tally.settings import BatchSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
@@ -284,9 +285,9 @@ def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSe
     if bad == len(paths):
         return f"None of the files could be counted: the table, and failed.csv in {escape(str(out))}, say why."
     n = len(paths) - bad
-    summary = f"<b>{cells:,} cells</b> in {n} file{'s' * (n != 1)}. Labels, tables and the record are in {escape(str(out))}."
+    summary = f"<b>{cells:,} cells</b> in {number(n, 'file')}. Labels, tables and the record are in {escape(str(out))}."
     if bad:
-        summary += f"<br>{bad} file{'s' * (bad != 1)} could not be counted: the table and failed.csv say why."
+        summary += f"<br>{number(bad, 'file')} could not be counted: the table and failed.csv say why."
     if odd:
         summary += f"<br><b>Please look:</b> {odd} marked with (!) may be unlike the training images; rest the mouse on it."
     return summary

@@ -39,6 +39,7 @@ from qtpy.QtWidgets import (
 
 from napari_tally.core.counting import size_remark
 from napari_tally.core.results import few
+from napari_tally.core.words import number
 from napari_tally.settings import CountingSettings, PredictionSettings
 from napari_tally.widgets import _counting
 from napari_tally.widgets._annotation import copy_cells
@@ -399,7 +400,7 @@ class PredictWidget(QWidget):
         if any(counted.found.probabilities is None and counted.counting != self.counting.value for counted in mine):
             say(self.message, "The image is large: press Count cells to use the new thresholds.")
         n, inside = int(rows["count"].sum()), int(rows["count_without_border"].sum())
-        say(self.count_text, f"{n} cell{'s' * (n != 1)}")
+        say(self.count_text, f"{number(n, 'cell')}")
         details = [f"{inside} of them do not touch the border"]
         if not many:
             row = rows.iloc[0]

@@ -32,7 +32,7 @@ from napari_tally.core.audit import Audit, StudyImage, draw_audit
 from napari_tally.core.corrected_count import Sample
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
-from napari_tally.core.images import list_images, read_image
+from napari_tally.core.image_files import list_images, read_image
 from napari_tally.core.label_files import read_labels, write_labels
 from napari_tally.core.model_file import find_model
 from napari_tally.settings import AuditSettings, CountingSettings

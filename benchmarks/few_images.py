@@ -13,7 +13,7 @@ Starts: `none` = random weights, a shipped model's name, or a file. Each is also
 `--minutes` without a number measures only that. `--json FILE` keeps every run; `--draw PICTURE FILE...` draws such files with matplotlib,
 and runs nothing.
 The training images are chosen by `demo_data.spread` (k-means over brightness, colour and cell size, one image a group; the seed
-of the run), all other images are the test. AP, F1 and counts are pooled over the test images.
+of the run), all other images are the test. AP, F1, SEG and counts are pooled over the test images.
 """
 
 import argparse
@@ -32,7 +32,8 @@ import numpy as np
 import napari_tally as nt
 import napari_tally.core.train as training
 from napari_tally.core.annotations import require_labels
-from napari_tally.core.images import Image, match_by_stem, read_image
+from napari_tally.core.image_files import match_by_stem, read_image
+from napari_tally.core.images import Image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.metrics import Mistakes, evaluate, mistakes
 from napari_tally.core.model_file import Model
@@ -43,9 +44,9 @@ from napari_tally.core.train import Finished, train
 from napari_tally.demo_data import spread
 from napari_tally.settings import AugmentationSettings, TrainingSettings
 
-COLUMNS = ["AP@0.5", "AP@0.6", "AP@0.7", "AP@0.8", "AP@0.9", "F1", "count bias", "splits", "merges"]
+COLUMNS = ["AP@0.5", "AP@0.6", "AP@0.7", "AP@0.8", "AP@0.9", "F1", "SEG", "count bias", "splits", "merges"]
 """Count bias, splits and merges in percent of the true cells."""
-_PERCENT = COLUMNS[6:]
+_PERCENT = COLUMNS[7:]
 
 
 def main() -> None:
@@ -134,7 +135,14 @@ def measure(model: Model, test: list[TrainingPair]) -> dict[str, float]:
     result = evaluate((pair.image.name, pair.labels, labels) for pair, labels in zip(test, found, strict=True))
     wrong = sum((mistakes(pair.labels, labels) for pair, labels in zip(test, found, strict=True)), Mistakes())
     true = sum(result.true_counts)
-    values = [*(m.ap for m in result.matchings), result.matchings[0].f1, result.bias, wrong.splits / true, wrong.merges / true]
+    values = [
+        *(m.ap for m in result.matchings),
+        result.matchings[0].f1,
+        result.scores["SEG"],
+        result.bias,
+        wrong.splits / true,
+        wrong.merges / true,
+    ]
     return {**dict(zip(COLUMNS, values, strict=True)), "s/MP": seconds / (sum(pair.labels.size for pair in test) / 1e6)}
 
 

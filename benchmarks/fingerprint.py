@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_tally.core.images import list_images, read_image
+from napari_tally.core.image_files import list_images, read_image
 from napari_tally.core.model_file import find_model, save_model
 from napari_tally.core.range import KEY, NAMES, Fingerprint, distance, fingerprint_images, fingerprint_of
 

@@ -24,7 +24,8 @@ import numpy as np
 from scipy import ndimage as ndi
 
 from napari_tally.core.annotations import require_labels
-from napari_tally.core.images import Image, match_by_stem, read_image
+from napari_tally.core.image_files import match_by_stem, read_image
+from napari_tally.core.images import Image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.model_file import Model, load_model, save_model
 from napari_tally.core.plan import TrainingPlan, new_model, plan_training

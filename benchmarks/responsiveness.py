@@ -21,7 +21,7 @@ import napari
 import numpy as np
 from qtpy.QtCore import QEventLoop, Qt, QTimer
 
-from napari_tally.core.images import match_by_stem, read_image
+from napari_tally.core.image_files import match_by_stem, read_image
 from napari_tally.core.label_files import read_labels
 from napari_tally.sample_data import simulate_nuclei
 from napari_tally.settings import TrainingSettings

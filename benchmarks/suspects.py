@@ -30,7 +30,7 @@ import napari_tally as nt
 from napari_tally.core.annotations import require_labels
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
-from napari_tally.core.images import match_by_stem, read_image
+from napari_tally.core.image_files import match_by_stem, read_image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.metrics import iou_matrix
 from napari_tally.core.prediction import Prediction

@@ -19,7 +19,7 @@ from few_images import is_dark
 from napari_tally.core.annotations import require_labels
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
-from napari_tally.core.images import match_by_stem, read_image
+from napari_tally.core.image_files import match_by_stem, read_image
 from napari_tally.core.instances import label_planes
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.metrics import evaluate

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from napari_tally.core.annotations import require_labels
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import find_cells
-from napari_tally.core.images import read_image
+from napari_tally.core.image_files import read_image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.metrics import evaluate, iou_matrix
 from napari_tally.core.model_file import find_model

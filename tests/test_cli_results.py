@@ -11,7 +11,8 @@ from test_cli import discs, one_line, run
 
 import napari_tally as nt
 from napari_tally.cli import _COMMANDS
-from napari_tally.core import images
+from napari_tally.core import image_files
+from napari_tally.core.images import is_lazy
 from napari_tally.core.label_files import read_labels
 from napari_tally.widgets._session import SHIPPED
 
@@ -130,13 +131,13 @@ def test_what_is_not_annotated_is_no_cell_in_the_copy_of_the_labels(tmp_path, ca
 
 
 def test_count_and_report_of_an_image_that_stays_in_its_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "LAZY_BYTES", 1000)
+    monkeypatch.setattr(image_files, "LAZY_BYTES", 1000)
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()
     image, labels = nt.simulate_nuclei(seed=0)
     tifffile.imwrite(tmp_path / "images" / "a.tif", image)
     tifffile.imwrite(tmp_path / "labels" / "a.tif", labels.astype(np.uint16))
-    assert images.is_lazy(images.read_image(tmp_path / "images" / "a.tif").planes)
+    assert is_lazy(image_files.read_image(tmp_path / "images" / "a.tif").planes)
     folders = "--images", tmp_path / "images", "--labels", tmp_path / "labels"
     assert run("count", *folders, "--out", tmp_path / "out") == 0
     assert run("report", tmp_path / "out") == 0

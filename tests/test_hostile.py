@@ -23,7 +23,8 @@ import napari_tally as nt
 from napari_tally.cli import main
 from napari_tally.core import record
 from napari_tally.core.checkpoint import Checkpoint, load_checkpoint, load_pairs, save_checkpoint, save_pairs
-from napari_tally.core.images import as_image, list_images, match_by_stem, read_image
+from napari_tally.core.image_files import list_images, match_by_stem, read_image
+from napari_tally.core.images import as_image
 from napari_tally.core.journal import Journal, read_journal
 from napari_tally.core.label_files import read_labels, write_labels
 from napari_tally.core.model_file import Model, build_network, header_of, load_model, save_model

@@ -17,7 +17,7 @@ _HOME = {
     "find_model": "core.model_file",
     "load_model": "core.model_file",
     "save_model": "core.model_file",
-    "read_image": "core.images",
+    "read_image": "core.image_files",
     "as_image": "core.images",
     "simulate_nuclei": "sample_data",
     "train": "api",

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2, whiten
 
 from napari_tally.core.annotations import require_labels
-from napari_tally.core.images import Image, match_by_stem, read_image
+from napari_tally.core.image_files import match_by_stem, read_image
+from napari_tally.core.images import Image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.samples import TrainingPair, cell_diameter
 

@@ -83,7 +83,7 @@ PAPER_NETWORK = NetworkSettings(classes=2, depth=4, base_width=64, padding="vali
 
 @dataclass(frozen=True)
 class NormalisationSettings:
-    """How intensities are brought to one scale. See :func:`napari_tally.core.images.intensity_window`."""
+    """How intensities are brought to one scale. See :func:`napari_tally.core.intensity.intensity_window`."""
 
     statistics: Annotated[
         Literal["image", "experiment"],

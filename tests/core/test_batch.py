@@ -18,11 +18,11 @@ from models import bright_is_cell, nine_discs
 import napari_tally as nt
 from napari_tally.cli import main
 from napari_tally.core import batch as module
-from napari_tally.core import images
+from napari_tally.core import image_files
 from napari_tally.core.batch import Batch, ImageDone, PassedOver, Working
 from napari_tally.core.events import run_to_end
 from napari_tally.core.files import LOCK
-from napari_tally.core.images import read_image
+from napari_tally.core.image_files import read_image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.model_file import find_model, save_model
 from napari_tally.core.regions import Region
@@ -300,7 +300,7 @@ def test_a_bad_file_is_passed_over(model, paths, tmp_path):
 @pytest.mark.parametrize("file_format", ["tiff", "ome-zarr"])
 def test_images_that_stay_in_their_files_give_the_same(model, paths, tmp_path, monkeypatch, file_format):
     events_of(batch(model, tmp_path / "memory").run(paths[:1]))
-    monkeypatch.setattr(images, "LAZY_BYTES", 1000)
+    monkeypatch.setattr(image_files, "LAZY_BYTES", 1000)
     events_of(batch(model, tmp_path / "lazy", format=file_format).run(paths[:1]))
     if file_format == "tiff":
         found = read_labels(tmp_path / "lazy" / "labels" / "one.tif")
@@ -331,7 +331,7 @@ def test_an_image_that_is_gone_meanwhile(model, paths, tmp_path):
 def test_an_image_without_cells_counts_zero_and_the_batch_goes_on(model, paths, tmp_path, monkeypatch, file_format, lazy):
     tifffile.imwrite(paths[0], np.zeros((64, 64), np.uint16))
     if lazy:
-        monkeypatch.setattr(images, "LAZY_BYTES", 1000)
+        monkeypatch.setattr(image_files, "LAZY_BYTES", 1000)
     _, results = events_of(batch(model, tmp_path / "out", format=file_format).run(paths[:2]))
     counts = results.tables()["counts"]["count"]
     assert counts.iloc[0] == 0
@@ -380,7 +380,7 @@ def test_a_large_file_that_is_cut_off_is_passed_over(model, paths, tmp_path, mon
     )
     whole = paths[0].read_bytes()
     paths[0].write_bytes(whole[: len(whole) * 6 // 10])
-    monkeypatch.setattr(images, "LAZY_BYTES", 1000)
+    monkeypatch.setattr(image_files, "LAZY_BYTES", 1000)
     news, results = events_of(batch(model, tmp_path / "out").run(paths[:2]))
     (passed,) = (event for event in news if isinstance(event, PassedOver))
     assert "one" in passed.reason

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_tally.core.events import run_to_end
-from napari_tally.core.images import read_image
+from napari_tally.core.image_files import read_image
 from napari_tally.core.label_files import read_labels, write_labels
 from napari_tally.core.lazy import write_tiff_in_pieces
 

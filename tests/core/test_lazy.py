@@ -10,11 +10,12 @@ import tifffile
 import zarr
 from models import bright_is_cell, nine_discs
 
-from napari_tally.core import images, intensity
+from napari_tally.core import image_files, images, intensity
 from napari_tally.core.counting import apply_rules, measure_cells
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import Piece, find_cells
-from napari_tally.core.images import as_image, read_image
+from napari_tally.core.image_files import read_image
+from napari_tally.core.images import as_image
 from napari_tally.core.intensity import intensity_window
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.large import measuring_pieces
@@ -29,7 +30,7 @@ WHOLE = slice(None), slice(None)
 @pytest.fixture
 def large(monkeypatch):
     """Let images of a kilobyte count as large."""
-    monkeypatch.setattr(images, "LAZY_BYTES", 1000)
+    monkeypatch.setattr(image_files, "LAZY_BYTES", 1000)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def large(monkeypatch):
 def test_tiff_read_in_pieces(tmp_path, rng, monkeypatch, shape, options):
     tifffile.imwrite(tmp_path / "a.tif", rng.integers(0, 30000, shape).astype(np.uint16), ome="metadata" in options, **options)
     whole = read_image(tmp_path / "a.tif")
-    monkeypatch.setattr(images, "LAZY_BYTES", 1000)
+    monkeypatch.setattr(image_files, "LAZY_BYTES", 1000)
     image = read_image(tmp_path / "a.tif")
     assert image.is_lazy
     assert not whole.is_lazy

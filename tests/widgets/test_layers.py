@@ -10,7 +10,7 @@ from napari.layers import Image
 from napari.layers._source import layer_source
 from napari_builtins.io import magic_imread
 
-from napari_tally.core.images import read_image, stated_axes
+from napari_tally.core.image_files import read_image, stated_axes
 from napari_tally.widgets import _geometry
 from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._geometry import axes_of, channels_to_front, label_shape, shown_plane

@@ -106,7 +106,7 @@ def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 
     if radius:
         return _read_points(images, labels, radius)
     from napari_tally.core.annotations import check_labels, require_labels, split_pieces
-    from napari_tally.core.images import match_by_stem, read_image
+    from napari_tally.core.image_files import match_by_stem, read_image
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.samples import TrainingPair
 
@@ -125,7 +125,7 @@ def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 
 
 
 def _read_points(images: Path, points: Path, radius: float) -> "list[TrainingPair]":
-    from napari_tally.core.images import list_images, read_image
+    from napari_tally.core.image_files import list_images, read_image
     from napari_tally.core.points import discs, read_points
     from napari_tally.core.samples import TrainingPair
 
@@ -142,7 +142,7 @@ def _read_points(images: Path, points: Path, radius: float) -> "list[TrainingPai
 
 def expand(given: Iterable[Path]) -> list[Path]:
     """Replace folders by their images; every stem may come once, for it names the output."""
-    from napari_tally.core.images import list_images
+    from napari_tally.core.image_files import list_images
 
     paths: dict[str, Path] = {}
     for path in given:

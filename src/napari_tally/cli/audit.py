@@ -58,7 +58,7 @@ def _draw(arguments: argparse.Namespace) -> None:
     from napari_tally.core.annotations import known_labels, require_ids
     from napari_tally.core.audit import StudyImage, draw_audit
     from napari_tally.core.audit_file import write_audit
-    from napari_tally.core.images import list_images, read_image
+    from napari_tally.core.image_files import list_images, read_image
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.record import recorded_labels
     from napari_tally.core.results import few, read_groups
@@ -123,7 +123,7 @@ def _compare_stems(folder: Path, trained: Collection[str], labels: Collection[st
 
 def _more(arguments: argparse.Namespace) -> None:
     from napari_tally.core.audit_file import read_audit, write_audit
-    from napari_tally.core.images import list_images
+    from napari_tally.core.image_files import list_images
     from napari_tally.core.tables import read_table
 
     if arguments.windows < 1:
@@ -223,7 +223,7 @@ def _write_pictures(folder: Path, audit: "Audit", first: int, pictures: dict[str
         return
     from PIL import Image as Pillow
 
-    from napari_tally.core.images import read_image
+    from napari_tally.core.image_files import read_image
     from napari_tally.core.overlay import frame_picture
 
     folder.mkdir(exist_ok=True)

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from napari_tally.core.annotations import require_labels, split_pieces
-    from napari_tally.core.images import list_images, match_by_stem, read_image
+    from napari_tally.core.image_files import list_images, match_by_stem, read_image
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.prediction import Prediction
     from napari_tally.core.record import RunRecord

@@ -31,7 +31,7 @@ def register(command: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from napari_tally.core.annotations import require_ids
-    from napari_tally.core.images import match_by_stem
+    from napari_tally.core.image_files import match_by_stem
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.metrics import evaluate
     from napari_tally.core.type_scores import TypeRule, read_types

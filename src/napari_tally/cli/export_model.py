@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Run ``export-model``."""
     from napari_tally.core.export.bioimageio import Description, export_package
     from napari_tally.core.export.onnx import export_onnx
-    from napari_tally.core.images import as_image, read_image
+    from napari_tally.core.image_files import read_image
+    from napari_tally.core.images import as_image
     from napari_tally.core.model_file import find_model
     from napari_tally.sample_data import simulate_nuclei
 

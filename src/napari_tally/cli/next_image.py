@@ -17,7 +17,7 @@ def register(command: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from napari_tally.core.events import run_to_end
-    from napari_tally.core.images import read_image
+    from napari_tally.core.image_files import read_image
     from napari_tally.core.model_file import find_model
     from napari_tally.core.suggest import look_at, suggest
 

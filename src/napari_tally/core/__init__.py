@@ -1,6 +1,7 @@
 """The engine, without a window: numpy, scipy, scikit-image and torch, never Qt or napari.
 
-Reading order, following an image from the microscope to the count. What is drawn: :mod:`~napari_tally.core.images` (files and arrays),
+Reading order, following an image from the microscope to the count. What is drawn: :mod:`~napari_tally.core.images` (arrays),
+:mod:`~napari_tally.core.image_files`,
 :mod:`~napari_tally.core.lazy` (pixels that stay in their files), :mod:`~napari_tally.core.channels` (which of them are looked at),
 :mod:`~napari_tally.core.intensity` (one scale for all), :mod:`~napari_tally.core.label_files`,
 :mod:`~napari_tally.core.annotations`, :mod:`~napari_tally.core.points` (dots as annotation),

@@ -26,7 +26,8 @@ from napari_tally.core.counting import size_remark
 from napari_tally.core.events import OUT_OF_MEMORY, beside, is_out_of_memory, mapped, saying
 from napari_tally.core.files import LOCK, alone_in, file_state, fitting_name, remove_all_leftovers, remove_leftovers, whole_file
 from napari_tally.core.find import find_cells
-from napari_tally.core.images import Image, fingerprinting, read_image
+from napari_tally.core.image_files import read_image
+from napari_tally.core.images import Image, fingerprinting
 from napari_tally.core.label_files import fingerprinting_labels, writing_labels
 from napari_tally.core.lazy import LabelsZarr, write_tiff_in_pieces
 from napari_tally.core.model_file import Model

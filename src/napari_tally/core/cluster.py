@@ -28,7 +28,7 @@ import torch
 from napari_tally.core.events import run_to_end
 from napari_tally.core.files import partial_folder
 from napari_tally.core.find import TileResult, TileWork
-from napari_tally.core.images import read_image
+from napari_tally.core.image_files import read_image
 from napari_tally.core.instances import TileHills
 from napari_tally.core.model_file import find_model
 from napari_tally.core.predict import Predictor

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from napari_tally.core.events import beside, run_to_end
 from napari_tally.core.files import whole_file
-from napari_tally.core.images import BAND, decode, is_lazy
+from napari_tally.core.image_files import decode
+from napari_tally.core.images import BAND, is_lazy
 from napari_tally.core.lazy import CHUNK, require_fits, tiff_options
 
 _STRIP = 2**18

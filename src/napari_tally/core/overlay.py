@@ -11,7 +11,8 @@ from PIL import ImageDraw
 from skimage.segmentation import find_boundaries
 
 from napari_tally.core.audit import Window
-from napari_tally.core.images import Image, read_image
+from napari_tally.core.image_files import read_image
+from napari_tally.core.images import Image
 
 _PREDICTED, _TRUE = (255, 80, 220), (70, 230, 90)
 _INCLUDED, _EXCLUDED = (60, 220, 90), (255, 70, 60)

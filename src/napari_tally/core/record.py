@@ -25,7 +25,8 @@ import napari_tally
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.files import whole_file
 from napari_tally.core.find import find_cells
-from napari_tally.core.images import Image, list_images, read_image
+from napari_tally.core.image_files import list_images, read_image
+from napari_tally.core.images import Image
 from napari_tally.core.label_files import fingerprint_labels, read_labels
 from napari_tally.core.model_file import Model, find_model
 from napari_tally.core.predict import TileDone

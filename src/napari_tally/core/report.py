@@ -20,7 +20,7 @@ import napari_tally
 from napari_tally.core.audit import Audit
 from napari_tally.core.corrected_count import Corrected
 from napari_tally.core.files import whole_file
-from napari_tally.core.images import read_image
+from napari_tally.core.image_files import read_image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.overlay import overlay
 from napari_tally.core.record import changed_labels, read_record

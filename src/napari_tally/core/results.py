@@ -27,7 +27,8 @@ from napari_tally.core.cell_types import with_types
 from napari_tally.core.counting import describe_rule, measuring_cells, summarise
 from napari_tally.core.events import run_to_end
 from napari_tally.core.files import whole_file
-from napari_tally.core.images import SUFFIXES, Image
+from napari_tally.core.image_files import SUFFIXES
+from napari_tally.core.images import Image
 from napari_tally.core.regions import Region
 from napari_tally.core.tables import read_table, writing_table
 from napari_tally.settings import RuleSettings

@@ -15,7 +15,7 @@ from napari.layers import Image as ImageLayer
 from psygnal import Signal
 
 from napari_tally.core.audit import ImageRecord
-from napari_tally.core.images import list_images, read_image
+from napari_tally.core.image_files import list_images, read_image
 from napari_tally.widgets._geometry import label_shape
 from napari_tally.widgets._layers import image_from_layer, is_source
 

@@ -15,7 +15,8 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from numpy.typing import NDArray
 
-from napari_tally.core.images import is_lazy, stated_axes
+from napari_tally.core.image_files import stated_axes
+from napari_tally.core.images import is_lazy
 
 AXIS_LETTERS = dict.fromkeys(("c", "ch", "channel", "channels"), "C") | dict.fromkeys(("t", "time"), "T") | {"z": "Z", "samples": "S"}
 """What the labels of axes say, as in the metadata of files."""

@@ -19,7 +19,8 @@ from napari.components import ViewerModel
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Shapes
 
-from napari_tally.core.images import Image, as_image, stated_sizes
+from napari_tally.core.image_files import stated_sizes
+from napari_tally.core.images import Image, as_image
 from napari_tally.core.lazy import missing_chunks, open_ome_zarr
 from napari_tally.widgets._geometry import as_array, axes_of, full_size, is_zarr, label_shape, pixel_size, z_size
 

@@ -26,7 +26,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_tally.core.events import mapped
-from napari_tally.core.images import SUFFIXES, list_images
+from napari_tally.core.image_files import SUFFIXES, list_images
 from napari_tally.core.words import number
 from napari_tally.settings import BatchSettings
 from napari_tally.widgets._form import SettingsForm

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--fixed", action="store_true", help="train from random weights on voxels as they are: without the plan's rules for sizes"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     done: list[dict[str, Any]] = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else []
     wish = {"steps": arguments.steps, "minutes": arguments.minutes, "seed": arguments.seed}
+    fixed = arguments.fixed
     known, test = (read_pair(arguments.data / "nuclei_3d", name) for name in (arguments.train, arguments.test))
     print("| how | AP | AP@0.5 | F1 | found | true | count bias | steps | s to train | s to predict |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in [list(ROWS)[i] for i in arguments.rows]:
-        run = next((run for run in done if run["name"] == name and run["wish"] == wish), None)
+        run = next((run for run in done if (run["name"], run["wish"], run.get("fixed", False)) == (name, wish, fixed)), None)
         if run is None:
-            run = {"name": name, "wish": wish, **measure(*ROWS[name], known, test, wish)}
+            run = {"name": name, "wish": wish, "fixed": fixed, **measure(*ROWS[name], known, test, wish, fixed)}
             done.append(run)
             if arguments.json:
                 arguments.json.write_text(json.dumps(done, indent=1))
@@ -77,13 +82,17 @@ def read_pair(folder: Path, name: str) -> TrainingPair:
     return TrainingPair(image, require_labels(read_labels(folder / "labels" / f"{name}.tif"), image))
 
 
-def measure(start: str, dimensions: str, trains: bool, known: TrainingPair, test: TrainingPair, wish: dict[str, Any]) -> dict[str, Any]:
+def measure(
+    start: str, dimensions: str, trains: bool, known: TrainingPair, test: TrainingPair, wish: dict[str, Any], fixed: bool
+) -> dict[str, Any]:
     """Train on one volume, and find the cells of another."""
     began, model = time.perf_counter(), None
     if trains:
-        settings = TrainingSettings(dimensions=dimensions, slice_distance=DISTANCE, **wish)  # type: ignore[arg-type]
+        settings = TrainingSettings(dimensions=dimensions, slice_distance=1.0 if fixed else DISTANCE, **wish)  # type: ignore[arg-type]
         begin = choose_start(start, [known], settings)
         plan = plan_training([known], settings, begin)
+        if fixed and begin is None:
+            plan = replace(plan, scale=1.0, scales=(1.0,), z_scale=1.0, network=replace(plan.network, flat=0))
         model = new_model(plan, begin)
         run_to_end(train(model, [known], plan))
     model = model or find_model(start)

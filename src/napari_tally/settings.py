@@ -188,7 +188,16 @@ class TrainingSettings:
             "tooltip": "Side of a training patch in network pixels. 0 = by preset.",
         },
     ] = 0
-    batch: Annotated[int, {"min": 0, "max": 64, "label": "Batch", "zero": "by preset", "tooltip": "Patches a step. 0 = by preset."}] = 0
+    batch: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 64,
+            "label": "Batch",
+            "zero": "by preset",
+            "tooltip": "Patches a step. 0 = by preset: 1, on a GPU 4 where its memory allows.",
+        },
+    ] = 0
     learning_rate: Annotated[
         float,
         {

@@ -67,6 +67,19 @@ def test_patches_are_made_to_fit_the_memory(monkeypatch):
     assert plan_training([pair()], CPU).settings.patch == 32  # the smallest there is
 
 
+def test_a_gpu_takes_four_patches_a_step_or_as_many_as_fit(monkeypatch):
+    alone = plan_training([pair()], replace(CPU, batch=2))
+    monkeypatch.setattr("napari_tally.core.plan.choose_device", lambda wish: torch.device("cuda"))
+    monkeypatch.setattr("napari_tally.core.plan.describe_device", lambda device: "GPU")
+    monkeypatch.setattr("napari_tally.core.plan.free_memory", lambda device: 1e12)
+    assert plan_training([pair()], TrainingSettings()).settings.batch == 4
+    assert plan_training([pair()], TrainingSettings(batch=3)).settings.batch == 3
+    assert plan_training([pair()], TrainingSettings(preset="paper")).settings.batch == 1  # one large tile
+    monkeypatch.setattr("napari_tally.core.plan.free_memory", lambda device: 1.26 * alone.memory)
+    fits = plan_training([pair()], TrainingSettings())
+    assert (fits.settings.batch, fits.settings.patch, fits.memory) == (2, alone.settings.patch, alone.memory)
+
+
 def test_few_cells_are_noted():
     (note,) = plan_training([pair(np.where(CELLS > 3, 0, CELLS))], CPU).notes
     assert note.startswith("Only 3 cells drawn:")

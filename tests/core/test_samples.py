@@ -133,7 +133,7 @@ def test_high_ids_are_measured_as_low_ones(monkeypatch):
     high = np.where(LABELS == 3, np.int32(2**31 - 1), LABELS)
     assert cell_diameter([pair(high)]) == cell_diameter([pair()])
     stack = [pair(np.stack([labels] * 4)) for labels in (high, LABELS)]
-    assert body_diameter(stack[:1], 2.0) == body_diameter(stack[1:], 2.0) > 0
+    assert body_diameter(stack[:1], [2.0]) == body_diameter(stack[1:], [2.0]) > 0
 
 
 def test_planes_are_normalised_scaled_and_weighted():

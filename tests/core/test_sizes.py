@@ -17,7 +17,7 @@ from napari_tally.core.instances import find_instances
 from napari_tally.core.model_file import Model, build_network
 from napari_tally.core.plan import new_model, plan_training, prepare
 from napari_tally.core.predict import Predictor, predict_plane
-from napari_tally.core.samples import TrainingPair, cell_diameter, class_map
+from napari_tally.core.samples import TrainingPair, body_diameter, cell_diameter, class_map
 from napari_tally.core.sizes import own_scale, working_scale, z_scale_for
 from napari_tally.core.train import train
 from napari_tally.settings import CountingSettings, NetworkSettings, PredictionSettings, TrainingSettings
@@ -155,13 +155,28 @@ def test_images_of_tiny_cells_are_enlarged_and_that_is_said(width):
     assert find_instances(np.stack([wanted == c for c in range(3)]).astype(np.float32), new_model(plan).counting, plan.scale).max() == 20
 
 
-def bodies(width, thickness):
+def bodies(width, thickness, side_um=1.0):
     """Give a volume of balls of so many pixels across, wide apart, and of slices so many pixels thick."""
     side, slices = 2 * width, round(2 * width / thickness) + 1
     places = [(slices / 2, side * (i + 0.5), side * (j + 0.5), width / 2) for i in range(4) for j in range(5)]
     labels = balls((slices, 4 * side, 5 * side), *places, aspect=thickness)
-    image = as_image(labels.astype(np.uint8), axes="ZYX", pixel_size=(1.0, 1.0), steps={"Z": thickness})
+    image = as_image(labels.astype(np.uint8), axes="ZYX", pixel_size=(side_um, side_um), steps={"Z": thickness * side_um})
     return TrainingPair(image, labels)
+
+
+def test_volumes_of_two_magnifications_are_one_size_in_training_and_at_prediction():
+    both = [bodies(20, 1.5, side_um=0.5), bodies(10, 2.0, side_um=1.0)]  # balls of 10 um, slices 0.75 and 2 um apart
+    plan = plan_training(both, replace(CPU, dimensions="3-D", steps=1, depth=1, base_width=2, patch=16))
+    assert (plan.pixel_size, plan.diameter) == (pytest.approx(0.5**0.5), pytest.approx(10 / 0.5**0.5, rel=0.05))
+    assert f"of 0.5 to 1 µm; each is brought to {plan.pixel_size / plan.scale:.3g} µm." in plan.notes[-1]
+    assert "how far slices are apart" not in "".join(plan.notes)
+    volumes = prepare(plan, both)
+    wide = [body_diameter([TrainingPair(as_image(v.picture[0], axes="ZYX"), v.labels)], [plan.aspect]) for v in volumes]
+    np.testing.assert_allclose(wide, plan.diameter * plan.scale, rtol=0.06)
+    model = new_model(plan)
+    run_to_end(train(model, both, plan))
+    for one, volume in zip(both, volumes, strict=True):
+        assert volume.labels.shape == Predictor(model, one.image, PredictionSettings(device="cpu")).grid
 
 
 @pytest.mark.parametrize("thickness", [0.5, 1.0, 2.2])

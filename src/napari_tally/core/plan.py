@@ -23,6 +23,8 @@ from napari_tally.core.unet import UNet
 from napari_tally.core.words import number
 from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
 
+_ON_GPU = 4
+"""Patches a step on a GPU, as in pretraining: one would leave most of it idle. Fewer where the memory is little."""
 _PATCH_3D = 48
 """Side of a training patch of volumes in network pixels: three cells."""
 _OF_FREE = 0.8
@@ -55,7 +57,7 @@ class TrainingPlan:
         The cells differ so much in size from image to image that each image is brought to the size that the start knows; at
         prediction the model estimates it.
     pixel_size : float or None
-        Side of a pixel in micrometres, where all images state one. Where they differ, the middle one; None for volumes, the paper preset
+        Side of a pixel in micrometres, where all images state one. Where they differ, the middle one; None for the paper preset
         and a start that knows any size.
     seen : tuple of str
         Names of images that the start model was trained on: they cannot judge it.
@@ -191,7 +193,7 @@ def plan_training(
     chosen = replace(
         settings,
         patch=settings.patch or ((132 if paper else _PATCH_3D) if in_3d else 572 if paper else 160),
-        batch=settings.batch or 1,
+        batch=settings.batch or (_ON_GPU if device.type == "cuda" and not paper else 1),
         learning_rate=settings.learning_rate or (1e-4 if paper else 1e-3 if start and start.record else 2e-3),
         class_balance=1.0 if paper else settings.class_balance,
     )
@@ -203,11 +205,14 @@ def plan_training(
     most = round(sizes.z_scale * max(pair.image.slices for pair in pairs)) if in_3d else 0
     z_step, free = sizes.z_scale / sizes.slice_distance / sizes.scale, free_memory(device)
     size, slices, memory = _patch(network, chosen.patch, chosen.batch, pixels, most, z_step)
-    while not settings.patch and memory > _OF_FREE * free:
-        smaller = _patch(network, size // 2, chosen.batch, pixels, most, z_step)
-        if smaller[0] == size:
+    while memory > _OF_FREE * free:
+        if not settings.batch and chosen.batch > 1:
+            chosen = replace(chosen, batch=chosen.batch // 2)
+        elif settings.patch or _patch(network, size // 2, chosen.batch, pixels, most, z_step)[0] == size:
             break
-        size, slices, memory = smaller
+        else:
+            size = size // 2
+        size, slices, memory = _patch(network, size, chosen.batch, pixels, most, z_step)
     if memory > free:
         takes = f"Training takes about {memory / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
         notes.append(f"{takes} Take smaller patches, fewer a step, or fewer images.")

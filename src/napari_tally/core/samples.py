@@ -107,12 +107,18 @@ def cell_diameter(pairs: Sequence[TrainingPair], scales: Sequence[float] = ()) -
     return float(np.median(diameters)) if diameters else float("nan")
 
 
-def body_diameter(pairs: Sequence[TrainingPair], slice_distance: float) -> float:
-    """Give the median diameter in pixels of the ball that is as large as a drawn cell of a volume; NaN without cells."""
-    volumes = [volume for pair in pairs for volume in volumes_of(pair.labels, pair.image.slices)]
-    sizes = [np.unique(volume[volume > 0], return_counts=True)[1] for volume in volumes]  # not bincount, which has a place for every id
-    voxels = np.concatenate(sizes) if sizes else np.empty(0)
-    return float(np.cbrt(6 / np.pi * np.median(voxels) * slice_distance)) if voxels.size else float("nan")
+def body_diameter(pairs: Sequence[TrainingPair], slice_distances: Sequence[float], scales: Sequence[float] = ()) -> float:
+    """Give the median diameter in pixels of the ball that is as large as a drawn cell of a volume; NaN without cells.
+
+    `slice_distances` are how far the slices of each pair are apart, `scales` what becomes of a pixel of it, as in :func:`cell_diameter`;
+    both in the pixels in which the diameter is given.
+    """
+    voxels: list[NDArray[np.floating]] = [np.empty(0)]
+    for pair, distance, scale in zip(pairs, slice_distances, scales or [1.0] * len(pairs), strict=True):
+        for volume in volumes_of(pair.labels, pair.image.slices):
+            counts = np.unique(volume[volume > 0], return_counts=True)[1]  # not bincount, which has a place for every id
+            voxels.append(counts * scale**2 * distance)
+    return float(np.cbrt(6 / np.pi * np.median(sizes))) if (sizes := np.concatenate(voxels)).size else float("nan")
 
 
 def volumes_of(labels: NDArray[Any], slices: int) -> NDArray[Any]:

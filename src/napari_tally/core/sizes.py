@@ -110,21 +110,7 @@ def _of_planes(pairs: Sequence[TrainingPair], settings: TrainingSettings, start:
     else:
         scale = 1.0 if settings.preset == "paper" else _scale_from_nothing(diameter)
         notes += [_on_tiny(diameter, scale)] * (diameter < _TINY)
-    sizes = Sizes(diameter, scale, (), pixel_size=pixel_size)
-    scales = tuple(working_scale(sizes, image) for image in images)
-    sides = [side for image in images if (side := _side(image)) == side]
-    stated = f"The images have pixels of {min(sides):.3g} to {max(sides):.3g} µm" if sides else ""
-    if pixel_size and len(set(scales)) > 1:
-        if max(scales) > LARGEST_SCALE:
-            name = images[int(np.argmax(scales))].name
-            raise ValueError(
-                f"{stated}, so {name} would be enlarged {max(scales):.0f} times to be like the others; at most {LARGEST_SCALE} times is "
-                "possible. Leave it out, or correct its pixel size."
-            )
-        notes.append(f"{stated}; each is brought to {pixel_size / scale:.3g} µm.")
-    elif sides and not pixel_size and not as_they_are and max(sides) > (1 + _ROUNDED) * min(sides):
-        notes.append(f"{stated}, but not all state one that can be believed; they are taken as they are.")
-    return replace(sizes, scales=scales, notes=tuple(notes))
+    return _each_scaled(Sizes(diameter, scale, (), pixel_size=pixel_size, notes=tuple(notes)), images, as_they_are)
 
 
 def _of_volumes(pairs: Sequence[TrainingPair], settings: TrainingSettings, start: Model | None) -> Sizes:
@@ -134,25 +120,45 @@ def _of_volumes(pairs: Sequence[TrainingPair], settings: TrainingSettings, start
     larger, and 12 where they are tiny. Slices that are nearer to each other than those pixels are resampled; others stay, for what was not
     seen cannot be made up.
     """
-    images = [pair.image for pair in pairs]
-    stated = [image.slice_distance for image in images if image.slice_distance]
+    images, notes = [pair.image for pair in pairs], []
+    as_they_are = start is None and settings.preset == "paper"
+    pixel_size = _pixel_size(images, several=not as_they_are)
+    times = [_times(image, pixel_size) for image in images]
+    stated = [image.slice_distance * own for image, own in zip(images, times, strict=True) if image.slice_distance]
     known = float(np.median(stated)) if stated else start.slice_distance if start else 1.0
-    distance = settings.slice_distance or known
-    diameter, notes = body_diameter(pairs, distance), []
+    distance = settings.slice_distance or known  # in pixels of the middle size, as all that follows
+    distances = [(settings.slice_distance or image.slice_distance) * own or known for image, own in zip(images, times, strict=True)]
+    diameter = body_diameter(pairs, distances, times)
     if start is not None:
         scale, flat = _scale_for(start, diameter), start.settings.flat
         z_scale = distance * scale / start.aspect
     else:
-        paper = settings.preset == "paper"
-        scale = 1.0 if paper else _scale_from_nothing(diameter, in_3d=True)
+        scale = 1.0 if as_they_are else _scale_from_nothing(diameter, in_3d=True)
         thickness = distance * scale
-        z_scale = max(0.02, thickness) if thickness < _FINE and not paper else 1.0
+        z_scale = max(0.02, thickness) if thickness < _FINE and not as_they_are else 1.0
         flat = max(0, round(math.log2(thickness / z_scale)))  # until a voxel is about a cube
     notes += [_on_tiny(diameter, scale)] * (diameter < _TINY and (start is None or scale > 1))
     if not settings.slice_distance and len(stated) < len(images):
         notes.append(f"The files do not say how far slices are apart; they are taken to be {pixels_apart(distance)}. State it if not.")
-    scales, pixel_size = (scale,) * len(pairs), _pixel_size(images, several=False)
-    return Sizes(diameter, scale, scales, False, pixel_size, z_scale, distance, flat, tuple(notes))
+    return _each_scaled(Sizes(diameter, scale, (), False, pixel_size, z_scale, distance, flat, tuple(notes)), images, as_they_are)
+
+
+def _each_scaled(sizes: Sizes, images: Sequence[Image], as_they_are: bool) -> Sizes:
+    """Give each image its scale, and say where they differ."""
+    scales, notes = tuple(working_scale(sizes, image) for image in images), list(sizes.notes)
+    sides = [side for image in images if (side := _side(image)) == side]
+    stated = f"The images have pixels of {min(sides):.3g} to {max(sides):.3g} µm" if sides else ""
+    if sizes.pixel_size and len(set(scales)) > 1:
+        if max(scales) > LARGEST_SCALE:
+            name = images[int(np.argmax(scales))].name
+            raise ValueError(
+                f"{stated}, so {name} would be enlarged {max(scales):.0f} times to be like the others; at most {LARGEST_SCALE} times is "
+                "possible. Leave it out, or correct its pixel size."
+            )
+        notes.append(f"{stated}; each is brought to {sizes.pixel_size / sizes.scale:.3g} µm.")
+    elif sides and not sizes.pixel_size and not as_they_are and max(sides) > (1 + _ROUNDED) * min(sides):
+        notes.append(f"{stated}, but not all state one that can be believed; they are taken as they are.")
+    return replace(sizes, scales=scales, notes=tuple(notes))
 
 
 def smallest_body(scale: float, z_scale: float) -> float:

@@ -59,14 +59,14 @@ def discs(shape: tuple[int, int], *places: tuple[float, float, float]) -> NDArra
     return labels
 
 
-def plane(labels: NDArray[np.int32], name: str = "a") -> Plane:
+def plane(labels: NDArray[np.int32], name: str = "a", image: int = 0) -> Plane:
     """Give a plane whose picture shows its cells."""
-    return Plane(name, name, np.maximum(labels, 0)[None].astype(np.float32), labels, np.zeros(labels.shape, np.float32))
+    return Plane(image, name, np.maximum(labels, 0)[None].astype(np.float32), labels, np.zeros(labels.shape, np.float32))
 
 
 def many(n: int, height: int = 40, width: int = 200) -> Plane:
     """A row of n cells."""
-    return plane(discs((height, width), *((height / 2, x, 4) for x in np.linspace(8, width - 8, n))), f"{n} cells")
+    return plane(discs((height, width), *((height / 2, x, 4) for x in np.linspace(8, width - 8, n))), f"{n} cells", image=n)
 
 
 def balls(shape: tuple[int, int, int], *places: tuple[float, float, float, float], aspect: float = 1.0) -> NDArray[np.int32]:

@@ -170,7 +170,7 @@ class TrainingSettings:
             "max": 10**7,
             "label": "Steps",
             "zero": "by minutes",
-            "tooltip": "0 = by minutes. A number trains for so many steps: repeatable to the bit.",
+            "tooltip": "0 = by minutes. A number trains for so many steps: repeatable to the bit on one machine, with as much memory free.",
         },
     ] = 0
     device: Annotated[
@@ -275,6 +275,15 @@ class TrainingSettings:
             "the first. Empty = as the model to start from, else all of them.",
         },
     ] = ""
+    statistics: Annotated[
+        Literal["auto", "image", "experiment"],
+        {
+            "label": "Brightness",
+            "tooltip": "'image': every image is judged by its own range of intensities, so exposure may vary. 'experiment': all by the "
+            "range of the training images, so a dim image stays dim; for images taken with the same settings. 'auto': as the start model "
+            "knows it, from random weights by 'image'.",
+        },
+    ] = "auto"
     loss: Annotated[
         Loss,
         {
@@ -372,7 +381,7 @@ class PredictionSettings:
             "step": 16,
             "label": "Tile (px)",
             "zero": "automatic",
-            "tooltip": "Side of a tile. 0 = chosen for you; never changes the result.",
+            "tooltip": "Side of a tile. 0 = chosen for you. It changes nothing, but of networks that look at a whole tile.",
         },
     ] = 0
     slice_distance: Annotated[
@@ -390,7 +399,8 @@ class PredictionSettings:
         bool,
         {
             "label": "Average 8 views",
-            "tooltip": "Look at the image turned and mirrored too, 8 times in all, and average: a little better, 8 times slower.",
+            "tooltip": "Look at the image turned and mirrored too, 8 times in all, and average: 8 times slower. Of the models that come "
+            "with napari-tally it makes none better.",
         },
     ] = False
     device: Annotated[
@@ -409,6 +419,10 @@ class BatchSettings:
     anew: Annotated[
         bool, {"label": "Count all anew", "tooltip": "Count images anew that an earlier run with the same settings has counted already."}
     ] = False
+
+
+LARGEST_MIN_AREA = 1e6
+"""Pixels, or voxels, that the smallest cell may be asked to have."""
 
 
 @dataclass(frozen=True)
@@ -457,7 +471,13 @@ class CountingSettings:
     ] = 0.55
     min_area: Annotated[
         float,
-        {"min": 0.0, "max": 1e6, "step": 1.0, "label": "Smallest cell (px)", "tooltip": "Cells with fewer pixels are dropped."},
+        {
+            "min": 0.0,
+            "max": LARGEST_MIN_AREA,
+            "step": 1.0,
+            "label": "Smallest cell (px)",
+            "tooltip": "Cells with fewer pixels are dropped.",
+        },
     ] = 16.0
 
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from pictures import picture
+from pictures import balls, picture
 
-from napari_tally.core.annotations import check_labels, known_labels, require_ids, require_labels, split_pieces
+from napari_tally.core.annotations import cells_go_through, check_labels, known_labels, require_ids, require_labels, split_pieces
 from napari_tally.core.images import as_image
 
 GOOD = picture("""
@@ -85,7 +85,7 @@ def test_binary_mask():
     (problem,) = check_labels(labels, IMAGE)
     assert (problem.kind, problem.stops, problem.fix) == ("binary mask", False, "split")
     assert "all 8 separate objects have the same id 255" in problem.message
-    assert kinds(split_pieces(labels)) == []
+    assert kinds(split_pieces(labels, 1)) == []
 
 
 def test_pieces():
@@ -93,7 +93,7 @@ def test_pieces():
     (problem,) = check_labels(labels, IMAGE)
     assert (problem.kind, problem.stops, problem.fix) == ("pieces", False, "split")
     assert "2 of 3 ids are in several pieces" in problem.message
-    assert kinds(split_pieces(labels)) == []
+    assert kinds(split_pieces(labels, 1)) == []
 
 
 def test_one_cell_hidden_in_part_is_no_binary_mask():
@@ -158,7 +158,8 @@ def test_split_pieces():
             .11...22
             ?...1...
             ??5555..
-            """)
+            """),
+            slices=1,
         ),
         picture("""
             11..22.3
@@ -169,12 +170,22 @@ def test_split_pieces():
     )
 
 
+def test_bodies_are_split_through_their_slices():
+    labels = balls((7, 30, 40), (3, 8, 8, 3.5), (3, 8, 28, 3.5), (3, 22, 8, 3.5), (3, 22, 28, 3.5))
+    labels[labels == 4] = 3  # one id in two pieces
+    assert cells_go_through(split_pieces(labels, 7), 7)
+    assert np.unique(split_pieces(labels, 7)).tolist() == [0, 1, 2, 3, 4]
+    assert split_pieces(labels, 1).max() > 4 * 5  # planes of a series: profiles
+    mask = (labels > 0).astype(np.int32)  # which does not tell what goes on in the next slice
+    assert (split_pieces(mask, 7).max() > 4 * 5, split_pieces(mask, 7, are_bodies=True).max()) == (True, 4)
+
+
 @given(arrays(np.int32, (2, 5, 6), elements=st.integers(-1, 3)))
 def test_split_pieces_of_anything(labels):
-    split = split_pieces(labels)
+    split = split_pieces(labels, 1)
     np.testing.assert_array_equal(np.minimum(split, 0), np.minimum(labels, 0))
     np.testing.assert_array_equal(split > 0, labels > 0)
     ids = np.unique(split[split > 0])
     assert ids.tolist() == list(range(1, ids.size + 1))
     assert all(np.unique(labels[split == i]).size == 1 for i in ids)  # touching ids stay apart
-    np.testing.assert_array_equal(split_pieces(split), split)
+    np.testing.assert_array_equal(split_pieces(split, 1), split)

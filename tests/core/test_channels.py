@@ -132,7 +132,7 @@ def test_training_on_chosen_channels_is_training_on_images_that_have_only_these(
     models = []
     for image, wish in ((stack(), "3 1"), (picked(stack(), (2, 0)), "")):
         pair = TrainingPair(image, CELLS)
-        plan = plan_training([pair], replace(WISH, channels=wish), normalisation=NormalisationSettings(statistics="experiment"))
+        plan = plan_training([pair], replace(WISH, channels=wish, statistics="experiment"))
         model = new_model(plan)
         run_to_end(train(model, [pair], plan))
         models.append(model)
@@ -183,7 +183,7 @@ def test_a_model_sees_of_an_image_what_it_has_learned(choice, colour):
 def test_the_brightness_of_the_experiment_is_that_of_the_chosen_channels():
     image = stack()
     how = NormalisationSettings(statistics="experiment")
-    plan = plan_training([TrainingPair(image, CELLS)], replace(WISH, channels="3 1"), normalisation=how)
+    plan = plan_training([TrainingPair(image, CELLS)], replace(WISH, channels="3 1", statistics="experiment"))
     np.testing.assert_allclose(plan.window, intensity_window(picked(image, (2, 0)), how), rtol=1e-6)
 
 

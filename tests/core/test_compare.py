@@ -192,6 +192,6 @@ def test_points_and_settings_as_for_training(pairs, tmp_path, capsys):
     assert "fold 2, seed 5: 1 steps" in capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "runs.json").read_text())
     assert content["made_with"]["settings"]["depth"] == 2
-    assert content["made_with"]["normalisation"]["statistics"] == "experiment"
+    assert content["made_with"]["settings"]["statistics"] == "experiment"
     assert main([*command, "--radius", "-1"]) == 2
     assert main([*command, "--types", "2", "--ids-per-type", "100"]) == 2  # no second type is there

@@ -7,7 +7,8 @@ import PIL.Image
 import pytest
 import tifffile
 
-from napari_tally.core.image_files import list_images, match_by_stem, read_image
+from napari_tally.core import image_files
+from napari_tally.core.image_files import list_images, match_by_stem, read_image, stated_sizes
 from napari_tally.core.intensity import intensity_window, normalise
 from napari_tally.settings import NormalisationSettings
 
@@ -90,6 +91,19 @@ def test_centimetres_are_a_pixel_size_and_inches_are_not(written):
     assert written(GREY, resolution=(1e4, 2e4), resolutionunit="CENTIMETER").pixel_size == (0.5, 1.0)
     assert written(GREY, resolution=(300, 300), resolutionunit="INCH").pixel_size is None
     assert written(GREY, resolution=(0, 0), resolutionunit="CENTIMETER").pixel_size is None
+
+
+@pytest.mark.parametrize("ome", [True, False])
+def test_the_pixel_size_is_that_of_the_image_that_is_read_not_of_its_thumbnail(tmp_path, ome):
+    path = tmp_path / ("a.ome.tif" if ome else "a.tif")
+    with tifffile.TiffWriter(path, ome=ome) as tif:
+        for pixels, side in ((GREY[::8, ::8], 4.0), (GREY, 0.5)):
+            physical = {"axes": "YX", "PhysicalSizeX": side, "PhysicalSizeY": side}
+            tif.write(pixels, metadata=physical if ome else None, resolution=(1e4 / side, 1e4 / side), resolutionunit="CENTIMETER")
+    image = read_image(path)
+    assert (image.shape, image.pixel_size) == (GREY.shape, (0.5, 0.5))
+    assert stated_sizes(path, GREY.shape)[0] == (0.5, 0.5)
+    assert stated_sizes(path, (6, 8)) == (None, {})  # of another image than the one that is read
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
@@ -249,7 +263,8 @@ def test_pairs_by_stem(tmp_path):
 # --- intensities -----------------------------------------------------------------------------------
 
 
-def test_each_file_of_a_data_set_in_many_files_is_read_by_itself(tmp_path):
+@pytest.mark.parametrize("least", [100, 2**28])
+def test_each_file_of_a_data_set_in_many_files_is_read_by_itself(tmp_path, monkeypatch, least):
     """OME-TIFF may name planes in other files; each file is an image of its own here, and a missing one gives no black planes."""
     pixels = '<Pixels ID="P" DimensionOrder="XYZCT" Type="uint8" SizeX="30" SizeY="20" SizeZ="2" SizeC="1" SizeT="1">'
     planes = "".join(
@@ -260,9 +275,11 @@ def test_each_file_of_a_data_set_in_many_files_is_read_by_itself(tmp_path):
         "</Pixels></Image></OME>"
     )
     tifffile.imwrite(tmp_path / "0.ome.tif", np.full((20, 30), 7, np.uint8), description=ome, metadata=None)
+    monkeypatch.setattr(image_files, "LAZY_BYTES", least)
     image = read_image(tmp_path / "0.ome.tif")
+    assert image.is_lazy == (least == 100)
     assert image.planes.shape[2:] == (20, 30)
-    assert (image.planes[0] == 7).all()
+    assert (image.loaded().planes == 7).all()
     assert len(image.planes) == 1
 
 

@@ -42,6 +42,7 @@ def large(monkeypatch):
         ((3, 70, 90), {"photometric": "minisblack", "metadata": {"axes": "ZYX"}}),
         ((3, 70, 90), {"photometric": "minisblack", "metadata": {"axes": "CYX"}}),
         ((70, 90, 3), {"photometric": "rgb", "tile": (16, 16)}),
+        ((70, 90), {"byteorder": ">"}),
     ],
 )
 def test_tiff_read_in_pieces(tmp_path, rng, monkeypatch, shape, options):

@@ -111,14 +111,13 @@ def test_images_that_the_start_has_seen_are_known_by_their_pixels():
     start = new_model(plan_training([pair()], CPU))
     start.record = {"seen": [pair().image.fingerprint]}
     renamed = replace(pair(), image=replace(pair().image, name="renamed"))
-    assert plan_training([renamed, colour()], CPU, start).seen == ("renamed",)
+    assert plan_training([renamed, colour()], CPU, start).seen == (0,)
 
 
 def test_grey_images_have_a_window_for_each_channel_of_a_start_for_colour(tmp_path):
     start = find_model("nuclei")
-    wish = NormalisationSettings(statistics="experiment")
     image, labels = nt.simulate_nuclei(seed=0)
-    plan = plan_training([TrainingPair(nt.as_image(image), labels)], TrainingSettings(steps=2), start, wish)
+    plan = plan_training([TrainingPair(nt.as_image(image), labels)], TrainingSettings(steps=2, statistics="experiment"), start)
     assert plan.window.shape == (3, 2)
     assert (plan.window == plan.window[0]).all()
     assert "The start model knows brightness by the image; from now on it is by the experiment." in plan.notes
@@ -130,11 +129,14 @@ def test_grey_images_have_a_window_for_each_channel_of_a_start_for_colour(tmp_pa
 def test_one_window_for_the_whole_experiment():
     one, two = (replace(pair(), image=replace(pair().image, planes=pair().image.planes.astype(float) * k)) for k in (100, 300))
     settings = NormalisationSettings(statistics="experiment")
-    plan = plan_training([one, two], CPU, normalisation=settings)
+    plan = plan_training([one, two], replace(CPU, statistics="experiment"))
     middle = np.mean([intensity_window(p.image, settings) for p in (one, two)], axis=0)
     np.testing.assert_allclose(plan.window, middle, rtol=1e-6)
     assert (new_model(plan).window == plan.window).all()
     assert plan_training([one, two], CPU).window is None
+    start = new_model(plan)
+    assert plan_training([one, two], CPU, start).normalisation == start.normalisation  # as the start, unless something else is asked for
+    assert plan_training([one, two], replace(CPU, statistics="image"), start).window is None
 
 
 def test_nothing_to_learn_from():

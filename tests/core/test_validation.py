@@ -22,9 +22,9 @@ def test_of_three_planes_the_middle_one_is_held_out():
 
 
 def test_planes_of_one_stack_stay_together():
-    a, b, c = (replace(many(n), image=image) for n, image in ((9, "stack"), (9, "stack"), (5, "single")))
+    a, b, c = (replace(many(n), image=image) for n, image in ((9, 0), (9, 0), (5, 1)))
     training, held_out = hold_out([a, b, c], 10)
-    assert [plane.image for plane in training] == ["stack", "stack", "single"]
+    assert [plane.image for plane in training] == [0, 0, 1]
     for part, other in zip(training[:2], held_out, strict=True):  # the same block of every plane
         np.testing.assert_array_equal(np.flatnonzero((part.labels >= 0)[0]), np.arange(140))
         np.testing.assert_array_equal(np.flatnonzero((other.labels >= 0)[0]), np.arange(150, 200))
@@ -102,7 +102,7 @@ def test_cells_that_the_middle_cuts_judge_nothing():
 
 
 def named(n, name):
-    return replace(many(n), image=name, name=name)
+    return replace(many(n), image=int(name), name=name)
 
 
 def test_four_images_make_two_folds_with_as_many_cells():
@@ -126,7 +126,7 @@ def test_planes_of_one_stack_are_cut_in_one_place():
     drawn = many(20).labels
     columns = np.arange(200)
     slices = [plane(np.where(known, drawn, NOT_ANNOTATED).astype(np.int32)) for known in (columns < 140, columns >= 60)]
-    slices = [replace(one, image="stack", name=f"slice {i}") for i, one in enumerate(slices)]
+    slices = [replace(one, image=0, name=f"slice {i}") for i, one in enumerate(slices)]
     a, b = two_folds(slices, 10)
     assert [np.flatnonzero((one.labels >= 0)[0])[[0, -1]].tolist() for one in a] == [[0, 89], [60, 89]]
     assert [np.flatnonzero((one.labels >= 0)[0])[[0, -1]].tolist() for one in b] == [[100, 139], [100, 199]]
@@ -149,11 +149,11 @@ def test_from_a_trained_model_every_image_judges_and_every_image_is_learned():
 
 def test_images_that_the_start_has_seen_do_not_judge():
     planes = [named(n, str(n)) for n in (9, 8, 5, 3, 7)]
-    one, two, last = plan_phases(planes, 10, from_trained=True, seen=["7"])
+    one, two, last = plan_phases(planes, 10, from_trained=True, seen=[7])
     assert "7" not in names(one.held_out) + names(two.held_out)
     assert "7" in names(one.training)
     assert "7" in names(two.training)
-    (everything,) = plan_phases(planes, 10, from_trained=True, seen=[plane.name for plane in planes])
+    (everything,) = plan_phases(planes, 10, from_trained=True, seen=[plane.image for plane in planes])
     assert (len(everything.training), everything.held_out) == (5, [])
 
 

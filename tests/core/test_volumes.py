@@ -285,7 +285,7 @@ def test_blocks_of_a_volume_share_no_cell(tall):
     shape = (60, 24, 20) if tall else (8, 24, 80)
     places = [(z, y, x, 3) for z in range(4, shape[0], 8) for y in (6, 17) for x in range(6, shape[2], 10)]
     labels = balls(shape, *places)
-    plane = Plane("a", "a", np.zeros((1, *shape), np.float32), labels, np.zeros(shape, np.float32), aspect=1.5)
+    plane = Plane(0, "a", np.zeros((1, *shape), np.float32), labels, np.zeros(shape, np.float32), aspect=1.5)
     training, held_out = hold_out([plane], guard=12)
     a, b = training[0].labels, held_out[0].labels
     assert not set(np.unique(a[a > 0])) & set(np.unique(b[b > 0]))

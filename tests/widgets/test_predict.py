@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from napari_tally.core.channels import ChannelChoice
 from napari_tally.core.counting import measure_cells, summarise
 from napari_tally.core.model_file import shipped_models
 from napari_tally.settings import CountingSettings
+from napari_tally.widgets import _counting
 from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._geometry import shown_plane
 from napari_tally.widgets._layers import annotation_of, image_from_layer, layers_of, region_of
@@ -373,6 +375,23 @@ def test_labels_that_were_mended_by_hand_are_counted_and_not_made_anew(model, wi
     assert not second.data.any()
     np.testing.assert_array_equal(mended.data, before)
     assert "corrected by hand" in (tmp_path / "record.json").read_text()
+
+
+def test_cells_may_be_mended_while_other_images_are_still_to_come(model, widget, click, qtbot, monkeypatch):
+    one, two = model.add_image(nine_discs(), name="one"), model.add_image(nine_discs(), name="two")
+    go, read = threading.Event(), _counting.image_from_layer
+    monkeypatch.setattr(_counting, "image_from_layer", lambda layer: read(layer) if layer is one or go.wait(30) else None)
+    widget.image_choice.layer = None
+    click(widget.run_button)
+    qtbot.waitUntil(lambda: widget.count_text.text() == "9 cells")
+    (labels,) = layers_of(model, "prediction", one)
+    labels.data[labels.data == 5] = 0
+    labels.metadata["napari_tally"]["corrected"] = 1
+    session(model).cells_mended.emit()
+    go.set()
+    qtbot.waitUntil(lambda: widget.run_button.isEnabled() and bool(layers_of(model, "prediction", two)))
+    assert widget.count_text.text() == "17 cells"
+    assert layers_of(model, "prediction", one) == [labels]
 
 
 def test_images_that_were_counted_in_different_ways_are_not_saved_as_one(model, widget, qtbot, count, tmp_path):

@@ -4,14 +4,12 @@ import argparse
 import sys
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin
 
-from napari_tally.settings import NormalisationSettings, TrainingSettings, fields_of, from_dict
+from napari_tally.settings import TrainingSettings, fields_of, from_dict
 
 if TYPE_CHECKING:
-    from napari_tally.core.model_file import Model
     from napari_tally.core.predict import TileDone
     from napari_tally.core.samples import TrainingPair
 
@@ -66,8 +64,6 @@ def add_data(parser: argparse.ArgumentParser, compares: bool = False) -> None:
         parser.add_argument("--val-images", type=Path, metavar="DIR", help="images to validate on (default: a part is held out)")
         parser.add_argument("--val-labels", type=Path, metavar="DIR", help="their label images")
     add_settings(parser, TrainingSettings, but=("architecture", "loss", "insist") if compares else ())
-    kind, meta = fields_of(NormalisationSettings)["statistics"]
-    parser.add_argument("--statistics", choices=get_args(kind), default="image", help=meta["tooltip"])
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:
@@ -93,15 +89,10 @@ def read_data(arguments: argparse.Namespace) -> "tuple[list[TrainingPair], list[
     return pairs, read_pairs(arguments.val_images, arguments.val_labels, arguments.split, arguments.radius, volumes)
 
 
-def normalisation_from(arguments: argparse.Namespace, start: "Model | None") -> NormalisationSettings:
-    """Take the brightness asked for, the rest from the model to start from."""
-    return replace(start.normalisation if start else NormalisationSettings(), statistics=arguments.statistics)
-
-
 def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 0.0, volumes: bool = False) -> "list[TrainingPair]":
     """Read two folders of images and labels into training pairs; say what is odd about the labels.
 
-    With a `radius`, the labels are CSV files of points, which become discs. With `volumes`, objects are split as bodies.
+    With a `radius`, the labels are CSV files of points, which become discs. With `volumes`, objects of masks are split as bodies.
     """
     if radius:
         return _read_points(images, labels, radius)
@@ -114,7 +105,7 @@ def read_pairs(images: Path, labels: Path, split: bool = False, radius: float = 
     for image_path, labels_path in match_by_stem(images, labels):
         image, drawn = read_image(image_path), read_labels(labels_path)
         if split and drawn.shape == image.shape:
-            drawn = split_pieces(drawn, image.slices if volumes else 1)
+            drawn = split_pieces(drawn, image.slices, volumes)
         pairs.append(TrainingPair(image, require_labels(drawn, image)))
         odd += [problem.message for problem in check_labels(drawn, image)]
     for message in odd[:3]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from napari_tally.cli._parts import Commands, Progress, add_data, normalisation_from, read_data, settings_from
+from napari_tally.cli._parts import Commands, Progress, add_data, read_data, settings_from
 from napari_tally.settings import Loss, TrainingSettings, fields_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
             else:
                 progress.show(news.fraction, f"run {news.number} of {news.total}: {news.architecture}, {news.loss}")  # type: ignore[attr-defined]
 
-        given = (pairs, *asked, settings, out / "runs.json", arguments.folds, arguments.seeds, normalisation_from(arguments, None))
+        given = (pairs, *asked, settings, out / "runs.json", arguments.folds, arguments.seeds)
         try:
             runs = run_to_end(compare(*given), show)
         except (KeyboardInterrupt, ValueError, RuntimeError, MemoryError, OSError):

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             image = read_image(image_path)
             drawn = read_labels(labels_path)
-            drawn = require_labels(split_pieces(drawn) if arguments.split and drawn.shape == image.shape else drawn, image)
+            drawn = require_labels(split_pieces(drawn, image.slices) if arguments.split and drawn.shape == image.shape else drawn, image)
             labels = np.maximum(drawn, 0)  # not annotated is no cell
             counts = results.add(labels, image, choice.regions(image_path), choice.group(image_path))
             found = Prediction(None, labels, 1.0, int(counts["found"].sum()))

@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
         there = target.exists() and target.samefile(path)
         formats: list[Format] = [kind for kind in arguments.format if not (kind == "labels" and there and not arguments.split)]
         labels = read_labels(path)
-        export(require_ids(split_pieces(labels) if arguments.split else labels, path), stem, out, formats)
+        if arguments.split:
+            labels = split_pieces(labels, labels.shape[-3] if labels.ndim > 2 else 1)
+        export(require_ids(labels, path), stem, out, formats)
     for kind in arguments.format:
         print(f"{kind}: {out / kind}")

@@ -3,7 +3,7 @@
 import argparse
 import textwrap
 
-from napari_tally.cli._parts import Commands, add_data, normalisation_from, read_data, settings_from
+from napari_tally.cli._parts import Commands, add_data, read_data, settings_from
 from napari_tally.settings import TrainingSettings
 
 
@@ -22,6 +22,6 @@ def run(arguments: argparse.Namespace) -> None:
     from napari_tally.core.start import choose_start, name_of
 
     start = choose_start(arguments.start, pairs, settings)
-    plan = plan_training(pairs, settings, start, normalisation_from(arguments, start))
+    plan = plan_training(pairs, settings, start)
     for topic, text in explain(plan, name_of(start), len(validation)):
         print(textwrap.fill(text, 100, initial_indent=f"{topic + ':':14}", subsequent_indent=" " * 14))

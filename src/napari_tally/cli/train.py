@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_tally.cli._parts import Commands, Progress, add_data, normalisation_from, read_data, settings_from
-from napari_tally.settings import NormalisationSettings, TrainingSettings
+from napari_tally.cli._parts import Commands, Progress, add_data, read_data, settings_from
+from napari_tally.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from napari_tally.core.checkpoint import Checkpoint
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     start = None if resume else choose_start(arguments.start, pairs, settings)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=arguments.out.parent).close()  # fail now rather than after the training
-    fit(pairs, settings, arguments.out, start, validation, normalisation_from(arguments, start), resume)
+    fit(pairs, settings, arguments.out, start, validation, resume)
     print(f"The model is in {arguments.out}.")
 
 
@@ -63,7 +63,6 @@ def fit(
     out: Path,
     start: "Model | None" = None,
     validation: Sequence[Any] = (),
-    normalisation: NormalisationSettings | None = None,
     resume: "Checkpoint | None" = None,
 ) -> "Model":
     """Train and save; an interrupt saves what there is, and what is needed to go on is kept beside it."""
@@ -76,7 +75,7 @@ def fit(
     if resume:
         start, plan, model = resume.start, resume.plan_here(), resume.model()
     else:
-        plan = plan_training(pairs, settings, start, normalisation)
+        plan = plan_training(pairs, settings, start)
         model = new_model(plan, start)
     what = "volumes" if plan.slices else "images"
     print(f"Training on {plan.n_images} {what} with {plan.n_cells} cells, {plan.diameter:.0f} px wide, on the {plan.device_name}.")
@@ -118,9 +117,9 @@ def fit(
                     progress.say(_comparison(event))
                 elif isinstance(event, Finished):
                     if event.start_kept:
-                        progress.say("The start model is kept as it was (--insist keeps the trained one).")
+                        progress.say("The start model is kept: training did not make it better (--insist keeps the trained one).")
                     progress.say(f"{event.step} steps in {event.seconds:.0f} s.")
-        except (KeyboardInterrupt, ValueError, RuntimeError):
+        except (KeyboardInterrupt, ValueError, RuntimeError, MemoryError, OSError):
             if learned:
                 kept = out.with_name(f"{out.stem}.interrupted{out.suffix}") if out.exists() else out  # the model of before may be better
                 kept = _save(model, kept)

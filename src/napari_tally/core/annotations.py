@@ -180,7 +180,7 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
             )
         )
     ids = np.unique(cells[drawn])
-    pieces = _pieces_of_ids(cells, image.slices if cells_go_through(cells, image.slices) else 1)
+    pieces = _pieces_of_ids(cells, _of_bodies(cells, image.slices))
     split = int((pieces > 1).sum())
     if ids.size == 1 and pieces[0] > _FEW_PIECES:
         problems.append(Problem("binary mask", _mask_message(name, pieces[0], ids[0]), fix="split"))
@@ -232,7 +232,7 @@ def _mask_message(name: object, pieces: int, number: int) -> str:
     )
 
 
-def split_pieces(labels: NDArray[np.integer], slices: int = 1) -> NDArray[np.int32]:
+def split_pieces(labels: NDArray[np.integer], slices: int, are_bodies: bool = False) -> NDArray[np.int32]:
     """Give every connected piece of every id its own id; touching ids stay apart.
 
     Parameters
@@ -240,10 +240,13 @@ def split_pieces(labels: NDArray[np.integer], slices: int = 1) -> NDArray[np.int
     labels : (Y, X) or (planes, Y, X) int
         0 or less is kept as it is. Planes are split each by itself, with ids that go on.
     slices : int
-        So many planes are one volume, and pieces are connected through its slices.
+        So many planes are one volume (:attr:`napari_tally.core.images.Image.slices`): where cells go through them, pieces are connected
+        through slices.
+    are_bodies : bool
+        They are, though the labels do not tell: of a mask.
     """
     labels = np.asarray(labels)
-    planes = _volumes(labels, slices)
+    planes = _volumes(labels, slices if are_bodies else _of_bodies(labels, slices))
     result = np.minimum(planes, 0).astype(np.int32)
     top = 0
     for plane, out in zip(planes, result, strict=True):
@@ -251,6 +254,12 @@ def split_pieces(labels: NDArray[np.integer], slices: int = 1) -> NDArray[np.int
         out[pieces > 0] = pieces[pieces > 0] + top
         top += int(pieces.max(initial=0))
     return result.reshape(labels.shape)
+
+
+def _of_bodies(labels: NDArray[np.integer], slices: int) -> int:
+    """Give the slices that pieces are connected through: 1 where cells do not go through them, and of a mask, which does not tell."""
+    is_mask = labels.max(initial=0) == labels.min(initial=labels.max(initial=0), where=labels > 0)
+    return 1 if is_mask or not cells_go_through(labels, slices) else slices
 
 
 def _volumes(labels: NDArray[Any], slices: int) -> NDArray[Any]:

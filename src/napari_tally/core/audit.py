@@ -200,7 +200,8 @@ class Audit:
         Returns
         -------
         pandas.DataFrame
-            One row a part: its name, predicted, corrected, low, high (NaN where fewer than 4 windows are counted), windows, clicks.
+            One row a part: its name, predicted, corrected, low, high (NaN until two windows of each stratum are counted, and four of
+            the part), windows, clicks.
         """
         sample = self._sample()
         names = np.array([image.name if what == "image" else image.group for image in self.images], object)

@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 
 from napari_tally.core.counting import size_remark
+from napari_tally.core.devices import choose_device
 from napari_tally.core.events import OUT_OF_MEMORY, beside, is_out_of_memory, mapped, saying
 from napari_tally.core.files import LOCK, alone_in, file_state, fitting_name, remove_all_leftovers, remove_leftovers, whole_file
 from napari_tally.core.find import find_cells
@@ -33,7 +34,7 @@ from napari_tally.core.lazy import LabelsZarr, write_tiff_in_pieces
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import TileDone, aside
 from napari_tally.core.range import judging
-from napari_tally.core.record import NAME, RunRecord
+from napari_tally.core.record import NAME, RunRecord, versions
 from napari_tally.core.regions import Region
 from napari_tally.core.results import TABLES, Results
 from napari_tally.core.tables import read_table, writing_table
@@ -293,7 +294,8 @@ class Batch:
         regions = self.regions(path) or []
         rings = [[[ring.tolist() for ring in part] for part in (region.outlines, region.holes)] for region in regions]
         where = [[region.name, region.plane, both] for region, both in zip(regions, rings, strict=True)]
-        text = json.dumps([self.model.fingerprint, how, self.files.format, where, self.group(path)], default=repr)
+        here = versions(), choose_device(self.settings.device).type  # the record states them once for all images
+        text = json.dumps([self.model.fingerprint, here, how, self.files.format, where, self.group(path)], default=repr)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

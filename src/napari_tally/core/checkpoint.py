@@ -148,10 +148,10 @@ class Checkpoint:
     def plan_here(self) -> TrainingPlan:
         """Give the plan; on the best device here where its own is not available."""
         try:
-            choose_device(cast(Device, self.plan.device))
+            choose_device(self.plan.device)
         except ValueError:
             device = choose_device("auto")
-            return dataclasses.replace(self.plan, device=device.type, device_name=describe_device(device))
+            return dataclasses.replace(self.plan, device=cast(Device, device.type), device_name=describe_device(device))
         return self.plan
 
     @property

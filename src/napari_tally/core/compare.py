@@ -28,7 +28,7 @@ from napari_tally.core.metrics import evaluate
 from napari_tally.core.plan import dimensions_for, new_model, plan_training
 from napari_tally.core.samples import TrainingPair, data_fingerprint
 from napari_tally.core.train import Finished, Step, train
-from napari_tally.settings import NormalisationSettings, PredictionSettings, TrainingSettings, to_dict
+from napari_tally.settings import PredictionSettings, TrainingSettings, to_dict
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,6 @@ def compare(
     file: Path,
     folds: int = 2,
     seeds: int = 1,
-    normalisation: NormalisationSettings | None = None,
 ) -> Generator[Note | Progress | Run, None, list[Run]]:
     """Train and test every combination, from random weights.
 
@@ -169,7 +168,6 @@ def compare(
     file : Path
         JSON with the finished runs, read first and written after each.
     folds, seeds : int
-    normalisation : NormalisationSettings, optional
 
     Yields
     ------
@@ -191,20 +189,19 @@ def compare(
     base = {name: value for name, value in to_dict(settings).items() if name not in ("architecture", "loss", "seed", "device")}
     images = [pair.image.fingerprint for pair in pairs]
     made_with: dict[str, object] = {"images": sorted(images), "data": data_fingerprint(pairs, images), "folds": folds, "settings": base}
-    made_with |= {"normalisation": to_dict(normalisation)} if normalisation else {}
     done = _read(file, made_with)
     wanted = list(product(architectures, losses, range(folds), range(settings.seed, settings.seed + seeds)))
     left = [key for key in wanted if key not in done]
     others = [[pair for i, pair in enumerate(pairs) if i not in test] for test in dealt]  # what each fold trains on
     for architecture, fold in dict.fromkeys((architecture, fold) for architecture, _, fold, _ in left):
-        plan_training(others[fold], _with(settings, architecture=architecture), normalisation=normalisation)
+        plan_training(others[fold], _with(settings, architecture=architecture))
     if note and left:
         yield note
     for number, (architecture, loss, fold, seed) in enumerate(wanted, start=1):
         if (architecture, loss, fold, seed) in done:
             continue
         chosen = _with(settings, architecture=architecture, loss=loss, seed=seed)
-        work = _run(others[fold], [pairs[i] for i in dealt[fold]], chosen, fold, normalisation)
+        work = _run(others[fold], [pairs[i] for i in dealt[fold]], chosen, fold)
         run = yield from mapped(work, partial(Progress, number, len(wanted), architecture, loss, fold))
         done[architecture, loss, fold, seed] = run
         _write(file, made_with, done)
@@ -217,9 +214,8 @@ def _run(
     test: list[TrainingPair],
     settings: TrainingSettings,
     fold: int,
-    normalisation: NormalisationSettings | None,
 ) -> Generator[float, None, Run]:
-    plan = plan_training(training, settings, normalisation=normalisation)
+    plan = plan_training(training, settings)
     model = new_model(plan)
     finished: Finished | None = None
     yield 0.0

@@ -123,6 +123,7 @@ class Sample:
             return self._report(self._p.sum(), np.nan)
         residual = self._y - self.weight * self._p[self._drawn]
         corrected = self.weight * self._p.sum() + (self._size / self._n * self._sums(residual)).sum()
+        corrected = max(corrected, self._y.sum())  # no fewer than were counted
         if not self.enough:
             return self._report(self._p.sum(), corrected)
         return self._report(self._p.sum(), corrected, *self._interval(corrected, self._spread(residual), self._n, self._y.sum()))

@@ -82,7 +82,7 @@ def decode(path: Path, palette: bool = True) -> Opened:
                 series = _main_series(tif)
                 _require_plausible(series.nbytes, path.stat().st_size, labels=not palette)
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
-                return Opened(pixels, _axes_of(series), *_tiff_sizes(tif))
+                return Opened(pixels, _axes_of(series), *_tiff_sizes(tif, series))
         with PIL.Image.open(path) as picture:
             array = np.asarray(picture.convert("RGB") if picture.mode in colours else picture)
             return Opened(array, "YX" if array.ndim == 2 else "YXS")
@@ -145,20 +145,22 @@ def stated_sizes(path: str | Path, shape: tuple[int, int]) -> tuple[tuple[float,
     For whoever has the pixels from elsewhere. None and {} of what is no TIFF, or holds planes of another height and width.
     """
     try:
-        with tifffile.TiffFile(path) as tif:
-            first = tif.pages.first
-            return _tiff_sizes(tif) if (first.imagelength, first.imagewidth) == shape else (None, {})
+        with tifffile.TiffFile(path, _multifile=False) as tif:
+            _require_few_planes(tif.ome_metadata or "")
+            series = _main_series(tif)
+            page = series.keyframe
+            return _tiff_sizes(tif, series) if (page.imagelength, page.imagewidth) == shape else (None, {})
     except DECODER_ERRORS:
         return None, {}
 
 
-def _tiff_sizes(tif: tifffile.TiffFile) -> tuple[tuple[float, float] | None, dict[str, float]]:
+def _tiff_sizes(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[tuple[float, float] | None, dict[str, float]]:
     """Give (height, width) of a pixel in um, and the steps between planes, where the metadata state what can be.
 
     Odd metadata do not spoil an image.
     """
     try:
-        steps = _stated_steps(tif)
+        steps = _stated_steps(tif, series)
     except (ValueError, LookupError, TypeError, AttributeError, SyntaxError, ArithmeticError) as error:
         log.info("%s: the metadata cannot be understood (%s)", tif.filename, error)
         return None, {}
@@ -167,15 +169,16 @@ def _tiff_sizes(tif: tifffile.TiffFile) -> tuple[tuple[float, float] | None, dic
     return size, {axis: step for axis, step in steps.items() if 0 < step < float("inf")}
 
 
-def _stated_steps(tif: tifffile.TiffFile) -> dict[str, float]:
+def _stated_steps(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> dict[str, float]:
     """Read OME metadata, ImageJ metadata or centimetre resolution tags: axis -> um, of T seconds."""
     if tif.ome_metadata:
         image = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", {})
-        pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+        images = image if isinstance(image, list) else [image]
+        pixels = images[tif.series.index(series) if len(images) == len(tif.series) else 0].get("Pixels", {})
         found = [(a, pixels.get(f"PhysicalSize{a}"), _UNITS_IN_UM.get(pixels.get(f"PhysicalSize{a}Unit", "µm"))) for a in "ZYX"]
         found.append(("T", pixels.get("TimeIncrement"), _UNITS_IN_S.get(pixels.get("TimeIncrementUnit", "s"))))
         return {axis: float(number) * unit for axis, number, unit in found if number and unit}
-    tags = tif.pages.first.tags
+    tags = series.keyframe.tags
     resolution = [tags[n].value if n in tags else (0, 0) for n in ("YResolution", "XResolution")]
     steps: dict[str, float] = {}
     if tif.imagej_metadata:

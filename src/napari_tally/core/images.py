@@ -184,7 +184,8 @@ def fingerprinting(image: Image) -> Generator[float, None, str]:
     """Compute :attr:`Image.fingerprint`; yield the fraction that is done."""
     digest, parts = hashlib.sha256(), bands(image.planes)
     for p, c, n in product(*map(range, image.planes.shape[:2]), range(len(parts))):
-        digest.update(np.ascontiguousarray(image.planes[p, c, parts[n]]).data)  # the same bytes as all at once
+        rows = np.ascontiguousarray(image.planes[p, c, parts[n]])
+        digest.update(rows.astype(rows.dtype.newbyteorder("="), copy=False).data)  # the same bytes as all at once, and as in memory
         yield (p * image.channels * len(parts) + c * len(parts) + n + 1) / (len(image.planes) * image.channels * len(parts))
     return digest.hexdigest()[:16]
 

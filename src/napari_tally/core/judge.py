@@ -18,7 +18,7 @@ from napari_tally.core.overlap import overlap
 from napari_tally.core.predict import predict_plane
 from napari_tally.core.samples import Plane, class_map
 from napari_tally.core.unet import UNet
-from napari_tally.settings import CountingSettings
+from napari_tally.settings import LARGEST_MIN_AREA, CountingSettings
 
 _VALLEYS = (0.1, 0.2, 0.35)
 _SMOOTHINGS = (1.0, 1.5, 2.0, 3.0)
@@ -345,4 +345,4 @@ def _areas(judged: Judged) -> NDArray[np.float64]:
 
 
 def _smallest(areas: NDArray[np.float64]) -> float:
-    return float(np.floor(np.percentile(areas, 1) / 2))
+    return min(LARGEST_MIN_AREA, float(np.floor(np.percentile(areas, 1) / 2)))

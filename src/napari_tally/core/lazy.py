@@ -37,7 +37,7 @@ def open_tiff(path: Path, series: int = 0) -> Any:
     """Open the largest level of a series of a TIFF file as a dask array; tiles or strips are read when they are asked for."""
     import dask.array as da
 
-    with tifffile.TiffFile(path) as tif:
+    with tifffile.TiffFile(path, _multifile=False) as tif:  # as core/image_files.py opens it
         whole = tif.series[series].levels[0]
         if whole.dataoffset is not None:  # one strip, uncompressed: it can be read anywhere
             mapped = np.memmap(path, whole.dtype.newbyteorder(tif.byteorder), "r", whole.dataoffset, whole.shape)
@@ -52,7 +52,7 @@ class _TiffPixels:
     def __init__(self, path: Path, series: int) -> None:
         import zarr
 
-        self._store: Any = tifffile.imread(path, series=series, level=0, aszarr=True)
+        self._store: Any = tifffile.imread(path, series=series, level=0, aszarr=True, _multifile=False)
         self._array: Any = zarr.open_array(self._store, mode="r")
         self.shape, self.dtype, self.ndim, self.chunks = self._array.shape, self._array.dtype, self._array.ndim, self._array.chunks
 

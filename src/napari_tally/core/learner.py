@@ -46,7 +46,7 @@ class Learner:
         self.network = network.to(self._device, memory_format=self._format).train()  # type: ignore[call-overload]  # torch's types lack it
         self._batches: _Batches | None = None
         self._gentleness, self._bad = 1.0, 0
-        self._bf16 = resume.place.half if resume else bf16_pays(self._device)
+        self.half = resume.place.half if resume else bf16_pays(self._device)
         self.begin(network.state_dict())
         if self._settings.compile:
             self.network.compile()
@@ -86,7 +86,7 @@ class Learner:
         assert self._batches
         self._good = weights, optimiser = _snapshot(self.network, self._optimiser)
         place.learner_steps, place.gentleness, place.bad = self._steps, self._gentleness, self._bad
-        place.batch, place.patch, place.half, place.random = self._settings.batch, self._settings.patch, self._bf16, self._batches.random
+        place.batch, place.patch, place.half, place.random = self._settings.batch, self._settings.patch, self.half, self._batches.random
         tensors = {f"network.{name}": tensor for name, tensor in weights.items()}
         tensors |= {f"average.{name}": tensor for name, tensor in copied(self.average.network.state_dict()).items()}
         for i, values in optimiser["state"].items():
@@ -138,7 +138,7 @@ class Learner:
 
     def _learn(self, batch: Sequence[Tensor]) -> float:
         pictures, classes, weights = (part.to(self._device) for part in batch)
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.half):
             logits = self.network(pictures.contiguous(memory_format=self._format))  # (N, classes, Y', X')
         lost = [(n - m) // 2 for n, m in zip(pictures.shape[2:], logits.shape[2:], strict=True)]
         inner = tuple(slice(k, n - k) for k, n in zip(lost, pictures.shape[2:], strict=True))  # "valid": the middle is asked for only

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +22,15 @@ from napari_tally.core.samples import Plane, TrainingPair, prepare_planes, prepa
 from napari_tally.core.sizes import resolve_sizes, smallest_body, z_scale_for
 from napari_tally.core.unet import UNet
 from napari_tally.core.words import number
-from napari_tally.settings import PAPER_NETWORK, CountingSettings, NetworkSettings, NormalisationSettings, TrainingSettings
+from napari_tally.settings import (
+    LARGEST_MIN_AREA,
+    PAPER_NETWORK,
+    CountingSettings,
+    Device,
+    NetworkSettings,
+    NormalisationSettings,
+    TrainingSettings,
+)
 
 _ON_GPU = 4
 """Patches a step on a GPU, as in pretraining: one would leave most of it idle. Fewer where the memory is little."""
@@ -59,8 +68,8 @@ class TrainingPlan:
     pixel_size : float or None
         Side of a pixel in micrometres, where all images state one. Where they differ, the middle one; None for the paper preset
         and a start that knows any size.
-    seen : tuple of str
-        Names of images that the start model was trained on: they cannot judge it.
+    seen : tuple of int
+        Places of the images that the start model was trained on: they cannot judge it.
     fingerprints : tuple of str
         Those of the images, taken once: the record needs them at every event.
     n_planes : int
@@ -91,12 +100,12 @@ class TrainingPlan:
     n_images: int
     n_cells: int
     settings: TrainingSettings
-    device: str
+    device: Device
     device_name: str
     scales: tuple[float, ...] = ()
     any_size: bool = False
     pixel_size: float | None = None
-    seen: tuple[str, ...] = ()
+    seen: tuple[int, ...] = ()
     fingerprints: tuple[str, ...] = ()
     n_planes: int = 0
     pixels: float = 0.0
@@ -119,7 +128,6 @@ def plan_training(
     pairs: Sequence[TrainingPair],
     settings: TrainingSettings,
     start: Model | None = None,
-    normalisation: NormalisationSettings | None = None,
 ) -> TrainingPlan:
     """Resolve the wishes of the user and the data into one plan.
 
@@ -130,8 +138,6 @@ def plan_training(
         0 for patch, batch and learning rate means "by preset".
     start : Model, optional
         The model to go on from; it fixes the network. The scale follows the cells where they are of another size.
-    normalisation : NormalisationSettings, optional
-        Only whose statistics are asked for; the rest, or left out all of it, is that of the start.
 
     Raises
     ------
@@ -180,7 +186,7 @@ def plan_training(
         require_types([pair.labels for pair in pairs], types, settings.ids_per_type)
     known = set(start.record.get("seen", ())) if start else set()
     fingerprints = tuple(image.fingerprint for image in images)
-    seen = tuple(image.name for image, mark in zip(images, fingerprints, strict=True) if mark in known)
+    seen = tuple(place for place, mark in enumerate(fingerprints) if mark in known)
     if seen:
         notes.append(
             f"The start model has learned {len(seen)} of these images already, so they cannot judge it. "
@@ -198,11 +204,11 @@ def plan_training(
         class_balance=1.0 if paper else settings.class_balance,
     )
     own = start.normalisation if start else NormalisationSettings()
-    normalisation = replace(own, statistics=normalisation.statistics) if normalisation else own
+    normalisation = own if settings.statistics == "auto" else replace(own, statistics=settings.statistics)
     if start and normalisation != own:
         notes.append(f"The start model knows brightness by the {own.statistics}; from now on it is by the {normalisation.statistics}.")
     pixels = sum(pair.labels.size * own**2 * sizes.z_scale for pair, own in zip(pairs, sizes.scales, strict=True))
-    most = round(sizes.z_scale * max(pair.image.slices for pair in pairs)) if in_3d else 0
+    most = max(1, round(sizes.z_scale * max(pair.image.slices for pair in pairs))) if in_3d else 0
     z_step, free = sizes.z_scale / sizes.slice_distance / sizes.scale, free_memory(device)
     size, slices, memory = _patch(network, chosen.patch, chosen.batch, pixels, most, z_step)
     while memory > _OF_FREE * free:
@@ -224,7 +230,7 @@ def plan_training(
         n_images=len(pairs),
         n_cells=n_cells,
         settings=replace(chosen, patch=size),
-        device=device.type,
+        device=cast(Device, device.type),
         device_name=describe_device(device),
         scales=sizes.scales,
         any_size=sizes.any_size,
@@ -377,7 +383,7 @@ def counting_at(counting: CountingSettings, of: Model | TrainingPlan, at: Model 
     """Give thresholds for pixels of another size, so that they mean the same on the network's."""
     larger = of.scale / at.scale
     size = larger**2 * of.z_scale / at.z_scale
-    return replace(counting, smoothing=counting.smoothing * larger, min_area=counting.min_area * size)
+    return replace(counting, smoothing=counting.smoothing * larger, min_area=min(LARGEST_MIN_AREA, counting.min_area * size))
 
 
 def _adapted(start: Model, settings: NetworkSettings) -> UNet:

@@ -1,6 +1,7 @@
 """The one way from an image and a model to probabilities.
 
-Window, command line, Python API, training preview and benchmarks all come here.
+Window, command line, Python API, training preview and benchmarks all come here, most of them through core/find.py, which knows how large
+the cells of an image are and makes labels of the probabilities.
 
 ::
 
@@ -23,14 +24,13 @@ from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_tally.core.blend import blended
 from napari_tally.core.channels import pick_channels
-from napari_tally.core.devices import choose_device
+from napari_tally.core.devices import choose_device, free_memory
 from napari_tally.core.events import is_out_of_memory, mapped, paced, part_of, run_to_end
 from napari_tally.core.fold import folded
 from napari_tally.core.images import Image, describe_channels
@@ -66,7 +66,9 @@ class TileDone:
 
 
 def predict(model: Model, image: Image, settings: PredictionSettings | None = None) -> Generator[TileDone, None, NDArray[np.float32]]:
-    """Compute the probability maps of an image, tile by tile.
+    """Compute the probability maps of an image at the scale of the model, tile by tile.
+
+    How large the cells of this image are is not found out here: :func:`napari_tally.core.find.find_cells` does that first.
 
     Parameters
     ----------
@@ -316,8 +318,7 @@ def _turned_back(picture: Tensor, view: int) -> Tensor:
 
 def _affordable(device: torch.device) -> float:
     """Give the bytes that a tile may take."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return min(_MEMORY, free / 4)
+    return min(_MEMORY, free_memory(device) / 4)
 
 
 def part_done(tiles: int, total: int, fraction: float | TileDone) -> TileDone:

@@ -22,6 +22,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import napari_tally
+from napari_tally.core.architectures import ARCHITECTURES
 from napari_tally.core.devices import choose_device, describe_device
 from napari_tally.core.files import whole_file
 from napari_tally.core.find import find_cells
@@ -75,14 +76,18 @@ class RunRecord:
         settings, counting, rules
             How cells are found, and which count.
         """
-        training: dict[str, Any] = {key: model.record[key] for key in ("name", "trained", "steps", "start") if key in model.record}
+        training: dict[str, Any] = {
+            key: model.record[key] for key in ("name", "trained", "steps", "start", "start_kept") if key in model.record
+        }
         training["seed"] = model.record.get("training", {}).get("seed")
         made = cls.of_labels(rules or RuleSettings())
         made.content["device"] = describe_device(choose_device(settings.device))
+        network = ARCHITECTURES[model.settings.architecture]
         made.content["model"] = {
             "name": name,
             "path": str(Path(name).resolve()) if Path(name).is_file() else None,
             "fingerprint": model.fingerprint,
+            "network": f"{network.title} ({network.source})",
             "training": training,
         }
         made.content["settings"] = {"prediction": to_dict(settings), "counting": to_dict(counting)} | made.content["settings"]

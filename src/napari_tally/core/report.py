@@ -185,7 +185,8 @@ def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Checked | Non
     where = number(n, "image")
     if record["model"]:
         how = f"PyTorch {record['versions']['torch']}, {record['device']}"
-        sentences = [f"Cells were counted in {where} {program} ({how}), a U-Net (Ronneberger et al. 2015; Falk et al. 2019)."]
+        network = record["model"].get("network", "U-Net (Ronneberger et al. 2015)")
+        sentences = [f"Cells were counted in {where} {program} ({how}), in the way of Falk et al. 2019. The network is: {network}."]
         sentences += _how_found(record["model"], settings["counting"])
     else:
         sentences = [f"The cells of {where} were counted from label images {program}."]
@@ -245,6 +246,8 @@ def _how_found(model: dict[str, Any], found: dict[str, Any]) -> list[str]:
         if "start" in training and training.get("steps")
         else "was used as it is"
     )
+    if training.get("start_kept"):
+        origin = f"is {training['start']}, which {training['steps']} steps of training on annotated images did not make better"
     if training.get("name"):
         origin = f"comes with the program ('{training['name']}')"
     thresholds = (
@@ -253,7 +256,7 @@ def _how_found(model: dict[str, Any], found: dict[str, Any]) -> list[str]:
     )
     return [
         f"The model (fingerprint {model['fingerprint']}) {origin}.",
-        f"Cells were separated by a watershed on the predicted probability ({thresholds}).",
+        f"Cells were separated at the valleys of the predicted probability ({thresholds}).",
     ]
 
 

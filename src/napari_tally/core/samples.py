@@ -66,8 +66,8 @@ class Plane:
 
     Attributes
     ----------
-    image : str
-        The image that it is a plane of.
+    image : int
+        Which image it is a plane of: its place among those that were prepared. Names may be alike.
     name : str
     picture : (C, [Z,] Y, X) float32
         Normalised.
@@ -81,7 +81,7 @@ class Plane:
         How many times as thick as wide a voxel is; 1 of a plane.
     """
 
-    image: str
+    image: int
     name: str
     picture: NDArray[np.float32]
     labels: NDArray[np.int32]
@@ -161,7 +161,7 @@ def prepare_planes(
     """
     planes = []
     scales = [scale] * len(pairs) if isinstance(scale, float) else scale
-    for pair, factor in zip(pairs, scales, strict=True):
+    for place, (pair, factor) in enumerate(zip(pairs, scales, strict=True)):
         own = intensity_window(pair.image, normalisation) if window is None else window[: pair.image.channels]
         stack = pair.labels.reshape(-1, *pair.labels.shape[-2:])
         unmarked = len(stack) > 1 and bool((pair.labels != NOT_ANNOTATED).all())  # then planes without a drawn cell are not annotated
@@ -174,7 +174,7 @@ def prepare_planes(
             small = rescale_labels(_sequential(labels), shape)
             planes.append(
                 Plane(
-                    pair.image.name,
+                    place,
                     pair.image.name + (f" plane {i}" if len(stack) > 1 else ""),
                     np.array(picture),  # a copy: a broadcast view cannot be written, and torch wants that
                     small,
@@ -214,7 +214,7 @@ def prepare_volumes(
         Volumes where anything is annotated. Where no region is marked, slices without a drawn cell are not.
     """
     volumes = []
-    for pair, (z_scale, scale) in zip(pairs, scales, strict=True):
+    for place, (pair, (z_scale, scale)) in enumerate(zip(pairs, scales, strict=True)):
         own = intensity_window(pair.image, normalisation) if window is None else window[: pair.image.channels]
         stack = volumes_of(pair.labels, pair.image.slices)
         for i, labels in enumerate(stack):
@@ -227,7 +227,7 @@ def prepare_volumes(
             small = rescale_labels(_sequential(labels), grid)
             volumes.append(
                 Plane(
-                    pair.image.name,
+                    place,
                     pair.image.name + (f" volume {i}" if len(stack) > 1 else ""),
                     np.array(np.broadcast_to(picture, (channels, *grid)) if len(picture) == 1 else picture),
                     small,

@@ -19,7 +19,7 @@ from napari_tally.core.images import Image
 from napari_tally.core.model_file import Model
 from napari_tally.core.samples import TrainingPair, body_diameter, cell_diameter
 from napari_tally.core.words import number
-from napari_tally.settings import PredictionSettings, TrainingSettings
+from napari_tally.settings import LARGEST_MIN_AREA, PredictionSettings, TrainingSettings
 
 _FINE = 0.7
 """Slices nearer to each other than so many network pixels are resampled."""
@@ -163,7 +163,7 @@ def _each_scaled(sizes: Sizes, images: Sequence[Image], as_they_are: bool) -> Si
 
 def smallest_body(scale: float, z_scale: float) -> float:
     """Give the voxels of an image that the smallest cell of a volume has, at first."""
-    return min(1e6, float(round(_SMALLEST_BODY / scale**2 / z_scale)))
+    return min(LARGEST_MIN_AREA, float(round(_SMALLEST_BODY / scale**2 / z_scale)))
 
 
 def own_scale(model: Model, pair: TrainingPair) -> float:

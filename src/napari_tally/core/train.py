@@ -109,8 +109,9 @@ def train(
 ) -> Generator[Event, None, None]:
     """Train `model` in place.
 
-    A trained model is compared with itself before: both on the same held-out cells. Where training made it worse, the
-    model says what it said before, unless the settings insist.
+    A trained model is compared with itself before: both on the same held-out cells. Where training made it worse, its
+    weights are those of before, unless the settings insist; a start that knows cells of any size is wholly as it was, another one is at the
+    size of these images, as it was judged.
 
     Parameters
     ----------
@@ -190,13 +191,15 @@ def train(
         """Hand out an event. Whoever takes it may walk away, so the caller's model is made whole first."""
         model.network.load_state_dict(_mean([*learned, learner.average.network.state_dict()]))
         model.record = _provenance(pairs, plan, augmentation, data, at, clock.active, last, comparison, start, len(validation))
+        model.record["bfloat16"] = learner.half
         if isinstance(event, Finished) and event.start_kept:  # it has learned nothing: they can judge it another time
             model.record["seen"] = start.record.get("seen", []) if start else []
+            model.record["start_kept"] = True
         if isinstance(event, Finished):
             known = start.record.get(RANGE) if start and event.start_kept else None
             of = [pair.image for pair in pairs[:_KNOWN]]
             if model.settings.dimensions == 2:  # what images are like is known of planes only
-                model.record[RANGE] = known or fingerprint_images(model, of, _KNOWN_SIDE, s.device).as_dict()
+                model.record[RANGE] = known or fingerprint_images(model, of, _KNOWN_SIDE, plan.device).as_dict()
         yield from clock.outside(event)
 
     def checkpoint() -> Checkpoint:

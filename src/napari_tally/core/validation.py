@@ -62,7 +62,7 @@ class Phase:
     begin: Literal["start", "go on", "average"] = "start"
 
 
-def plan_phases(planes: Sequence[Plane], guard: int, from_trained: bool, seen: Collection[str] = ()) -> list[Phase]:
+def plan_phases(planes: Sequence[Plane], guard: int, from_trained: bool, seen: Collection[int] = ()) -> list[Phase]:
     """Decide what is held out, and when.
 
     Parameters
@@ -73,8 +73,8 @@ def plan_phases(planes: Sequence[Plane], guard: int, from_trained: bool, seen: C
         Width of the guard band in pixels: the receptive margin.
     from_trained : bool
         Whether the training starts from a trained model.
-    seen : collection of str
-        Images that the start model was trained on. They cannot judge, so they are never held out.
+    seen : collection of int
+        Which images the start model was trained on. They cannot judge, so they are never held out.
 
     Returns
     -------
@@ -159,8 +159,8 @@ def two_folds(planes: Sequence[Plane], guard: int) -> tuple[list[Plane], list[Pl
     return (a, b) if min(sum(map(_count, a)), sum(map(_count, b))) >= _FEWEST else ([], [])
 
 
-def _by_image(planes: Sequence[Plane]) -> dict[str, list[Plane]]:
-    images: dict[str, list[Plane]] = {}
+def _by_image(planes: Sequence[Plane]) -> dict[int, list[Plane]]:
+    images: dict[int, list[Plane]] = {}
     for plane in planes:
         images.setdefault(plane.image, []).append(plane)
     return images

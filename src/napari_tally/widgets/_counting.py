@@ -9,7 +9,7 @@
 
 import shutil
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -128,9 +128,12 @@ def load(path: Path) -> "Generator[None, None, tuple[Model, str]]":
 
 
 def find(
-    run: Run, layers: Sequence[ImageLayer], counting: CountingSettings, gaze: "Gaze", only: bool = False
+    run: Run, layers: Sequence[ImageLayer], counting: CountingSettings, gaze: "Gaze", only: Mapping[ImageLayer, int] | None = None
 ) -> Generator[Progress | Filling | Results, None, list[str]]:
-    """Predict and count images on the worker thread; give the reasons for those that could not be used, if others could."""
+    """Predict and count images on the worker thread; give the reasons for those that could not be used, if others could.
+
+    With `only`, of each image one plane alone.
+    """
     from napari_tally.core.find import find_cells
 
     counted: list[Counted] = []
@@ -139,7 +142,7 @@ def find(
         yield Progress(n / len(layers), f"{_which(n, len(layers))}reading")
         try:
             image = image_from_layer(layer)
-            planes = [gaze.plane(layer)] if only else None
+            planes = None if only is None else [only[layer]]
             out: Any = None
             how, shown = run.settings, None
             if image.is_lazy:
@@ -149,7 +152,7 @@ def find(
                 out = LabelsZarr(folder / "labels.zarr", image.shape)
                 weakref.finalize(out.array, shutil.rmtree, folder, ignore_errors=True)  # when its layer is gone
                 how = how if how.tile else replace(how, tile=_SHOWN_TILE)
-            elif image.leading and not only:
+            elif image.leading and only is None:
                 out = np.zeros((len(image.planes), *image.shape[-2:]), np.int32)
             if out is not None:
                 shown = to_show(out, image)

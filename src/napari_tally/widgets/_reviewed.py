@@ -16,6 +16,7 @@ from napari.layers import Labels
 from numpy.typing import NDArray
 from psygnal import Signal
 
+from napari_tally.core.cell_types import together
 from napari_tally.core.edit import Change
 from napari_tally.core.review import ReviewList
 from napari_tally.widgets._keys import bind_keys
@@ -98,8 +99,9 @@ class ReviewedLabels:
         return None if found is None else found.probabilities
 
     def inside(self, plane: int) -> NDArray[np.floating] | None:
-        """Give the probability of the inside of a cell on a plane, where it is known."""
-        return None if self.probabilities is None else self.probabilities[plane, 1]
+        """Give the probability of the inside of a cell, of whichever type, on a plane, where it is known."""
+        found, _ = self._found
+        return None if self.probabilities is None else together(self.probabilities[plane], found.n_types)[1]
 
     def ranking(self) -> Callable[[], Generator[int, None, tuple[NDArray[np.integer], ReviewList]]]:
         """Give the job for the worker thread that ranks the cells; it returns the list with the pixels that it is of."""
@@ -107,7 +109,8 @@ class ReviewedLabels:
         zoom = 1.0 if found is None else found.zoom
 
         def rank() -> Generator[int, None, tuple[NDArray[np.integer], ReviewList]]:
-            ranked = yield from ReviewList(data, probabilities, counting, zoom).measure()
+            of_cells = None if probabilities is None else together(probabilities, found.n_types)  # (P, 2 or 3, Y, X)
+            ranked = yield from ReviewList(data, of_cells, counting, zoom).measure()
             return data, ranked
 
         return rank

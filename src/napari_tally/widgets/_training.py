@@ -14,7 +14,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels
 from numpy.typing import NDArray
 
-from napari_tally.settings import AugmentationSettings, NormalisationSettings, TrainingSettings
+from napari_tally.settings import AugmentationSettings, TrainingSettings
 from napari_tally.widgets._kept import at_work, discard, new_training, note_training
 from napari_tally.widgets._layers import image_from_layer
 
@@ -77,7 +77,6 @@ class Run:
     sources: list[Source]
     settings: TrainingSettings
     augmentation: AugmentationSettings
-    normalisation: NormalisationSettings
     start: "Model | str | None"
     anyway: bool
     preview_seconds: float
@@ -114,7 +113,7 @@ class Run:
                 return problems
             start = choose_start(self.start, pairs, self.settings)
             yield None
-            plan = plan_training(pairs, self.settings, start, self.normalisation)
+            plan = plan_training(pairs, self.settings, start)
         words = "\n".join(f"{topic}: {text}" for topic, text in explain(plan, name_of(start)))
         yield Planned(plan, start.record.get("name", "") if start else "", words)
         self.model = resume.model() if resume else new_model(plan, start)
@@ -157,7 +156,7 @@ class Run:
         for _, problem in problems:
             if problem.stops:
                 raise ValueError(problem.message)
-        plan = plan_training(pairs, self.settings, choose_start(self.start, pairs, self.settings), self.normalisation)
+        plan = plan_training(pairs, self.settings, choose_start(self.start, pairs, self.settings))
         return [(plane.name, plane.border) for plane in prepare(plan, pairs)]
 
     def _pairs(self) -> "Generator[None, None, tuple[list[TrainingPair], list[tuple[Source, Problem]]]]":

@@ -392,7 +392,7 @@ class AnnotateWidget(QWidget):
 
     def _split(self) -> None:
         labels = self._take()
-        rewrite(labels, split_pieces(labels.data))
+        rewrite(labels, split_pieces(labels.data, image_from_layer(self.image_choice.layer).slices))
         self._counts = []
         self._count()
         self._check()

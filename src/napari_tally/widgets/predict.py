@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 import pandas as pd
@@ -77,6 +78,7 @@ class PredictWidget(QWidget):
         self._viewer = unwrap(napari_viewer)
         self._session = session(self._viewer)
         self._results: dict[Any, Counted] = {}  # by the id of the image layer
+        self._taken = WeakSet[Counted]()  # results come again with each further image
         self._mended: dict[Any, int] = {}  # how many corrections are in the result of an image
         self._offered: CountingSettings | None = None  # the thresholds of the last model
         self._began, self._folder = 0.0, ""
@@ -230,8 +232,11 @@ class PredictWidget(QWidget):
             self._show_failure(error)
             return
         run = Run(model, self._session.model_name, settings)
-        gaze, only = self._gaze, self.this_plane.isChecked() and self.this_plane.isVisible()
+        gaze = self._gaze
         gaze.follow(layers)
+        one_plane = self.this_plane.isChecked() and self.this_plane.isVisible()
+        only = {layer: gaze.plane(layer) for layer in layers} if one_plane else None  # what is shown now: the user may move on
+        self._deciding.stop()  # of what was found before
         say(self.message, "")
         self._began = time.monotonic()
         self._finding.start(lambda: _counting.find(run, layers, counting, gaze, only), description="Counting cells")
@@ -247,7 +252,8 @@ class PredictWidget(QWidget):
         if isinstance(event, Results):
             for counted in event.counted:
                 known = self._results.get(counted.layer.unique_id)
-                if counted is not known and counted.layer in self._viewer.layers:
+                if counted not in self._taken and counted.layer in self._viewer.layers:
+                    self._taken.add(counted)  # once: its cells may be mended before the next image is through
                     self._results[counted.layer.unique_id] = counted
                     self._lay(counted, new=known is None or known.found.probabilities is not counted.found.probabilities)
                     self._filling = None if self._filling is counted.layer else self._filling

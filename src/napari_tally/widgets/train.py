@@ -17,13 +17,13 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QWidget
 
 from napari_tally.core.estimate import training_memory, training_seconds
 from napari_tally.core.words import number
-from napari_tally.settings import AugmentationSettings, NetworkSettings, NormalisationSettings, TrainingSettings, fields_of
+from napari_tally.settings import AugmentationSettings, NetworkSettings, TrainingSettings, fields_of
 from napari_tally.widgets._annotation import region_mask, rewrite
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._geometry import channels_to_front, label_shape
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._kept import Unfinished, discard, unfinished_trainings
-from napari_tally.widgets._layers import region_of
+from napari_tally.widgets._layers import image_from_layer, region_of
 from napari_tally.widgets._model_part import ModelPart
 from napari_tally.widgets._pairs import PairTable
 from napari_tally.widgets._parts import button, fill, group, may_lose_model, note, say
@@ -107,11 +107,10 @@ class TrainWidget(QWidget):
         others = tuple(name for name in fields_of(TrainingSettings) if name != "minutes")
         self.expert = SettingsForm(TrainingSettings, fields=others)
         self.augmentation = SettingsForm(AugmentationSettings)
-        self.normalisation = SettingsForm(NormalisationSettings, fields=("statistics",))
         self.weights_button = button("Show weight map", "How much the gaps between cells weigh in training, as a layer.", self._weigh)
         self.expert_button = button("▸ Expert options", "How training works in detail.", self._fold, checkable=True)
         self.expert_options = [
-            group("How to train", self.expert.native, self.normalisation.native, self.weights_button),
+            group("How to train", self.expert.native, self.weights_button),
             group("How the images are varied", self.augmentation.native),
         ]
 
@@ -214,7 +213,6 @@ class TrainWidget(QWidget):
             sources,
             replace(self.expert.value, minutes=self.minutes.value.minutes),
             self.augmentation.value,
-            replace(NormalisationSettings(), statistics=self.normalisation.value.statistics),
             {_CURRENT: self._session.model, _RANDOM: None}.get(chosen, chosen),
             anyway,
             _PREVIEW_SECONDS if self.preview.isChecked() else 0.0,
@@ -352,7 +350,7 @@ class TrainWidget(QWidget):
         if run and (run.unwanted or self._job.state == "done"):
             run.forget()
         if run and run.model and run.steps:
-            name = "the start, kept as it was" if run.start_kept else f"trained for {number(run.steps, 'step')}, not saved"
+            name = "the start, kept" if run.start_kept else f"trained for {number(run.steps, 'step')}, not saved"
             self._session.put(run.model, name, saved=False)
         if error or self._job.state == "stopped":
             kept = "The model is kept as it was then." if run and run.steps else "Nothing was learned yet."
@@ -366,7 +364,7 @@ class TrainWidget(QWidget):
 
         for source, problem in self._problems:
             if problem.fix == "split" and source.labels_layer in self._viewer.layers:
-                rewrite(source.labels_layer, split_pieces(source.labels_layer.data))
+                rewrite(source.labels_layer, split_pieces(source.labels_layer.data, image_from_layer(source.layer).slices))
         self._forget()
         self._say("Every piece has its own number now. Look at the labels, then press Start.")
 

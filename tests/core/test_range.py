@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import napari_tally as nt
+from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image
 from napari_tally.core.model_file import load_model, save_model
 from napari_tally.core.prediction import Prediction
@@ -18,8 +19,8 @@ from napari_tally.core.range import (
     fingerprint,
     fingerprint_images,
     fingerprint_of,
+    judging,
     measure,
-    range_remark,
     words_of,
 )
 
@@ -35,7 +36,7 @@ def model():
 
 def remark(model, pixels):
     image = as_image(pixels)
-    return range_remark(model, image, nt.predict(image, model))
+    return run_to_end(judging(model, image, nt.predict(image, model)))
 
 
 def test_images_of_the_same_kind_are_passed_without_a_word(model):

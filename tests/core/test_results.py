@@ -81,7 +81,6 @@ def test_tables_are_written_anew_and_old_ones_go(tmp_path):
 
 
 def test_parquet_where_it_can_be(tmp_path):
-    pytest.importorskip("pyarrow")
     written = results().write(tmp_path)
     assert [path.name for path in written] == ["cells.csv", "cells.parquet", "counts.csv", "counts.parquet"]
     assert pd.read_parquet(tmp_path / "cells.parquet")["area_px"].tolist() == [1, 4, 1]

@@ -237,10 +237,11 @@ class Batch:
         found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=keep, runner=runner)
         measuring = Results(self.rules).measuring(found.labels, image, regions, group, *found.kinds)
         cells, counts, parts = yield from aside(1, "measuring cells", measuring)
+        comparing = judging(self.model, image, found, self.settings, self.counting)
         remarks = (
             image.note,
             size_remark(cells["area_px"], self.model.diameter * found.zoom),
-            (yield from saying(judging(self.model, image, found), TileDone(1, 1, "comparing with the training images"))),
+            (yield from saying(comparing, TileDone(1, 1, "comparing with the training images"))),
         )
         # before the labels go to their place
         marks = yield from aside(1, "taking fingerprints", fingerprinting_labels(found.labels, image.shape))

@@ -1,10 +1,13 @@
-"""What a training will take, before it starts: arithmetic alone, so that a window can show it at once."""
+"""Which network a training asks for, and what it will take: arithmetic alone, so that a window can show it at once."""
 
+from dataclasses import replace
 from itertools import accumulate
 from operator import mul
 
-from napari_tally.settings import NetworkSettings
+from napari_tally.settings import PAPER_NETWORK, NetworkSettings, TrainingSettings
 
+PATCH = 160
+"""Side of a training patch of planes in pixels, if nobody asks for another."""
 _MAPS = 22.0
 """Maps that one level keeps for the backward pass, in units of its width (measured, see docs/benchmarks.md)."""
 _RELATIVES = {
@@ -21,6 +24,16 @@ _PIXEL = 60
 """Bytes that a pixel of a training plane takes beside its channels: labels, border weights, places to draw from."""
 _BASE = 500e6
 """Bytes that the libraries take when they are loaded."""
+
+
+def network_for(settings: TrainingSettings, in_3d: bool = False) -> NetworkSettings:
+    """Give the network that the wishes describe."""
+    preset = PAPER_NETWORK if settings.preset == "paper" else NetworkSettings()
+    if in_3d:  # three axes see more with less; the paper's with the depth and width of Cicek et al. 2016
+        preset = replace(preset, dimensions=3, depth=3, base_width=32 if settings.preset == "paper" else 16)
+    if settings.architecture != "auto" and settings.architecture != "unet":
+        preset = replace(preset, architecture=settings.architecture, padding="same")
+    return replace(preset, depth=settings.depth or preset.depth, base_width=settings.base_width or preset.base_width)
 
 
 def count_parameters(network: NetworkSettings) -> int:

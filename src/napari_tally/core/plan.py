@@ -14,7 +14,7 @@ from napari_tally.core.architectures import ARCHITECTURES, build_network
 from napari_tally.core.cell_types import require_types
 from napari_tally.core.channels import ChannelChoice, choose_channels, pick_channels
 from napari_tally.core.devices import choose_device, describe_device, free_memory
-from napari_tally.core.estimate import training_memory
+from napari_tally.core.estimate import PATCH, network_for, training_memory
 from napari_tally.core.images import Image, require_same_channels
 from napari_tally.core.intensity import experiment_window
 from napari_tally.core.model_file import Model
@@ -24,7 +24,6 @@ from napari_tally.core.unet import UNet
 from napari_tally.core.words import number
 from napari_tally.settings import (
     LARGEST_MIN_AREA,
-    PAPER_NETWORK,
     CountingSettings,
     Device,
     NetworkSettings,
@@ -174,7 +173,7 @@ def plan_training(
         _require_network(start, settings)
         colour = start.colour if fits else colour
     else:
-        network = _network_for(settings, in_3d)
+        network = network_for(settings, in_3d)
         network = replace(network, channels=channels, flat=min(network.depth, sizes.flat))
     types = settings.types or network.types
     if network.types not in (1, types):
@@ -198,7 +197,7 @@ def plan_training(
     device = choose_device(settings.device)
     chosen = replace(
         settings,
-        patch=settings.patch or ((132 if paper else _PATCH_3D) if in_3d else 572 if paper else 160),
+        patch=settings.patch or ((132 if paper else _PATCH_3D) if in_3d else 572 if paper else PATCH),
         batch=settings.batch or (_ON_GPU if device.type == "cuda" and not paper else 1),
         learning_rate=settings.learning_rate or (1e-4 if paper else 1e-3 if start and start.record else 2e-3),
         class_balance=1.0 if paper else settings.class_balance,
@@ -292,16 +291,6 @@ def dimensions_for(pairs: Sequence[TrainingPair], settings: TrainingSettings, st
             if pair.image.slices < 2:
                 raise ValueError(f"{pair.image.name} is no z-stack, and volumes are to be learned (3-D). Leave it out, or choose '2-D'.")
     return wish
-
-
-def _network_for(settings: TrainingSettings, in_3d: bool = False) -> NetworkSettings:
-    """Give the network that the wishes describe."""
-    preset = PAPER_NETWORK if settings.preset == "paper" else NetworkSettings()
-    if in_3d:  # three axes see more with less; the paper's with the depth and width of Cicek et al. 2016
-        preset = replace(preset, dimensions=3, depth=3, base_width=32 if settings.preset == "paper" else 16)
-    if settings.architecture != "auto" and settings.architecture != "unet":
-        preset = replace(preset, architecture=settings.architecture, padding="same")
-    return replace(preset, depth=settings.depth or preset.depth, base_width=settings.base_width or preset.base_width)
 
 
 def _require_network(start: Model, settings: TrainingSettings) -> None:

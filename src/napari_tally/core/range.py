@@ -34,7 +34,7 @@ from napari_tally.core.model_file import Model
 from napari_tally.core.predict import TileDone, looking, seen_by, window_for
 from napari_tally.core.prediction import Prediction
 from napari_tally.core.rescale import rescale
-from napari_tally.settings import Device, PredictionSettings
+from napari_tally.settings import CountingSettings, Device, PredictionSettings
 
 KEY = "range"
 """Where the fingerprint stands in the record of a model."""
@@ -186,7 +186,9 @@ def fingerprint_of(model: Model) -> Fingerprint | None:
         return None
 
 
-def range_remark(model: Model, image: Image, found: Prediction) -> str:
+def judging(
+    model: Model, image: Image, found: Prediction, settings: PredictionSettings | None = None, counting: CountingSettings | None = None
+) -> Generator[TileDone, None, str]:
     """Say so where an image is unlike those that the model was trained on; "" where it is like them, or nothing is known of these.
 
     Parameters
@@ -195,18 +197,16 @@ def range_remark(model: Model, image: Image, found: Prediction) -> str:
     image : Image
     found : Prediction
         What this model found in it.
+    settings, counting : optional
+        How it was found: of a large image the middle is looked at once more.
     """
-    return run_to_end(judging(model, image, found))
-
-
-def judging(model: Model, image: Image, found: Prediction) -> Generator[TileDone, None, str]:
-    """Compute :func:`range_remark`."""
     known = fingerprint_of(model)
     if known is None:
         return ""
     if found.probabilities is None:  # of a slide they are not kept: look at its middle once more
         image = middle_of(image, _KEPT_OUT)
-        found = yield from find_cells(model, image, PredictionSettings(diameter=np.nan_to_num(model.diameter) * found.zoom), keep=True)
+        how = replace(settings or PredictionSettings(), diameter=np.nan_to_num(model.diameter) * found.zoom)
+        found = yield from find_cells(model, image, how, counting, keep=True)
     point = measure(model, image, found, (yield from looking(model, image)))
     far = distance(known, point)
     if far <= known.limit:

@@ -209,7 +209,8 @@ def _count(
     cells = with_types((yield from aside(1, "measuring cells", measuring)), found.types, found.n_types)
     if planes is not None and found.are_bodies:
         planes = sorted({p - p % image.slices for p in planes})
-    remark = yield from saying(judging(run.model, image, found), TileDone(1, 1, "comparing with the training images"))
+    comparing = judging(run.model, image, found, run.settings, counting)
+    remark = yield from saying(comparing, TileDone(1, 1, "comparing with the training images"))
     return Counted(layer, image, found, counting, run.model.diameter, cells, run, remark, planes=None if planes is None else tuple(planes))
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QWidget
 
-from napari_tally.core.estimate import training_memory, training_seconds
+from napari_tally.core.estimate import PATCH, network_for, training_memory, training_seconds
 from napari_tally.core.words import number
-from napari_tally.settings import AugmentationSettings, NetworkSettings, TrainingSettings, fields_of
+from napari_tally.settings import AugmentationSettings, TrainingSettings, fields_of
 from napari_tally.widgets._annotation import region_mask, rewrite
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._geometry import channels_to_front, label_shape
@@ -244,17 +244,10 @@ class TrainWidget(QWidget):
     def _show_estimate(self) -> None:
         """Say before Start how long it takes and how much memory."""
         pixels = sum(float(np.prod(label_shape(layer))) for layer, _ in self.pairs.pairs)
-        patch, batch = self.expert.value.patch or 160, self.expert.value.batch or 1
         wish = self.expert.value
-        network = NetworkSettings(
-            architecture="unet" if wish.architecture == "auto" else wish.architecture,
-            channels=3,
-            depth=wish.depth or NetworkSettings().depth,
-            base_width=wish.base_width or NetworkSettings().base_width,
-        )
-        memory = training_memory(network, patch, batch, pixels)
+        memory = training_memory(replace(network_for(wish), channels=3), wish.patch or PATCH, wish.batch or 1, pixels)
         seconds = training_seconds(self.minutes.value.minutes, pixels)
-        known = pixels and self.expert.value.preset == "quick" and not self.expert.value.steps
+        known = pixels and wish.preset == "quick" and wish.dimensions != "3-D" and not wish.steps
         say(self.estimate, f"Takes about {duration(seconds)} and {memory / 1e9:.1f} GB of memory." if known else "")
 
     def _show_state(self, state: object = None) -> None:

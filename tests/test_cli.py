@@ -564,7 +564,7 @@ def test_next_passes_over_what_is_annotated(tmp_path, folders, model_file, capsy
     tifffile.imwrite(images / "b.tif", discs(radius=5)[0])
     assert run("next", "--model", model_file, images) == 0
     out = capsys.readouterr().out
-    assert "Passed over, for the model was trained on them: 1." in out
+    assert "Passed over, for they are annotated already: 1." in out
     assert "1. b.tif: " in out
     assert run("next", "--model", model_file, images / "a.tif") == 2
     assert "All of these images are annotated already" in one_line(capsys)
@@ -614,7 +614,7 @@ def test_volumes_from_training_to_evaluation(tmp_path, capsys):
     assert "12 slices, seen as volumes, for cells go through them, 30 cells drawn" in plan
     assert "Slices are 2 pixels apart" in plan
     assert run("train", "--images", images, "--labels", labels, "--out", model, "--steps", 2, *wish) == 0
-    assert "Training on 1 volumes with 30 cells" in capsys.readouterr().out
+    assert "Training on 1 volume with 30 cells" in capsys.readouterr().out
     assert run("info", model) == 0
     assert "Slices:           2 px apart; 1 of 2 halvings leave z alone" in capsys.readouterr().out
     nt.save_model(bright_is_cell_in_3d(slice_distance=2.0), model)  # two steps teach nothing
@@ -642,6 +642,6 @@ def test_black_and_white_volumes_are_split_as_bodies(tmp_path, capsys):
     wish = "--images", tmp_path / "images", "--labels", tmp_path / "labels", "--out", tmp_path / "model.safetensors", "--split"
     small = "--start", "none", "--depth", 1, "--base-width", 2, "--patch", 16, "--steps", 1
     assert run("train", *wish, *small, "--dimensions", "3-D") == 0
-    assert "Training on 1 volumes with 15 cells" in capsys.readouterr().out  # those one above the other touch
+    assert "Training on 1 volume with 15 cells" in capsys.readouterr().out  # those one above the other touch
     assert run("train", *wish, *small, "--dimensions", "2-D") == 0
-    assert "Training on 1 images with 180 cells" in capsys.readouterr().out
+    assert "Training on 1 image with 180 cells" in capsys.readouterr().out

@@ -42,7 +42,7 @@ def test_every_line_of_the_scores(compare, tmp_path):
         "   0.7   0.167   0.286      0.250   0.333      1      3       2",
         "   0.8   0.000   0.000      0.000   0.000      0      4       3",
         "   0.9   0.000   0.000      0.000   0.000      0      4       3",
-        "Counted 4 cells, true 3 (+33.3 %), in 1 images; mean absolute error 1.00 cells an image.",
+        "Counted 4 cells, true 3 (+33.3 %), in 1 image; mean absolute error 1.00 cells an image.",
         "",
         f"panoptic quality      {(6 / 8 + 3 / 5) / 3.5:.3f}",
         f"SEG                   {(6 / 8 + 3 / 5) / 3:.3f}",

@@ -373,6 +373,16 @@ class PredictionSettings:
             "tooltip": "How large the cells of these images are, in pixels. 0 = as large as those that the model was trained on.",
         },
     ] = 0.0
+    channels: Annotated[
+        str,
+        {
+            "pattern": r"[0-9, ]{0,300}",
+            "wanted": "numbers counted from 1 are wanted, such as 2, or nothing for those that the model has learned",
+            "label": "Channels",
+            "zero": "as trained",
+            "tooltip": "Which channels of these images show the cells, counted from 1. Empty = those that the model has learned.",
+        },
+    ] = ""
     tile: Annotated[
         int,
         {

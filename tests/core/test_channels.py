@@ -180,6 +180,24 @@ def test_a_model_sees_of_an_image_what_it_has_learned(choice, colour):
         np.testing.assert_array_equal(run_to_end(find_cells(model, taken, here)).labels, wanted.labels)
 
 
+def test_of_an_image_with_other_channels_one_is_chosen_at_prediction(tmp_path):
+    alone, labels = nt.simulate_nuclei(seed=3, shape=(160, 160), n=14)
+    both = as_image(np.stack([np.full_like(alone, 99), alone]), axes="CYX", name="both")
+    model = nt.find_model("nuclei")
+    wish = PredictionSettings(device="cpu", channels="2")
+    found = nt.predict(both, model, settings=wish)
+    np.testing.assert_array_equal(found.labels, nt.predict(alone, model).labels)
+    assert found.cells == pytest.approx(labels.max(), abs=3)
+    far = replace(found, probabilities=None)  # as of a slide: the middle is looked at once more
+    assert run_to_end(judging(model, both, found, wish)) == run_to_end(judging(model, both, far, wish))
+    with pytest.raises(ValueError, match=r"both has 2 channels, .* Say which channel shows the cells \(Expert options › Channels"):
+        nt.predict(both, model)
+    with pytest.raises(ValueError, match="'1 2' are asked for, and this model takes 1 channel, or 3 for red, green and blue"):
+        nt.predict(both, model, settings=PredictionSettings(channels="1 2"))
+    with pytest.raises(ValueError, match="Channel 3 is asked for and both has 2 channels"):
+        nt.predict(both, model, settings=PredictionSettings(channels="3"))
+
+
 def test_the_brightness_of_the_experiment_is_that_of_the_chosen_channels():
     image = stack()
     how = NormalisationSettings(statistics="experiment")

@@ -8,7 +8,7 @@ from pictures import discs, picture
 from skimage.measure import regionprops
 
 from napari_tally.core import counting
-from napari_tally.core.counting import measure_cells, size_remark, summarise
+from napari_tally.core.counting import measure_cells, size_remark, slices_remark, summarise
 from napari_tally.core.images import as_image
 from napari_tally.core.regions import Region
 from napari_tally.settings import RuleSettings
@@ -27,6 +27,14 @@ def image():
     values = np.full(LABELS.shape, 10, np.uint8)
     values[1:3, 1:4] = [[10, 20, 30], [40, 50, 60]]
     return as_image(values, name="well A1", pixel_size=(0.5, 2.0))
+
+
+def test_slices_that_are_counted_one_by_one_are_remarked():
+    stack = np.stack([LABELS] * 3)
+    assert slices_remark(as_image(stack, axes="ZYX"), are_bodies=False).startswith("The 3 slices of this z-stack are counted one by one")
+    assert not slices_remark(as_image(stack, axes="ZYX"), are_bodies=True)
+    for others in (as_image(stack, axes="TYX"), as_image(stack), as_image(LABELS)):
+        assert not slices_remark(others, are_bodies=False)
 
 
 def test_one_row_a_cell(image):

@@ -152,6 +152,12 @@ def a_score(ap, count=10):
     return Score(0.1, ap, (ap,) * 4, 10, count)
 
 
+def test_a_better_count_of_worse_outlines_is_called_that():
+    comparison = Comparison(7, a_score(0.5, 20), a_score(0.4, 12))
+    assert comparison.helped
+    assert comparison.verdict == "Training made the count better and the outlines worse, on 10 held-out cells."
+
+
 @pytest.mark.parametrize(
     ("before", "after", "count", "helped", "verdict"),
     [

@@ -7,6 +7,7 @@ from itertools import combinations, count, islice
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pictures import discs
@@ -19,9 +20,11 @@ from napari_tally.core.losses import LOSSES
 from napari_tally.core.model_file import Model, build_network, load_model, save_model
 from napari_tally.core.plan import new_model, plan_training
 from napari_tally.core.predict import predict
+from napari_tally.core.record import RunRecord
+from napari_tally.core.report import methods
 from napari_tally.core.samples import TrainingPair
 from napari_tally.core.train import Comparison, Finished, Preview, Step, Trouble, Validation, train
-from napari_tally.settings import PAPER_NETWORK, AugmentationSettings, NetworkSettings, TrainingSettings, to_dict
+from napari_tally.settings import PAPER_NETWORK, AugmentationSettings, NetworkSettings, PredictionSettings, TrainingSettings, to_dict
 
 LABELS = discs((64, 128), *((y, x, 7) for y in (12, 32, 52) for x in range(10, 128, 18)))
 SMALL = NetworkSettings(base_width=2, depth=2)
@@ -233,6 +236,11 @@ def test_a_model_that_training_made_worse_is_given_back_as_it_was(pairs, start, 
     assert model.counting.min_area > 20  # thresholds that fit the drawn cells, also for the start
     assert equal(state(start), before)
     assert (set(model.record["seen"]) == set(start.record["seen"])) is not insist  # who has learned nothing can be judged again
+    assert {pair.image.fingerprint for pair in pairs} <= set(model.record["annotated"])  # but is not asked to annotate them again
+    assert model.record.get("start_kept", False) is not insist
+    run = RunRecord.begin(model, "m", PredictionSettings(device="cpu"), model.counting).content | {"images": []}
+    counts = pd.DataFrame({"image": ["a"], "count": [1], "rule": ["all cells"]})
+    assert ("steps of training on annotated images did not make better" in methods(run, counts)) is not insist
 
 
 def test_a_start_for_cells_of_any_size_stays_one_where_it_is_kept(pairs, start, monkeypatch):

@@ -394,6 +394,37 @@ def test_cells_may_be_mended_while_other_images_are_still_to_come(model, widget,
     assert layers_of(model, "prediction", one) == [labels]
 
 
+def test_without_its_labels_an_image_has_no_count(model, widget, count):
+    image = model.add_image(nine_discs(), name="well")
+    count()
+    model.layers.remove(layers_of(model, "prediction", image)[0])
+    assert widget.details.text() == "Nothing is counted yet."
+    assert not widget.save_button.isVisibleTo(widget)
+
+
+def test_where_new_labels_go_the_mended_ones_count_again(model, widget, qtbot, count):
+    image = model.add_image(nine_discs(), name="well")
+    count()
+    (mended,) = layers_of(model, "prediction", image)
+    mended.data[mended.data == 5] = 0
+    mended.metadata["napari_tally"]["corrected"] = 1
+    widget.counting["min_area"].value = 10_000
+    qtbot.waitUntil(lambda: widget.count_text.text() == "0 cells")
+    model.layers.remove(layers_of(model, "prediction", image)[-1])
+    assert widget.count_text.text() == "8 cells"
+    assert widget.results.cells(widget._results[image.unique_id])["counted"].sum() == 8
+
+
+def test_an_image_that_is_closed_is_not_counted_further(model, widget, click, qtbot):
+    image = model.add_image(np.zeros((2000, 2000), np.uint8), name="large")
+    widget.how["tile"].value = 16
+    click(widget.run_button)
+    qtbot.waitUntil(lambda: "tile" in widget.bar.format())
+    model.layers.remove(image)
+    qtbot.waitUntil(lambda: not widget._finding.is_active)
+    assert widget.message.text() == "large was closed, so it is not counted."
+
+
 def test_images_that_were_counted_in_different_ways_are_not_saved_as_one(model, widget, qtbot, count, tmp_path):
     model.add_image(nine_discs(), name="a")
     count()

@@ -19,7 +19,7 @@ from napari_tally.core.events import run_to_end
 from napari_tally.widgets import train as train_module
 from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._curves import Curves
-from napari_tally.widgets._layers import belong
+from napari_tally.widgets._layers import KEY, belong
 from napari_tally.widgets._pairs import propose_pairs
 from napari_tally.widgets._session import session
 from napari_tally.widgets.train import TrainWidget
@@ -398,7 +398,7 @@ def test_did_it_help_stands_in_the_window(crowd, make_widget, qtbot, click):
     rows = widget.quality.text()
     assert all(word in rows for word in ("start", "trained", "Agreement F1", "Cells broken", "Cells merged", "Cells missed"))
     assert "held-out cells" in rows
-    assert "Starts from “nuclei”" in widget.message.text() or "The start model is kept" in widget.message.text()
+    assert ("The start model is kept" in widget.message.text()) == session(crowd).model.record.get("start_kept", False)
     comparison = session(crowd).model.record["comparison"]
     assert comparison["before"]["true_count"] == comparison["after"]["true_count"] >= 6
 
@@ -411,10 +411,27 @@ def test_a_start_that_does_better_is_kept_unless_the_user_insists(crowd, make_wi
     wait_for_the_end(widget, qtbot)
     assert "Training made it worse" in widget.quality.text()
     assert ("The start model is kept" in widget.message.text()) is not insist
-    assert ("kept" in session(crowd).model_name) is not insist
+    assert (session(crowd).model_name == "nuclei, kept") is not insist
+    assert session(crowd).saved is not insist  # nothing was learned that could be lost
+    assert (session(crowd).model_source == "nuclei") is not insist  # for the record of a run
     shipped = nt.find_model("nuclei").network.state_dict()
     here = session(crowd).model.network.state_dict()
     assert all(torch.equal(here[name], shipped[name]) for name in here) is not insist
+
+
+def test_what_a_model_found_is_not_taken_for_drawn_cells_without_a_word(crowd, make_widget, qtbot, click):
+    found = crowd.layers["drawn"]
+    belong(found, "prediction", crowd.layers["crowd"])
+    widget = make_widget(crowd, steps=3)
+    assert [labels for _, labels in widget.pairs.pairs] == [found]
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    assert "drawn: these cells were found by a model" in widget.message.text()
+    assert session(crowd).model is None
+    found.metadata[KEY]["corrected"] = 1  # somebody has looked
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    assert session(crowd).model is not None
 
 
 def test_time_and_memory_are_said_before_start(viewer, widget):

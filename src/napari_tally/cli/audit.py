@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_tally.cli._parts import Commands, add_settings, settings_from
 from napari_tally.cli._results import say_others
+from napari_tally.core import words
 from napari_tally.settings import AuditSettings
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def _draw(arguments: argparse.Namespace) -> None:
     _write_pictures(out / "windows", audit, 0, pictures)
     write_audit(out / "audit.json", audit)
     total = audit.total()
-    print(f"Drew {audit.wanted} windows of {len(audit.windows)} in {len(audit.images)} images with {total.predicted:.0f} predicted cells.")
+    where = words.number(len(audit.images), "image")
+    print(f"Drew {audit.wanted} windows of {len(audit.windows)} in {where} with {total.predicted:.0f} predicted cells.")
     if audit.left_out:
         print(f"Note: windows that touch training annotations are left out, with {audit.left_out} predicted cells in them.")
     if not pictures:

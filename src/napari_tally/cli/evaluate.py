@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_tally.cli._parts import Commands
+from napari_tally.core.words import number
 from napari_tally.settings import TrainingSettings, fields_of, from_dict
 
 if TYPE_CHECKING:
@@ -88,6 +89,6 @@ def print_evaluation(result: "Evaluation") -> None:
         print(f"{m.threshold:6.1f} {m.ap:7.3f} {m.f1:7.3f} {m.precision:10.3f} {m.recall:7.3f} {m.tp:6d} {m.fp:6d} {m.fn:7d}")
     true, predicted = sum(result.true_counts), sum(result.predicted_counts)
     print(
-        f"Counted {predicted} cells, true {true} ({100 * result.bias:+.1f} %), in {len(result.names)} images; "
+        f"Counted {predicted} cells, true {true} ({100 * result.bias:+.1f} %), in {number(len(result.names), 'image')}; "
         f"mean absolute error {result.mae:.2f} cells an image."
     )

@@ -4,6 +4,7 @@ import argparse
 import textwrap
 
 from napari_tally.cli._parts import Commands, plain
+from napari_tally.core.words import number
 
 
 def register(command: Commands) -> None:
@@ -21,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     n = model.settings
     record = model.record
     images = record.get("images", [])
-    made_of = images[0] if record.get("name") and images else f"{len(images)} images"  # a shipped model, or one of the user's
+    made_of = images[0] if record.get("name") and images else number(len(images), "image")  # a shipped model, or one of the user's
     insides = ["inside of a cell"] if n.types == 1 else [f"inside of a cell of type {k}" for k in range(1, n.types + 1)]
     parameters = sum(p.numel() for p in model.network.parameters())
     rows = {
@@ -35,6 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
         "Receptive margin": f"{model.network.margin} px{'' if model.network.exact else '; approximate and blended where tiles meet'}",
         "Thresholds": f"seed {model.counting.seed_threshold}, valley {model.counting.valley}, edge {model.counting.edge_threshold}, "
         f"smallest {model.counting.min_area:.0f} px",
+        **({"Kept": f"{record.get('start')}, which the training below did not make better"} if record.get("start_kept") else {}),
         "Trained": f"{record.get('trained', 'never')}, {record.get('steps', 0)} steps in {record.get('seconds', 0)} s "
         f"on {made_of} with {record.get('cells', 0)} cells",
         "Started from": record.get("start", "unknown"),

@@ -22,12 +22,13 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_tally.core.suggest import look_at, suggest
 
     model, paths = find_model(arguments.model), expand(arguments.images)
-    seen, points, names, known, bad = set(model.record.get("seen", [])), [], [], 0, 0
+    annotated = {*model.record.get("seen", []), *model.record.get("annotated", [])}
+    points, names, known, bad = [], [], 0, 0
     for i, path in enumerate(paths):
         with Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
             try:
                 image = read_image(path)
-                if image.fingerprint in seen:
+                if image.fingerprint in annotated:
                     known += 1
                     continue
                 points.append(run_to_end(look_at(model, image), progress.tile))
@@ -41,9 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not names and bad:
         raise ValueError("None of the images that are not annotated yet could be looked at.")
     if not names:
-        raise ValueError("All of these images are annotated already: the model was trained on them.")
+        raise ValueError("All of these images are annotated already: the model was trained on them, or judged by them.")
     if known:
-        print(f"Passed over, for the model was trained on them: {known}.")
+        print(f"Passed over, for they are annotated already: {known}.")
     for number, suggestion in enumerate(suggest(model, names, points, arguments.number), start=1):
         print(f"{number}. {suggestion.name}: {suggestion.reason}.")
     return 2 if bad else 0

@@ -61,6 +61,7 @@ def predict_files(paths: list[Path], batch: "Batch") -> int:
     from napari_tally.core.batch import ImageDone, PassedOver, Working
     from napari_tally.core.events import run_to_end
     from napari_tally.core.record import recorded_labels
+    from napari_tally.core.results import few
 
     bad: list[PassedOver] = []
     again = 0
@@ -92,8 +93,11 @@ def predict_files(paths: list[Path], batch: "Batch") -> int:
         raise ValueError(bad[0].reason)
     if not len(results):
         raise ValueError(f"None of the images could be predicted; {batch.out / 'failed.csv'} says why.")
-    n = int(results.tables()["counts"]["count"].sum())
-    print(f"{number(n, 'cell')} in {number(len(results), 'image')}; labels and tables are in {batch.out}.")
+    counts = results.tables()["counts"]
+    n, rule = int(counts["count"].sum()), counts["rule"].iloc[0]
+    print(f"{number(n, 'cell')} in {number(len(results), 'image')} ({rule}); labels and tables are in {batch.out}.")
+    if outdated := [name for name in ("report.html", "imagej", "geojson", "points") if (batch.out / name).exists()]:
+        print(f"Note: {few(outdated)} in that folder may be of an earlier run; 'napari-tally report' and 'export' write them anew.")
     say_others(recorded_labels(batch.out)[1])
     if again:
         print(f"{again} of them had been counted by an earlier run (--anew counts them again).")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_tally.cli._parts import Commands, Progress, add_data, read_data, settings_from
+from napari_tally.core.words import number
 from napari_tally.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -77,10 +78,10 @@ def fit(
     else:
         plan = plan_training(pairs, settings, start)
         model = new_model(plan, start)
-    what = "volumes" if plan.slices else "images"
-    print(f"Training on {plan.n_images} {what} with {plan.n_cells} cells, {plan.diameter:.0f} px wide, on the {plan.device_name}.")
+    what = number(plan.n_images, "volume" if plan.slices else "image")
+    print(f"Training on {what} with {number(plan.n_cells, 'cell')}, {plan.diameter:.0f} px wide, on the {plan.device_name}.")
     name = start.record.get("name") or "a trained model" if start else "random weights"
-    takes = f"{settings.steps} steps" if settings.steps else f"about {settings.minutes:g} min"
+    takes = number(settings.steps, "step") if settings.steps else f"about {settings.minutes:g} min"
     print(f"Starts from {name}; takes {takes} and {plan.memory / 1e9:.1f} GB.")
     if resume:
         print(f"Goes on after step {resume.step}, at {resume.fraction:.0%}, with the settings that it began with.")
@@ -118,7 +119,9 @@ def fit(
                 elif isinstance(event, Finished):
                     if event.start_kept:
                         progress.say("The start model is kept: training did not make it better (--insist keeps the trained one).")
-                    progress.say(f"{event.step} steps in {event.seconds:.0f} s.")
+                    if event.validation is None:
+                        progress.say("No cells were held out to judge by: too few are drawn, or all in one place. Compare by eye.")
+                    progress.say(f"{number(event.step, 'step')} in {event.seconds:.0f} s.")
         except (KeyboardInterrupt, ValueError, RuntimeError, MemoryError, OSError):
             if learned:
                 kept = out.with_name(f"{out.stem}.interrupted{out.suffix}") if out.exists() else out  # the model of before may be better

@@ -35,7 +35,7 @@ class Problem:
         "split": :func:`split_pieces` mends it.
     """
 
-    kind: Literal["shape", "colour", "decimals", "empty", "no background", "binary mask", "pieces", "sparse"]
+    kind: Literal["shape", "colour", "decimals", "empty", "no background", "binary mask", "pieces", "sparse", "prediction"]
     message: str
     stops: bool = False
     fix: Literal["", "split"] = ""

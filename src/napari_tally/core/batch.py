@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from napari_tally.core.counting import size_remark
+from napari_tally.core.counting import size_remark, slices_remark
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import OUT_OF_MEMORY, beside, is_out_of_memory, mapped, saying
 from napari_tally.core.files import LOCK, alone_in, file_state, fitting_name, remove_all_leftovers, remove_leftovers, whole_file
@@ -240,6 +240,7 @@ class Batch:
         comparing = judging(self.model, image, found, self.settings, self.counting)
         remarks = (
             image.note,
+            slices_remark(image, found.are_bodies),
             size_remark(cells["area_px"], self.model.diameter * found.zoom),
             (yield from saying(comparing, TileDone(1, 1, "comparing with the training images"))),
         )

@@ -31,7 +31,7 @@ from napari_tally.core.find import TileResult, TileWork
 from napari_tally.core.image_files import read_image
 from napari_tally.core.instances import TileHills
 from napari_tally.core.model_file import find_model
-from napari_tally.core.predict import Predictor
+from napari_tally.core.predict import Predictor, looking_at
 from napari_tally.core.tiles import Region
 from napari_tally.settings import CountingSettings, PredictionSettings
 
@@ -214,8 +214,8 @@ def _compute(
 @lru_cache(maxsize=1)
 def _open(task: _Task) -> TileWork:
     """Open model and image: once for all tiles of an image on a worker."""
-    model = _model(task.model, task.fingerprint)
     image = read_image(task.path)
+    model = looking_at(_model(task.model, task.fingerprint), image, task.settings)
     return TileWork(Predictor(model, image, task.settings, np.array(task.window, np.float32)), task.counting)
 
 

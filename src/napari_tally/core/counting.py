@@ -282,6 +282,16 @@ def _areas(regions: Sequence[Region], shape: tuple[int, int], plane: int, rules:
     return areas(regions, shape, plane, line) if regions else {"": float((shape[0] - line) * (shape[1] - line))}
 
 
+def slices_remark(image: Image, are_bodies: bool) -> str:
+    """Say so where the slices of a z-stack are counted one by one; "" where they are not, or the file does not say what its planes are."""
+    if are_bodies or not image.axes.endswith("Z") or image.slices < 2:
+        return ""
+    return (
+        f"The {image.slices} slices of this z-stack are counted one by one, so a cell counts in each slice that shows it. "
+        "A model that was trained on volumes (3-D) counts each cell once."
+    )
+
+
 def size_remark(areas: ArrayLike, expected: float) -> str:
     """Say so where the cells that were found are much larger or smaller than those that the model knows; "" where all is well.
 

@@ -27,12 +27,18 @@ _BASE = 500e6
 
 
 def network_for(settings: TrainingSettings, in_3d: bool = False) -> NetworkSettings:
-    """Give the network that the wishes describe."""
-    preset = PAPER_NETWORK if settings.preset == "paper" else NetworkSettings()
+    """Give the network that the wishes describe.
+
+    Of planes the U-Net has no batch normalisation: from a handful of images it learns as well or better without (docs/benchmarks.md).
+    """
+    quick = settings.preset == "quick"
+    preset = NetworkSettings() if quick else PAPER_NETWORK
     if in_3d:  # three axes see more with less; the paper's with the depth and width of Cicek et al. 2016
-        preset = replace(preset, dimensions=3, depth=3, base_width=32 if settings.preset == "paper" else 16)
+        preset = replace(preset, dimensions=3, depth=3, base_width=16 if quick else 32)
     if settings.architecture != "auto" and settings.architecture != "unet":
         preset = replace(preset, architecture=settings.architecture, padding="same")
+    elif quick and not in_3d:
+        preset = replace(preset, batch_norm=False)
     return replace(preset, depth=settings.depth or preset.depth, base_width=settings.base_width or preset.base_width)
 
 

@@ -30,6 +30,7 @@ from napari_tally.core.predict import (
     Predictor,
     TileDone,
     looking,
+    looking_at,
     part_done,
     predict_plane,
     require_channels,
@@ -125,6 +126,7 @@ def find_cells(
         If the model was trained on other channels, or the file cannot be read somewhere.
     """
     settings, counting = settings or PredictionSettings(), counting or model.counting
+    model = looking_at(model, image, settings)
     require_channels(model, image)
     window = yield from looking(model, image)
     if model.settings.dimensions == 3:

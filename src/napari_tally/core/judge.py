@@ -128,6 +128,8 @@ class Comparison:
             return f"Training brought no more than chance may, on {cells}. With more cells drawn it may tell."
         if not self.helped and self.after.quality > self.before.quality:
             return f"Training made the outlines better and the count worse, on {cells}."
+        if self.helped and self.after.quality < self.before.quality:
+            return f"Training made the count better and the outlines worse, on {cells}."
         return f"Training helped, on {cells}." if self.helped else f"Training made it worse, on {cells}."
 
 

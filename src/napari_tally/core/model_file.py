@@ -399,6 +399,7 @@ _RECORD: dict[str, tuple[type, ...]] = {
     "seconds": (int, float),
     "images": (list,),
     "seen": (list,),
+    "annotated": (list,),
     "plan": (list,),
     "versions": (dict,),
     "training": (dict,),

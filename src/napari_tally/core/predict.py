@@ -18,7 +18,7 @@ A network for volumes does the same with one axis more: what is called a plane h
 
 import gc
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_tally.core.blend import blended
-from napari_tally.core.channels import pick_channels
+from napari_tally.core.channels import choose_channels, parse_order, pick_channels
 from napari_tally.core.devices import choose_device, free_memory
 from napari_tally.core.events import is_out_of_memory, mapped, paced, part_of, run_to_end
 from napari_tally.core.fold import folded
@@ -98,6 +98,7 @@ def predict(model: Model, image: Image, settings: PredictionSettings | None = No
     ----------
     Ronneberger et al., MICCAI 2015, figure 2 (overlap-tile, missing context mirrored).
     """
+    model = looking_at(model, image, settings)
     window = yield from looking(model, image)
     predictor = Predictor(model, image, settings or PredictionSettings(), window)
     tiles = predictor.tiles()
@@ -381,6 +382,23 @@ def require_channels(model: Model, image: Image) -> None:
     seen_by(model, image)
 
 
+def looking_at(model: Model, image: Image, settings: PredictionSettings | None) -> Model:
+    """Give the model as it is to look at an image: at the channels that the settings name, else at those that it has learned.
+
+    Raises
+    ------
+    ValueError
+        If the image has no such channels, or the model takes another number of them.
+    """
+    if settings is None or not settings.channels:
+        return model
+    asked, n = len(parse_order(settings.channels)), model.settings.channels
+    if asked != n and not (model.colour and asked == 1):
+        takes = "1 channel, or 3 for red, green and blue" if model.colour else number(n, "channel")
+        raise ValueError(f"The channels {settings.channels!r} are asked for, and this model takes {takes}. Name as many.")
+    return replace(model, channels=choose_channels(settings.channels, [image]))
+
+
 def seen_by(model: Model, image: Image) -> Image:
     """Give the image with the channels that a model looks at: whatever a model is asked about an image goes through here, once.
 
@@ -398,7 +416,8 @@ def seen_by(model: Model, image: Image) -> Image:
         wanted = f"{choice.of} channels, of which it looks at {choice} (an image that has just as many as these is taken as it is)"
     else:
         wanted = "3 channels (RGB colour)" if model.colour else number(n, "channel")
+    which = "Say which channel shows the cells (Expert options › Channels in the window, --channels on the command line), or choose"
     raise ValueError(
         f"{image.name} has {describe_channels(image)}, but this model was trained on images with {wanted}. "
-        "Choose a model for such images, or convert the image."
+        f"{which if (n == 1 or model.colour) and image.channels > 1 else 'Choose'} a model for such images."
     )

@@ -31,7 +31,7 @@ from napari_tally.core.find import find_cells
 from napari_tally.core.images import Image
 from napari_tally.core.intensity import normalise
 from napari_tally.core.model_file import Model
-from napari_tally.core.predict import TileDone, looking, seen_by, window_for
+from napari_tally.core.predict import TileDone, looking, looking_at, seen_by, window_for
 from napari_tally.core.prediction import Prediction
 from napari_tally.core.rescale import rescale
 from napari_tally.settings import CountingSettings, Device, PredictionSettings
@@ -203,9 +203,10 @@ def judging(
     known = fingerprint_of(model)
     if known is None:
         return ""
+    model = looking_at(model, image, settings)
     if found.probabilities is None:  # of a slide they are not kept: look at its middle once more
         image = middle_of(image, _KEPT_OUT)
-        how = replace(settings or PredictionSettings(), diameter=np.nan_to_num(model.diameter) * found.zoom)
+        how = replace(settings or PredictionSettings(), channels="", diameter=np.nan_to_num(model.diameter) * found.zoom)
         found = yield from find_cells(model, image, how, counting, keep=True)
     point = measure(model, image, found, (yield from looking(model, image)))
     far = distance(known, point)

@@ -38,7 +38,7 @@ from napari_tally.settings import CountingSettings, PredictionSettings, RuleSett
 FORMAT = 1
 NAME = "record.json"
 _KEY = "napari_tally_record"
-_BY_HAND = "corrected by hand"
+BY_HAND = "corrected by hand"
 """What stands in the remarks on an image whose labels are no longer those that were predicted."""
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-image")
 
@@ -384,8 +384,8 @@ def _again(
         then = then.reshape(found.labels.shape) if then.size == found.labels.size else then
         if fingerprint_labels(then) == entry["labels_fingerprint"] and then.shape == found.labels.shape:
             pixels = int((then != found.labels).sum())
-    if not same and any(_BY_HAND in str(remark) for remark in entry.get("remarks") or ()):
-        why = (f"the cells were {_BY_HAND} after they were predicted, which a prediction does not repeat", *why)
+    if not same and any(BY_HAND in str(remark) for remark in entry.get("remarks") or ()):
+        why = (f"the cells were {BY_HAND} after they were predicted, which a prediction does not repeat", *why)
     if not same and not why:
         why = ("no reason is known: model, image, versions and kind of device are those of the record",)
     return Replayed(name, same, pixels, (entry["found"], found.cells), why)

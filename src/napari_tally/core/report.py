@@ -23,7 +23,7 @@ from napari_tally.core.files import whole_file
 from napari_tally.core.image_files import read_image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.overlay import overlay
-from napari_tally.core.record import changed_labels, read_record
+from napari_tally.core.record import BY_HAND, changed_labels, read_record
 from napari_tally.core.results import few
 from napari_tally.core.tables import read_table
 from napari_tally.core.words import number
@@ -197,6 +197,8 @@ def methods(record: dict[str, Any], counts: pd.DataFrame, checked: Checked | Non
         )
     if settings.get("prediction", {}).get("diameter"):
         sentences.append(f"The diameter of the cells was stated as {settings['prediction']['diameter']:g} px.")
+    if mended := sum(BY_HAND in " ".join(entry.get("remarks", [])) for entry in record["images"]):
+        sentences.append(f"In {number(mended, 'image')} cells were then corrected by hand.")
     sentences.append(f"In all, {int(counts['count'].sum()):,} cells were counted.")
     sentences.append(_how_checked(checked) if checked else "The count was not checked against hand counts.")
     return " ".join(sentences)

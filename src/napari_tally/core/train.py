@@ -397,6 +397,7 @@ def _provenance(
         "start": before.get("name", before.get("trained", "")) or "random weights",
         "images": [pair.image.name for pair in pairs],
         "seen": sorted({*before.get("seen", []), *plan.fingerprints}),
+        "annotated": sorted({*before.get("annotated", []), *plan.fingerprints}),  # that a start was judged by, too
         "licence": before.get("licence", ""),
         "data": data,
         "cells": plan.n_cells,

@@ -50,6 +50,7 @@ class Run:
 
     model: "Model"
     name: str
+    source: str
     settings: PredictionSettings
 
 
@@ -119,12 +120,12 @@ class Results:
     counted: tuple[Counted, ...]
 
 
-def load(path: Path) -> "Generator[None, None, tuple[Model, str]]":
+def load(path: Path) -> "Generator[None, None, tuple[Model, Path]]":
     """Load a model on the worker thread."""
     from napari_tally.core.model_file import load_model
 
     yield
-    return load_model(path), path.stem
+    return load_model(path), path
 
 
 def find(

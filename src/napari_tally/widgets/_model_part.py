@@ -90,13 +90,13 @@ class ModelPart(QWidget):
     def _take_saved(self, saved: "tuple[Path, Model]") -> None:
         path, model = saved
         if self._session.model is model:  # and not yet a newer one
-            self._session.put(model, path.stem)
+            self._session.put(model, path)
         self.said.emit(f"The model is saved as {path}.")
 
     def _take_loaded(self, loaded: "tuple[Path, Model]") -> None:
         path, model = loaded
         self.replaced.emit()
-        self._session.put(model, path.stem)
+        self._session.put(model, path)
 
     def _reset(self) -> None:
         if may_lose_model(self, self._session):

@@ -107,6 +107,11 @@ class Marks:
         full = [np.column_stack([np.tile(np.array(plane, float), (len(path), 1)), path]) for path in paths]
         self._layer.add_paths(full, edge_color=_YELLOW, edge_width=width)
 
+    def blank(self) -> None:
+        """Show nothing for now: to take the layer away and lay it anew would cost napari seconds."""
+        if self._layer is not None and self._layer in self._viewer.layers:
+            self._layer.data = []
+
     def clear(self) -> None:
         """Take the layer away."""
         if self._layer is not None and self._layer in self._viewer.layers:

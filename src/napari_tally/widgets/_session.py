@@ -37,6 +37,8 @@ class Session:
         whoever takes it may use it as long as he likes, also while training goes on.
     model_name : str
         What to call it: the name of its file, or words for one that is not saved.
+    model_source : str
+        Where it comes from, for the record of a run: the path of its file, the name of a shipped model, or words.
     saved : bool
         Whether it is in a file.
     model_changed : psygnal signal (object)
@@ -55,15 +57,17 @@ class Session:
 
     def __init__(self) -> None:
         self.model: Model | None = None
-        self.model_name = ""
+        self.model_name = self.model_source = ""
         self.saved = True
         self.way: Way | None = None
 
-    def put(self, model: "Model | None", name: str = "", saved: bool = True) -> None:
-        """Make `model` the current one."""
+    def put(self, model: "Model | None", name: str | Path = "", saved: bool = True, source: str = "") -> None:
+        """Make `model` the current one; `name` is its file, or what to call it."""
         if self.way and not (model and self.model and model.counting == self.model.counting):
             self.put_way(None)  # it was for another model
-        self.model, self.model_name, self.saved = model, name, saved
+        self.model, self.saved = model, saved
+        self.model_name = name.stem if isinstance(name, Path) else name
+        self.model_source = source or (self.model_name if name in SHIPPED else str(name))
         self.model_changed.emit(model)
 
     def put_way(self, way: "Way | None") -> None:

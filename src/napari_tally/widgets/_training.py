@@ -32,6 +32,12 @@ _SHARE_SECONDS = 5.0
 """Seconds between two copies of the model for the other widgets while training goes on."""
 
 
+_ON_ITSELF = (
+    "{}: these cells were found by a model. Trained on them, a model learns its own mistakes, and is judged by them too. Press “Copy to "
+    "annotation” in “3 Predict and count”, mend what is wrong there, and train on that."
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """An annotated image as it was when the user pressed Start: he may go on drawing."""
@@ -41,6 +47,7 @@ class Source:
     labels_layer: Labels
     labels: NDArray[Any]
     region: NDArray[np.bool_] | None
+    is_prediction: bool = False  # what a model found, and nobody has mended
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,7 @@ class Run:
 
     def _pairs(self) -> "Generator[None, None, tuple[list[TrainingPair], list[tuple[Source, Problem]]]]":
         """Read the layers and check the labels."""
-        from napari_tally.core.annotations import check_labels, known_labels
+        from napari_tally.core.annotations import Problem, check_labels, known_labels
         from napari_tally.core.cell_types import merge_layers
         from napari_tally.core.samples import TrainingPair
 
@@ -171,6 +178,8 @@ class Run:
             yield  # so that Stop works between two images
             image = replace(image_from_layer(source.layer), name=source.name)  # the layer may be renamed meanwhile
             found = check_labels(source.labels, image, source.region)
+            if source.is_prediction:
+                found.append(Problem("prediction", _ON_ITSELF.format(source.labels_layer.name)))
             problems += [(source, problem) for problem in found]
             if not any(problem.stops for problem in found):
                 drawn.setdefault(source.layer, (image, []))[1].append(known_labels(source.labels, source.region))

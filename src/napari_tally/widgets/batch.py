@@ -218,7 +218,7 @@ class BatchWidget(QWidget):
     # The work
 
     def _start(self) -> None:
-        model, paths, out, files, name = self._session.model, list(self._paths), self._out, self.files.value, self._session.model_name
+        model, paths, out, files, name = self._session.model, list(self._paths), self._out, self.files.value, self._session.model_source
         assert model
         assert out
         self._began = time.monotonic()

@@ -11,6 +11,7 @@ Both steps run on a worker thread. The probabilities are kept as long as their i
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_tally.core.counting import size_remark
+from napari_tally.core.counting import size_remark, slices_remark
 from napari_tally.core.results import few
 from napari_tally.core.words import number
 from napari_tally.settings import CountingSettings, PredictionSettings
@@ -82,6 +83,7 @@ class PredictWidget(QWidget):
         self._mended: dict[Any, int] = {}  # how many corrections are in the result of an image
         self._offered: CountingSettings | None = None  # the thresholds of the last model
         self._began, self._folder = 0.0, ""
+        self._counting: list[ImageLayer] = []  # what the work is about
         self._filling: ImageLayer | None = None  # whose labels are on the way
         self._gaze = Gaze(self._viewer)
         self._finding, self._loading, self._deciding = Job(self), Job(self), Job(self)
@@ -208,7 +210,7 @@ class PredictWidget(QWidget):
             say(self.message, "Loading the model…")
             self._loading.start(lambda: _counting.load(Path(path)), description="Loading a model")
 
-    def _take_loaded(self, loaded: "tuple[Model, str]") -> None:
+    def _take_loaded(self, loaded: "tuple[Model, Path]") -> None:
         self._session.put(*loaded)
 
     # The network
@@ -231,8 +233,8 @@ class PredictWidget(QWidget):
         except ValueError as error:
             self._show_failure(error)
             return
-        run = Run(model, self._session.model_name, settings)
-        gaze = self._gaze
+        run = Run(model, self._session.model_name, self._session.model_source, settings)
+        gaze, self._counting = self._gaze, layers
         gaze.follow(layers)
         one_plane = self.this_plane.isChecked() and self.this_plane.isVisible()
         only = {layer: gaze.plane(layer) for layer in layers} if one_plane else None  # what is shown now: the user may move on
@@ -340,6 +342,7 @@ class PredictWidget(QWidget):
     # The thresholds
 
     def _decide_later(self, counting: CountingSettings) -> None:
+        say(self.message, "")  # what was saved is of other thresholds
         self._later.start()
 
     def _decide(self, returned: object = None) -> None:
@@ -419,7 +422,9 @@ class PredictWidget(QWidget):
             f"{counted.layer.name}: {size_remark(counted.cells['area_px'], counted.diameter * counted.found.zoom)}" for counted in shown
         ]
         for counted in shown:
-            remarks += [f"{counted.layer.name}: {text}" for text in (counted.image.note, counted.remark, self._set_aside(counted))]
+            slices = slices_remark(counted.image, counted.found.are_bodies or counted.planes is not None)
+            own = counted.image.note, slices, counted.remark, self._set_aside(counted)
+            remarks += [f"{counted.layer.name}: {text}" for text in own]
         if others := [counted.run.name or "another model" for counted in shown if counted.run.model is not self._session.model]:
             details.append(f"Counted with {escape(few(list(dict.fromkeys(others))))}. Press Count cells to use the model above.")
         details += [f"<b>Please look:</b> {escape(remark)}" for remark in remarks if not remark.endswith(": ")]
@@ -448,8 +453,19 @@ class PredictWidget(QWidget):
                     self.table.setItem(r, c, item)
 
     def _forget(self, event: Any) -> None:
-        """An image is gone, and with it what was found in it."""
-        self._results.pop(event.value.unique_id, None)
+        """A layer is gone: an image with what was found in it; labels with their count, where no others of that image hold cells."""
+        gone = event.value
+        if gone in self._counting and not any(layer in self._viewer.layers for layer in self._counting):
+            self._finding.stop()
+            say(self.message, escape(f"{gone.name} was closed, so it is not counted."))
+        self._results.pop(gone.unique_id, None)
+        found, _ = gone.metadata.get(KEY, {}).get("found") or (None, None)
+        for key, known in [item for item in self._results.items() if item[1].found is found]:
+            del self._results[key]
+            for labels in layers_of(self._viewer, "prediction", known.layer)[-1:]:  # mended before, and set aside
+                if known_of := labels.metadata[KEY].get("found"):
+                    self._results[key] = _counting.mended(replace(known, found=known_of[0], counting=known_of[1]), labels.data)
+                    labels.metadata[KEY]["found"] = (self._results[key].found, known_of[1])
         self._show()
 
     # What to do with it

@@ -245,7 +245,7 @@ class ReviewWidget(QWidget):
         row = self._list.where(*cell) if self._list and cell else None
         if self._reviewed is None or self._list is None or row is None:
             self._cell = None
-            self._marks.clear()
+            self._marks.blank()
             self.suspects.select(None)
             self._describe()
             self._enable()

@@ -23,7 +23,7 @@ from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._geometry import channels_to_front, label_shape
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._kept import Unfinished, discard, unfinished_trainings
-from napari_tally.widgets._layers import image_from_layer, region_of
+from napari_tally.widgets._layers import image_from_layer, is_corrected, layers_of, region_of
 from napari_tally.widgets._model_part import ModelPart
 from napari_tally.widgets._pairs import PairTable
 from napari_tally.widgets._parts import button, fill, group, may_lose_model, note, say
@@ -207,7 +207,8 @@ class TrainWidget(QWidget):
                 channels_to_front(self._viewer, layer)  # so that preview and weights can lie on it
             region = region_of(self._viewer, labels)
             mask = region_mask(region, labels) if region is not None else None
-            sources.append(Source(layer.name, layer, labels, np.array(labels.data), mask))
+            is_prediction = labels in layers_of(self._viewer, "prediction", layer) and not is_corrected(labels)
+            sources.append(Source(layer.name, layer, labels, np.array(labels.data), mask, is_prediction))
         chosen = self.start_from.currentData()
         return Run(
             sources,
@@ -343,8 +344,11 @@ class TrainWidget(QWidget):
         if run and (run.unwanted or self._job.state == "done"):
             run.forget()
         if run and run.model and run.steps:
-            name = "the start, kept" if run.start_kept else f"trained for {number(run.steps, 'step')}, not saved"
-            self._session.put(run.model, name, saved=False)
+            if run.start_kept:  # it has learned nothing that could be lost
+                start = run.model.record.get("start", "")
+                self._session.put(run.model, f"{start}, kept", source=start)
+            else:
+                self._session.put(run.model, f"trained for {number(run.steps, 'step')}, not saved", saved=False)
         if error or self._job.state == "stopped":
             kept = "The model is kept as it was then." if run and run.steps else "Nothing was learned yet."
             say(self.status, f"{'Stopped' if error is None else 'Failed'} after {number(run.steps if run else 0, 'step')}. {kept}")

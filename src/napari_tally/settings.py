@@ -54,7 +54,7 @@ class NetworkSettings:
         Literal["same", "valid"],
         {"label": "Padding", "tooltip": "'valid' is the paper: the output is smaller than the input. 'same' keeps the size."},
     ] = "same"
-    batch_norm: Annotated[bool, {"label": "Batch normalisation", "tooltip": "Steadier where images differ; the paper has none."}] = True
+    batch_norm: Annotated[bool, {"label": "Batch normalisation", "tooltip": "Steadier in volumes; the paper has none."}] = True
     upsampling: Annotated[
         Literal["transposed", "linear"],
         {"label": "Upsampling", "tooltip": "'transposed' = learned 2x2 up-convolution (paper), 'linear' = interpolation."},

@@ -31,7 +31,7 @@ def colour(labels=CELLS):
 
 def test_quick_plan():
     plan = plan_training([pair(), pair()], CPU)
-    assert plan.network == NetworkSettings()
+    assert plan.network == NetworkSettings(batch_norm=False)
     assert (plan.scale, plan.colour, plan.device, plan.n_images, plan.n_cells) == (1, False, "cpu", 2, 20)
     assert plan.diameter == pytest.approx(16, abs=1)
     s = plan.settings

@@ -416,4 +416,4 @@ def test_new_models_fit_their_plan(pairs):
     model = new_model(plan)
     *_, last = train(model, pairs, plan)
     assert last.step == 1
-    assert model.settings == NetworkSettings()
+    assert model.settings == NetworkSettings(batch_norm=False)

@@ -192,7 +192,7 @@ def test_layers_change_under_the_work(make, qtbot, click, notices, kind, what):
     else:
         viewer.layers.clear()
     idle(widget, qtbot)
-    assert job_of(widget).state in ("done", "failed")
+    assert job_of(widget).state in ("done", "failed", *["stopped"] * (what in ("delete", "all")))  # there is nothing left to count
     assert len(notices()) == (job_of(widget).state == "failed")
     viewer.layers.clear()
     fill(viewer)

@@ -138,6 +138,9 @@ class PredictWidget(QWidget):
             "Copy the cells into the annotation of the image, to correct them and train on. What is annotated already stays.",
             self._copy,
         )
+        self.mend_hint = note(
+            "To mend cells: “5 Review cells”. Napari's brush does not paint here, for thresholds may change these labels."
+        )
         self.counting = SettingsForm(CountingSettings)
         self.counting.changed.connect(self._decide_later)
 
@@ -151,7 +154,15 @@ class PredictWidget(QWidget):
         fill(
             self,
             group("What to count", choices, [self.run_button, self.cancel_button], self.bar, self.message),
-            group("Result", self.count_text, self.details, self.table, [self.save_button, self.results.export_button], [self.copy_button]),
+            group(
+                "Result",
+                self.count_text,
+                self.details,
+                self.table,
+                [self.save_button, self.results.export_button],
+                [self.copy_button],
+                self.mend_hint,
+            ),
             self.results,
             group("What is a cell?", self.counting.native, note("Changes count at once: the network does not run again.")),
             self.expert_button,
@@ -275,6 +286,9 @@ class PredictWidget(QWidget):
             self._put("probability", cell, ImageLayer, image, name=f"{image.name} probability", **look)
         labels = self._put_labels(image, _counting.to_show(counted.found.labels, counted.image))
         labels.visible = labels.visible or new
+        for aid in layers_of(self._viewer, "aid", image) if new else []:
+            if aid.name == f"{image.name} preview":  # of a training: other outlines over these cells would only confuse
+                aid.visible = False
         self._tabulate(labels, counted)
         # For who looks at the cells one by one, or draws windows.
         labels.metadata[KEY] |= {"found": (counted.found, counted.counting), "planes": counted.planes}
@@ -396,7 +410,7 @@ class PredictWidget(QWidget):
         shown = self._shown()
         rows = pd.concat([self.results.summary(counted) for counted in shown], ignore_index=True) if shown else pd.DataFrame()
         many = len(rows) > 1
-        for widget in (self.save_button, self.results.export_button, self.copy_button):
+        for widget in (self.save_button, self.results.export_button, self.copy_button, self.mend_hint):
             widget.setVisible(bool(shown))
         self.results.show_results(shown)
         self.table.setVisible(many)

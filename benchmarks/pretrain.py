@@ -86,9 +86,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="0 = as the shipped weights")
     parser.add_argument("--base-width", type=int, default=16)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument(
-        "--finish", action="store_true", help="fold the normalisation into the weights, give them the thresholds; write them in 16 bits"
-    )
+    parser.add_argument("--finish", action="store_true", help="fold the normalisation, set the thresholds, write 16 bits")
     arguments = parser.parse_args()
     number, own = arguments.round - 1, arguments.out / f"{arguments.name}.safetensors"
     if arguments.finish:

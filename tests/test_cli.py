@@ -36,7 +36,7 @@ def discs(shape=(96, 96), centres=((20, 20), (20, 60), (60, 24), (68, 70)), radi
 def model_file(tmp_path_factory) -> Path:
     """A model that was trained a little, on one grey channel."""
     path = tmp_path_factory.mktemp("model") / "discs.safetensors"
-    nt.save_model(nt.train([discs()], start=None, steps=20, patch=64), path)
+    nt.save_model(nt.train([discs()], start=None, steps=40, patch=64), path)
     return path
 
 

@@ -176,7 +176,7 @@ def test_a_wish_for_a_network_is_planned(pairs):
     assert plan.settings.patch == 32
     assert new_model(plan).network.state_dict()["head.weight"].shape == (3, 4, 1, 1)
     assert plan_training(pairs, TrainingSettings(preset="paper", architecture="res-unet")).network.padding == "same"
-    assert plan_training(pairs, TrainingSettings()).network == NetworkSettings()
+    assert plan_training(pairs, TrainingSettings()).network == NetworkSettings(batch_norm=False)
 
 
 def test_the_start_has_the_last_word_on_the_network(pairs):

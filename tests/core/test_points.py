@@ -72,7 +72,7 @@ def test_training_on_points_from_the_command_line(tmp_path, capsys):
     (tmp_path / "points" / "a.csv").write_bytes(to_points(labels[None]))
     paths = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "points"), "--out", str(tmp_path / "m.safetensors")]
     assert main(["train", *paths, "--radius", "5", "--steps", "2", "--patch", "32", "--start", "none"]) == 0
-    assert f"1 images with {labels.max()} cells, 1" in capsys.readouterr().out  # the discs are about 10 px wide
+    assert f"1 image with {labels.max()} cells, 1" in capsys.readouterr().out  # the discs are about 10 px wide
     capsys.readouterr()
     assert main(["train", *paths, "--radius", "-1"]) == 2
     assert "--radius is -1" in capsys.readouterr().err

@@ -17,6 +17,7 @@ import tifffile
 
 from napari_tally.core.images import DECODER_ERRORS, Image, as_image
 from napari_tally.core.lazy import Opened, axes_of_ome_zarr, open_ome_zarr, open_tiff
+from napari_tally.core.words import as_text
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
@@ -56,7 +57,7 @@ def read_image(path: str | Path) -> Image:
     """
     path = Path(path)
     found = decode(path)
-    image = as_image(found.pixels, axes=found.axes, name=path.stem, pixel_size=found.pixel_size, steps=found.steps)
+    image = as_image(found.pixels, axes=found.axes, name=as_text(path.stem), pixel_size=found.pixel_size, steps=found.steps)
     return replace(image, note=found.note)
 
 

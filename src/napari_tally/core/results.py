@@ -31,6 +31,7 @@ from napari_tally.core.image_files import SUFFIXES
 from napari_tally.core.images import Image
 from napari_tally.core.regions import Region
 from napari_tally.core.tables import read_table, writing_table
+from napari_tally.core.words import as_text
 from napari_tally.settings import RuleSettings
 
 TABLES = ("cells", "counts", "regions", "groups", "failed")
@@ -118,7 +119,7 @@ class Results:
 
     def pass_over(self, path: Path, reason: str) -> None:
         """Note that an image could not be counted, and why."""
-        self._failed.append((path.stem, str(path), reason))
+        self._failed.append((as_text(path.stem), as_text(str(path)), as_text(reason)))
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Give the tables that there are, by name."""

@@ -109,7 +109,7 @@ def test_kinds_are_gathered_piece_by_piece():
 
 def test_training_tells_the_kinds_apart(pair, tmp_path, capsys):
     """Dim and bright discs; a small network learns them in some seconds."""
-    settings = TrainingSettings(steps=480, patch=64, types=2, depth=2, base_width=8, device="cpu")
+    settings = TrainingSettings(steps=120, patch=64, types=2, depth=2, base_width=8, learning_rate=1e-2, device="cpu")
     plan = plan_training([pair], settings)
     assert (plan.network.types, plan.network.classes) == (2, 4)
     model = new_model(plan)

@@ -30,6 +30,7 @@ def network_for(settings: TrainingSettings, in_3d: bool = False) -> NetworkSetti
     """Give the network that the wishes describe.
 
     Of planes the U-Net has no batch normalisation: from a handful of images it learns as well or better without (docs/benchmarks.md).
+    Volumes, and several types of cells, are learned sooner with it.
     """
     quick = settings.preset == "quick"
     preset = NetworkSettings() if quick else PAPER_NETWORK
@@ -37,7 +38,7 @@ def network_for(settings: TrainingSettings, in_3d: bool = False) -> NetworkSetti
         preset = replace(preset, dimensions=3, depth=3, base_width=16 if quick else 32)
     if settings.architecture != "auto" and settings.architecture != "unet":
         preset = replace(preset, architecture=settings.architecture, padding="same")
-    elif quick and not in_3d:
+    elif quick and not in_3d and settings.types <= 1:
         preset = replace(preset, batch_norm=False)
     return replace(preset, depth=settings.depth or preset.depth, base_width=settings.base_width or preset.base_width)
 

@@ -424,6 +424,14 @@ def test_an_image_that_is_closed_is_not_counted_further(model, widget, click, qt
     assert widget.message.text() == "large was closed, so it is not counted."
 
 
+def test_an_image_that_is_counted_is_closed_without_a_word(model, widget, count):
+    image = model.add_image(nine_discs(), name="well")
+    count()
+    model.layers.remove(image)
+    assert widget.message.text() == ""
+    assert widget.details.text() == "Nothing is counted yet."
+
+
 def test_images_that_were_counted_in_different_ways_are_not_saved_as_one(model, widget, qtbot, count, tmp_path):
     model.add_image(nine_discs(), name="a")
     count()

@@ -4,7 +4,7 @@ import argparse
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from napari_tally.cli._parts import Commands, Progress, add_settings, expand, settings_from
 from napari_tally.cli._results import add_rules, rules_from, say_others
@@ -60,6 +60,7 @@ def predict_files(paths: list[Path], batch: "Batch") -> int:
     """Run a batch and tell how it goes; a bad file is reported and passed over. Gives how many were bad."""
     from napari_tally.core.batch import ImageDone, PassedOver, Working
     from napari_tally.core.events import run_to_end
+    from napari_tally.core.export import Format
     from napari_tally.core.record import recorded_labels
     from napari_tally.core.results import few
 
@@ -96,7 +97,7 @@ def predict_files(paths: list[Path], batch: "Batch") -> int:
     counts = results.tables()["counts"]
     n, rule = int(counts["count"].sum()), counts["rule"].iloc[0]
     print(f"{number(n, 'cell')} in {number(len(results), 'image')} ({rule}); labels and tables are in {batch.out}.")
-    if outdated := [name for name in ("report.html", "imagej", "geojson", "points") if (batch.out / name).exists()]:
+    if outdated := [name for name in ("report.html", *get_args(Format)) if name != "labels" and (batch.out / name).exists()]:
         print(f"Note: {few(outdated)} in that folder may be of an earlier run; 'napari-tally report' and 'export' write them anew.")
     say_others(recorded_labels(batch.out)[1])
     if again:

@@ -1,10 +1,9 @@
 """The engine, without a window: numpy, scipy, scikit-image and torch, never Qt or napari.
 
 Reading order, following an image from the microscope to the count. What is drawn: :mod:`~napari_tally.core.images` (arrays),
-:mod:`~napari_tally.core.image_files`,
-:mod:`~napari_tally.core.lazy` (pixels that stay in their files), :mod:`~napari_tally.core.channels` (which of them are looked at),
-:mod:`~napari_tally.core.intensity` (one scale for all), :mod:`~napari_tally.core.label_files`,
-:mod:`~napari_tally.core.annotations`, :mod:`~napari_tally.core.points` (dots as annotation),
+:mod:`~napari_tally.core.image_files`, :mod:`~napari_tally.core.lazy` (pixels that stay in their files),
+:mod:`~napari_tally.core.channels` (which of them are looked at), :mod:`~napari_tally.core.intensity` (one scale for all),
+:mod:`~napari_tally.core.label_files`, :mod:`~napari_tally.core.annotations`, :mod:`~napari_tally.core.points` (dots as annotation),
 :mod:`~napari_tally.core.cell_types` (several kinds of cells), :mod:`~napari_tally.core.weights` (the border weight
 map), :mod:`~napari_tally.core.augment`, :mod:`~napari_tally.core.samples` (training patches).
 

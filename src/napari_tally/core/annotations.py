@@ -258,7 +258,8 @@ def split_pieces(labels: NDArray[np.integer], slices: int, are_bodies: bool = Fa
 
 def _of_bodies(labels: NDArray[np.integer], slices: int) -> int:
     """Give the slices that pieces are connected through: 1 where cells do not go through them, and of a mask, which does not tell."""
-    is_mask = labels.max(initial=0) == labels.min(initial=labels.max(initial=0), where=labels > 0)
+    top = labels.max(initial=0)
+    is_mask = labels.min(initial=top, where=labels > 0) == top
     return 1 if is_mask or not cells_go_through(labels, slices) else slices
 
 

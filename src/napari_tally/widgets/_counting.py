@@ -23,7 +23,7 @@ from napari.layers import Image as ImageLayer
 from numpy.typing import NDArray
 
 from napari_tally.core.cell_types import types_of_cells, with_types
-from napari_tally.core.counting import measure_cells, measuring_cells
+from napari_tally.core.counting import measure_cells, measuring_cells, slices_remark
 from napari_tally.core.events import beside, mapped, paced, saying
 from napari_tally.core.images import Image
 from napari_tally.core.lazy import LabelsZarr
@@ -91,6 +91,12 @@ class Counted:
     remark: str = ""
     is_mended: bool = False
     planes: tuple[int, ...] | None = None
+
+    @property
+    def remarks(self) -> tuple[str, str, str]:
+        """What the user should know of the image: what is odd about the file, about its slices, about the picture; "" = nothing."""
+        slices = slices_remark(self.image, self.found.are_bodies or self.planes is not None)
+        return self.image.note, slices, self.remark
 
     def only(self, table: pd.DataFrame) -> pd.DataFrame:
         """Leave out what a table says of planes that nobody looked at."""

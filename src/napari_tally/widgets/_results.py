@@ -17,7 +17,7 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QFormLayout, QMenu, QVBoxLayout, QWidget
 
-from napari_tally.core.counting import apply_rules, slices_remark, summarise
+from napari_tally.core.counting import apply_rules, summarise
 from napari_tally.core.events import saying
 from napari_tally.core.export import FORMATS, Format, export
 from napari_tally.core.label_files import writing_labels
@@ -236,8 +236,7 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
             target = folder / "labels" / f"{name}.tif"
             writing = write_tiff_in_pieces(target, labels, found.image.shape, "uint32", found.image.pixel_size)
             yield from saying(writing, None)
-        slices = slices_remark(found.image, found.found.are_bodies or found.planes is not None)
-        remarks = [found.image.note, slices, found.remark, "Cells were corrected by hand after they were counted." * found.is_mended]
+        remarks = [*found.remarks, "Cells were corrected by hand after they were counted." * found.is_mended]
         if found.planes is not None:
             remarks.append(f"Only plane {few([str(plane) for plane in found.planes])} was looked at; the others are not counted.")
         record.add(found.image, found.layer.source.path, found.found, f"labels/{name}.tif", tuple(remarks))

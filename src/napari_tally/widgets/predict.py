@@ -39,7 +39,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_tally.core.counting import size_remark, slices_remark
+from napari_tally.core.counting import size_remark
 from napari_tally.core.results import few
 from napari_tally.core.words import number
 from napari_tally.settings import CountingSettings, PredictionSettings
@@ -436,9 +436,7 @@ class PredictWidget(QWidget):
             f"{counted.layer.name}: {size_remark(counted.cells['area_px'], counted.diameter * counted.found.zoom)}" for counted in shown
         ]
         for counted in shown:
-            slices = slices_remark(counted.image, counted.found.are_bodies or counted.planes is not None)
-            own = counted.image.note, slices, counted.remark, self._set_aside(counted)
-            remarks += [f"{counted.layer.name}: {text}" for text in own]
+            remarks += [f"{counted.layer.name}: {text}" for text in (*counted.remarks, self._set_aside(counted))]
         if others := [counted.run.name or "another model" for counted in shown if counted.run.model is not self._session.model]:
             details.append(f"Counted with {escape(few(list(dict.fromkeys(others))))}. Press Count cells to use the model above.")
         details += [f"<b>Please look:</b> {escape(remark)}" for remark in remarks if not remark.endswith(": ")]
@@ -469,17 +467,17 @@ class PredictWidget(QWidget):
     def _forget(self, event: Any) -> None:
         """A layer is gone: an image with what was found in it; labels with their count, where no others of that image hold cells."""
         gone = event.value
-        if gone in self._counting and not any(layer in self._viewer.layers for layer in self._counting):
+        if self._finding.is_active and gone in self._counting and not any(layer in self._viewer.layers for layer in self._counting):
             self._finding.stop()
             say(self.message, escape(f"{gone.name} was closed, so it is not counted."))
         self._results.pop(gone.unique_id, None)
         found, _ = gone.metadata.get(KEY, {}).get("found") or (None, None)
         for key, known in [item for item in self._results.items() if item[1].found is found]:
             del self._results[key]
-            for labels in layers_of(self._viewer, "prediction", known.layer)[-1:]:  # mended before, and set aside
-                if known_of := labels.metadata[KEY].get("found"):
-                    self._results[key] = _counting.mended(replace(known, found=known_of[0], counting=known_of[1]), labels.data)
-                    labels.metadata[KEY]["found"] = (self._results[key].found, known_of[1])
+            self._mended.pop(key, None)
+            for labels in layers_of(self._viewer, "prediction", known.layer)[-1:]:  # mended before, and set aside: `_show` counts them
+                if before := labels.metadata[KEY].get("found"):
+                    self._results[key] = replace(known, found=before[0], counting=before[1])
         self._show()
 
     # What to do with it

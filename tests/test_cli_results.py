@@ -1,5 +1,6 @@
 """What belongs together in a folder of results: labels, tables and record, of `predict` as of `count`."""
 
+import json
 import re
 from pathlib import Path
 
@@ -128,6 +129,19 @@ def test_what_is_not_annotated_is_no_cell_in_the_copy_of_the_labels(tmp_path, ca
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "labels" / "a.tif"), np.maximum(partly, 0))
     assert run("report", tmp_path / "out") == 0
     assert "changed after they were counted" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_pixel_size_can_be_stated(tmp_path, folders):
+    images, labels = folders
+    assert run("count", "--images", images, "--labels", labels, "--out", tmp_path / "out", "--pixel-size", 0.5) == 0
+    assert run("predict", "--model", "nuclei", "--out", tmp_path / "found", "--pixel-size", 0.5, images / "a.tif") == 0
+    for out in (tmp_path / "out", tmp_path / "found"):
+        counts = pd.read_csv(out / "counts.csv")
+        np.testing.assert_allclose(counts["area_mm2"], counts["area_px"] * 0.25e-6)
+        cells = pd.read_csv(out / "cells.csv")
+        np.testing.assert_allclose(cells["area_um2"], cells["area_px"] / 4)
+        assert json.loads((out / "record.json").read_text())["images"][0]["pixel_size"] == [0.5, 0.5]
+    assert image_files.read_image(tmp_path / "found" / "labels" / "a.tif").pixel_size == pytest.approx((0.5, 0.5))
 
 
 def test_count_and_report_of_an_image_that_stays_in_its_file(tmp_path, monkeypatch):

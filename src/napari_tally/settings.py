@@ -493,7 +493,7 @@ class CountingSettings:
 
 @dataclass(frozen=True)
 class RuleSettings:
-    """Which of the cells that were found count. See :func:`napari_tally.core.counting.measure_cells`."""
+    """Which of the cells that were found count, and how large a pixel is. See :func:`napari_tally.core.counting.measure_cells`."""
 
     border: Annotated[
         Literal["all", "exclude", "frame"],
@@ -518,6 +518,18 @@ class RuleSettings:
         Literal["px", "um2"],
         {"label": "Given in", "tooltip": "'px': pixels. 'um2': square micrometres, for images whose pixel size is known."},
     ] = "px"
+    pixel_size: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1000.0,
+            "step": 0.0001,
+            "label": "Pixel size (µm)",
+            "zero": "from file",
+            "tooltip": "How wide a pixel of these images is, in micrometres: for areas, and for cells per square millimetre. 0 = as the "
+            "file, or its layer, says.",
+        },
+    ] = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The tables, by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ from pictures import discs, picture
 from skimage.measure import regionprops
 
 from napari_tally.core import counting
-from napari_tally.core.counting import measure_cells, size_remark, slices_remark, summarise
+from napari_tally.core.counting import apply_rules, measure_cells, pixel_remark, size_remark, slices_remark, summarise
 from napari_tally.core.images import as_image
 from napari_tally.core.regions import Region
 from napari_tally.settings import RuleSettings
@@ -100,10 +101,23 @@ def test_in_images_side_by_side_the_frame_counts_each_cell_once(rng):
     ]
 
 
+def test_a_stated_pixel_size_is_taken_for_that_of_the_file(image):
+    stated = RuleSettings(pixel_size=0.5)
+    known = as_image(LABELS, name=image.name, pixel_size=(0.5, 0.5))
+    by_hand, by_file = apply_rules(measure_cells(LABELS, image), image, stated), measure_cells(LABELS, known)
+    pd.testing.assert_frame_equal(by_hand[list(by_file)].filter(like="um"), by_file.filter(like="um"))
+    assert summarise(by_hand, image, stated)["cells_per_mm2"].item() == summarise(by_file, known)["cells_per_mm2"].item()
+    assert by_hand["area_um2"].tolist() == (by_hand["area_px"] / 4).tolist()
+    assert pixel_remark(image, stated) == "Pixels are taken to be 0.5 µm wide, as you stated; the file says 2 × 0.5 µm."
+    assert [pixel_remark(known, stated), pixel_remark(as_image(LABELS), stated), pixel_remark(image, RuleSettings())] == [""] * 3
+    back = apply_rules(by_hand, image)  # and the other way round
+    pd.testing.assert_frame_equal(back, measure_cells(LABELS, image))
+
+
 def test_small_cells_do_not_count(image):
     assert measure_cells(LABELS, image, RuleSettings(smallest=4))["counted"].tolist() == [True, True, False]
     assert measure_cells(LABELS, image, RuleSettings(smallest=3.5, unit="um2"))["counted"].tolist() == [True, True, False]
-    with pytest.raises(ValueError, match="the pixel size of the image is not known. State that area in pixels"):
+    with pytest.raises(ValueError, match="the pixel size of the image is not known. State that size, or the area in pixels"):
         measure_cells(LABELS, as_image(LABELS), RuleSettings(smallest=4, unit="um2"))
 
 

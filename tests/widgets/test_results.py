@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import roifile
 from models import bright_is_cell
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QFileDialog
 
+from napari_tally.core.image_files import read_image
 from napari_tally.core.range import NAMES
 from napari_tally.core.record import read_record
 from napari_tally.core.regions import locate
@@ -65,6 +67,20 @@ def test_a_rule_counts_at_once_and_stands_in_the_features(model, widget):
     assert next(iter(widget._results.values())).found is found
 
 
+def test_cells_that_do_not_count_are_grey(model, widget):
+    labels = layers_of(model, "prediction", model.layers["well"])[0]
+    own = labels.colormap
+    widget.results.form["border"].value = "frame"
+    table = labels.features.set_index("index")
+    colours = labels.colormap.map(table.index.to_numpy())
+    grey = np.ptp(colours[:, :3], axis=1) == 0
+    np.testing.assert_array_equal(grey, ~table["counted"].to_numpy(bool))
+    np.testing.assert_allclose(colours[~grey], own.map(table.index[~grey].to_numpy()))
+    assert labels.colormap.map(np.array([0, 99]))[:, 3].tolist() == [0, 1]  # what is drawn later can be seen
+    widget.results.form["border"].value = "all"
+    assert labels.colormap is own
+
+
 def test_an_area_in_um_needs_a_pixel_size(model, widget, qtbot):
     model.add_image(discs(), name="unknown")
     widget.image_choice.layer = model.layers["unknown"]
@@ -72,9 +88,27 @@ def test_an_area_in_um_needs_a_pixel_size(model, widget, qtbot):
     widget.results.form["smallest"].value = 5
     widget.run_button.click()
     qtbot.waitUntil(lambda: widget.count_text.text() == "9 cells")
-    assert "for the pixel size of the image is not known" in widget.results.region_text.text()
+    assert "for the pixel size is not known" in widget.results.region_text.text()
     widget.results.form["unit"].value = "px"
     assert widget.results.region_text.text() == ""
+
+
+def test_a_pixel_size_can_be_stated(model, widget, qtbot, tmp_path):
+    model.add_image(discs(), name="unknown")
+    widget.image_choice.layer = model.layers["unknown"]
+    widget.run_button.click()
+    qtbot.waitUntil(lambda: widget.count_text.text() == "9 cells")
+    assert "No density: the pixel size is not known" in widget.details.text()
+    widget.results.form["pixel_size"].native.setFocus()
+    widget.results.form["pixel_size"].native.setValue(0.3225)
+    assert f"{9 / (SIDE * 0.3225e-3) ** 2:,.0f} cells/mm²" in widget.details.text()
+    widget.save(tmp_path)
+    qtbot.waitUntil(lambda: not widget.results.is_writing)
+    assert read_record(tmp_path).content["images"][0]["pixel_size"] == [0.3225, 0.3225]
+    assert read_image(tmp_path / "labels" / "unknown.tif").pixel_size == pytest.approx((0.3225, 0.3225))
+    assert pd.read_csv(tmp_path / "counts.csv")["area_mm2"].item() == pytest.approx((SIDE * 0.3225e-3) ** 2)
+    widget.image_choice.layer = model.layers["well"]
+    assert "0.3225 µm wide, as you stated; the file says 0.5 µm" in widget.results.region_text.text()
 
 
 def test_regions_from_shapes_follow_what_is_drawn(model, widget, qtbot):

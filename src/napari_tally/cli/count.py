@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from napari_tally.core.annotations import require_labels, split_pieces
+    from napari_tally.core.counting import pixel_remark, with_pixel_size
     from napari_tally.core.image_files import list_images, match_by_stem, read_image
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.prediction import Prediction
@@ -47,14 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
     for labels_path, image_path in pairs:
         try:
             image = read_image(image_path)
+            remark, image = pixel_remark(image, choice.rules), with_pixel_size(image, choice.rules)
             drawn = read_labels(labels_path)
             drawn = require_labels(split_pieces(drawn, image.slices) if arguments.split and drawn.shape == image.shape else drawn, image)
             labels = np.maximum(drawn, 0)  # not annotated is no cell
             counts = results.add(labels, image, choice.regions(image_path), choice.group(image_path))
             found = Prediction(None, labels, 1.0, int(counts["found"].sum()))
-            record.add(
-                image, image_path, found, _keep(labels_path, labels, image, arguments.out, anew=arguments.split or bool((drawn < 0).any()))
-            )
+            kept = _keep(labels_path, labels, image, arguments.out, anew=arguments.split or bool((drawn < 0).any()))
+            record.add(image, image_path, found, kept, (remark,))
         except ValueError as error:
             if len(pairs) == 1:
                 raise

@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from napari_tally.core.counting import size_remark, slices_remark
+from napari_tally.core.counting import pixel_remark, size_remark, slices_remark, with_pixel_size
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import OUT_OF_MEMORY, beside, is_out_of_memory, mapped, saying
 from napari_tally.core.files import LOCK, alone_in, file_state, fitting_name, remove_all_leftovers, remove_leftovers, whole_file
@@ -235,11 +235,13 @@ class Batch:
         runner = self.runner and replace(self.runner, path=path, state=tuple(state), out=target.parent)
         keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
         found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=keep, runner=runner)
-        measuring = Results(self.rules).measuring(found.labels, image, regions, group, *found.kinds)
+        stated = with_pixel_size(image, self.rules)
+        measuring = Results(self.rules).measuring(found.labels, stated, regions, group, *found.kinds)
         cells, counts, parts = yield from aside(1, "measuring cells", measuring)
         comparing = judging(self.model, image, found, self.settings, self.counting)
         remarks = (
             image.note,
+            pixel_remark(image, self.rules),
             slices_remark(image, found.are_bodies),
             size_remark(cells["area_px"], self.model.diameter * found.zoom),
             (yield from saying(comparing, TileDone(1, 1, "comparing with the training images"))),
@@ -249,8 +251,8 @@ class Batch:
         pixels = yield from aside(1, "taking fingerprints", fingerprinting(image))
         note_file = self._done(path, ".json")
         note_file.unlink(missing_ok=True)  # what it speaks of is replaced now
-        yield from aside(1, "writing labels", self._writing_labels(found.labels, labels, target, image, found.cells))
-        note = RunRecord.note(image, path, found, f"labels/{target.name}", remarks, marks, pixels)
+        yield from aside(1, "writing labels", self._writing_labels(found.labels, labels, target, stated, found.cells))
+        note = RunRecord.note(stated, path, found, f"labels/{target.name}", remarks, marks, pixels)
         yield from aside(1, "writing the tables", writing_table(self._done(path, ".csv"), cells))
         remark = " ".join(filter(None, remarks))
         tables = {"counts": counts.to_csv(index=False), "regions": None if parts is None else parts.to_csv(index=False)}

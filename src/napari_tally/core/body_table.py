@@ -28,10 +28,9 @@ def measuring_bodies(labels: Any, image: Image) -> Generator[float, None, pd.Dat
     Returns
     -------
     pandas.DataFrame
-        image, plane (the one that the centroid lies in), volume (its number), label, z, y, x (centroid in voxels), z_um, y_um, x_um,
-        slices (how many the cell is in), volume_vx, volume_um3, area_px and area_um2 (of the largest slice of the cell), mean_, min_ and
-        max_intensity (with a number for the channel if there are several), touches_top_left and touches_border (of the volume, its
-        first and last slice too). What is in um is NaN where the size of voxels is unknown.
+        image, plane (the one that the centroid lies in), volume (its number), label, z, y, x (centroid in voxels), slices (how many the
+        cell is in), volume_vx, area_px (of the largest slice of the cell), mean_, min_ and max_intensity (with a number for the channel
+        if there are several), touches_top_left and touches_border (of the volume, its first and last slice too).
     """
     n = max(1, image.slices)
     found = []
@@ -41,18 +40,14 @@ def measuring_bodies(labels: Any, image: Image) -> Generator[float, None, pd.Dat
     how = {"slices": "sum", "voxels": "sum", "z": "sum", "y": "sum", "x": "sum", "area": "max"} | how_to_add(image)
     sums = pd.concat(found).groupby(["volume", "label"]).agg(how).reset_index()
     voxels = sums["voxels"].to_numpy(np.int64)
-    height, width = image.pixel_size or (float("nan"), float("nan"))
-    depth = image.z_size or float("nan")
     z, y, x = (sums[axis].to_numpy(float) / voxels for axis in "zyx")
     volume = sums["volume"].to_numpy(int)
     cells = pd.DataFrame({"image": image.name, "plane": volume * n + np.rint(z).astype(int), "volume": volume})
     cells["label"] = sums["label"].to_numpy(int)
     cells["z"], cells["y"], cells["x"] = z, y, x
-    cells["z_um"], cells["y_um"], cells["x_um"] = (z + 0.5) * depth, (y + 0.5) * height, (x + 0.5) * width
     cells["slices"] = sums["slices"].to_numpy(int)
-    cells["volume_vx"], cells["volume_um3"] = voxels, voxels * depth * height * width
+    cells["volume_vx"] = voxels
     cells["area_px"] = sums["area"].to_numpy(np.int64)
-    cells["area_um2"] = cells["area_px"] * height * width
     return with_sums(cells, sums, voxels, image)
 
 

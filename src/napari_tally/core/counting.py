@@ -120,7 +120,7 @@ def apply_rules(
     Parameters
     ----------
     cells : pandas.DataFrame
-        From :func:`measure_cells` of the same image.
+        From :func:`measure_cells` of the same image, whatever its rules were.
     image, rules, regions
         As there.
 
@@ -129,7 +129,10 @@ def apply_rules(
     ValueError
         If the rule is in um2 and the pixel size is unknown.
     """
-    cells = cells.drop(columns="region", errors="ignore").assign(counted=_counted(cells, rules or RuleSettings(), image))
+    rules = rules or RuleSettings()
+    image = with_pixel_size(image, rules)
+    cells = _in_micrometres(cells.drop(columns="region", errors="ignore"), image)
+    cells["counted"] = _counted(cells, rules, image)
     if regions:
         names = np.full(len(cells), "", object)
         slices, planes = (image.slices, cells["volume"] * image.slices) if "volume_vx" in cells else (1, cells["plane"])
@@ -139,6 +142,32 @@ def apply_rules(
             names[here] = locate(regions, cells.loc[here, ["y", "x"]].to_numpy(float), p)
         cells["region"] = names
     return cells
+
+
+def with_pixel_size(image: Image, rules: RuleSettings) -> Image:
+    """Give the image with the size of its pixels that the rules state, where they state one."""
+    return replace(image, pixel_size=(rules.pixel_size, rules.pixel_size)) if rules.pixel_size else image
+
+
+def _in_micrometres(cells: pd.DataFrame, image: Image) -> pd.DataFrame:
+    """Give a table with what is measured in pixels in micrometres too, each column behind its own; NaN where their size is unknown."""
+    height, width = image.pixel_size or (float("nan"), float("nan"))
+    sides = {"z": image.z_size or float("nan"), "y": height, "x": width}
+    factors = {
+        "area_px": ("area_um2", height * width),
+        "perimeter_px": ("perimeter_um", height if abs(height - width) <= _SQUARE * height else float("nan")),
+        "volume_vx": ("volume_um3", sides["z"] * height * width),
+    }
+    derived = [f"{axis}_um" for axis in sides] + [name for name, _ in factors.values()]
+    cells, table = cells.drop(columns=derived, errors="ignore"), dict[str, Any]()
+    for column in cells:
+        table[column] = cells[column]
+        if column == "x":  # the corner of the image, not the centre of its first pixel, is the origin
+            table |= {f"{axis}_um": (cells[axis] + 0.5) * side for axis, side in sides.items() if axis in cells}
+        elif column in factors:
+            name, factor = factors[column]
+            table[name] = cells[column] * factor
+    return pd.DataFrame(table)
 
 
 def _from_above(regions: Sequence[Region], slices: int) -> list[Region]:
@@ -162,16 +191,12 @@ def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, shapes: bo
         shape = (getattr(cell, name) for name in _SHAPES) if shapes else ()
         rows[n] = [cell.label, *cell.centroid, cell.area, *cell.bbox, *shape, *np.concatenate(seen)]
     table = dict(zip(names, rows.T, strict=True))
-    height, width = image.pixel_size or (float("nan"), float("nan"))
     own = table["label"].astype(int)
     cells = pd.DataFrame({"image": image.name, "plane": p, "label": own if ids is None else ids[own].astype(int)})
     cells["y"], cells["x"] = table["centroid-0"], table["centroid-1"]
-    cells["y_um"], cells["x_um"] = (cells["y"] + 0.5) * height, (cells["x"] + 0.5) * width
     cells["area_px"] = table["area"].astype(int)
-    cells["area_um2"] = cells["area_px"] * height * width
     if shapes:
         cells["perimeter_px"] = table["perimeter"]
-        cells["perimeter_um"] = table["perimeter"] * (height if abs(height - width) <= _SQUARE * height else float("nan"))
         cells["eccentricity"], cells["solidity"] = table["eccentricity"], table["solidity"]
     for c in range(image.channels):
         for what in ("mean", "min", "max"):
@@ -186,7 +211,7 @@ def _counted(cells: pd.DataFrame, rules: RuleSettings, image: Image) -> NDArray[
     if rules.smallest and rules.unit == "um2" and not image.pixel_size:
         raise ValueError(
             f"{image.name}: cells below {rules.smallest:g} um2 shall not count, but the pixel size of the image is not known. "
-            "State that area in pixels."
+            "State that size, or the area in pixels."
         )
     area = cells["area_um2" if rules.unit == "um2" else "area_px"]
     large = (area >= rules.smallest).to_numpy() if rules.smallest else np.ones(len(cells), bool)
@@ -231,11 +256,12 @@ def summarise(
         and there are slices, volume_mm3, cells_per_mm3, mean_volume_vx and mean_volume_um3 too.
     """
     bodies = "volume_vx" in cells
+    rules, rows = rules or RuleSettings(), []
+    image = with_pixel_size(image, rules)
     slices = image.slices if bodies else 1
     mm2 = image.pixel_size[0] * image.pixel_size[1] * 1e-6 if image.pixel_size else float("nan")
     shape = (image.shape[-2], image.shape[-1])
     mm3 = mm2 * image.z_size * 1e-3 if image.z_size else float("nan")
-    rules, rows = rules or RuleSettings(), []
     regions = _from_above(regions or (), slices)
     for p in range(0, len(image.planes), slices):
         plane = cells[cells["volume"] == p // slices] if bodies else cells[cells["plane"] == p]
@@ -280,6 +306,16 @@ def _areas(regions: Sequence[Region], shape: tuple[int, int], plane: int, rules:
     """Give name -> pixels of the regions of a plane, and of what lies outside; of no regions: of the plane."""
     line = int(rules.border == "frame")
     return areas(regions, shape, plane, line) if regions else {"": float((shape[0] - line) * (shape[1] - line))}
+
+
+def pixel_remark(image: Image, rules: RuleSettings) -> str:
+    """Say so where the rules state another size of pixels than the image itself; "" where they do not."""
+    stated = with_pixel_size(image, rules).pixel_size
+    if not image.pixel_size or not stated or np.allclose(stated, image.pixel_size, rtol=_SQUARE):
+        return ""
+    height, width = image.pixel_size
+    own = f"{width:.4g}" if np.isclose(height, width) else f"{width:.4g} × {height:.4g}"
+    return f"Pixels are taken to be {rules.pixel_size:.4g} µm wide, as you stated; the file says {own} µm."
 
 
 def slices_remark(image: Image, are_bodies: bool) -> str:

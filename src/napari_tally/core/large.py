@@ -40,12 +40,10 @@ def measuring_pieces(labels: Any, image: Image, side: int = _SIDE) -> Generator[
         yield n / len(all_pieces)
     how = {"plane": "max"} | dict.fromkeys(("area", "y", "x"), "sum")
     parts = pd.concat(sums).groupby("label").agg(how | how_to_add(image))  # a row a cell, in the order of the labels
-    height, width = image.pixel_size or (float("nan"), float("nan"))
     cells = pd.DataFrame({"image": image.name, "plane": parts["plane"].to_numpy(int), "label": parts.index.to_numpy(int)})
     area = parts["area"].to_numpy(np.int64)
     cells["y"], cells["x"] = parts["y"].to_numpy() / area, parts["x"].to_numpy() / area
-    cells["y_um"], cells["x_um"] = (cells["y"] + 0.5) * height, (cells["x"] + 0.5) * width
-    cells["area_px"], cells["area_um2"] = area, area * height * width
+    cells["area_px"] = area
     return with_sums(cells, parts, area, image)
 
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from napari.layers import Labels
+from napari.utils import CyclicLabelColormap, DirectLabelColormap
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QFormLayout, QMenu, QVBoxLayout, QWidget
 
-from napari_tally.core.counting import apply_rules, summarise
+from napari_tally.core.counting import apply_rules, pixel_remark, summarise, with_pixel_size
 from napari_tally.core.events import saying
 from napari_tally.core.export import FORMATS, Format, export
 from napari_tally.core.label_files import writing_labels
@@ -29,6 +31,7 @@ from napari_tally.settings import RuleSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
+from napari_tally.widgets._layers import KEY
 from napari_tally.widgets._parts import ask_for_folder, button, group, note, say
 from napari_tally.widgets._plots import Plots
 from napari_tally.widgets._regions import is_regions, regions_from_shapes
@@ -41,6 +44,10 @@ SAVED = ("counts.csv", "cells.csv", "record.json", "report.html")
 _PATIENCE = 200
 """Milliseconds without a change of the regions after which the cells are counted anew."""
 _LINES = 8
+_GREY, _NEW = np.array([0.5, 0.5, 0.5, 0.6]), np.ones(4)
+"""Colours of cells that do not count, and of those that are drawn later."""
+_MANY_COLOURS = 20_000
+"""The largest number of a cell for which there is a table of colours; napari needs a fifth of a second for so many."""
 
 
 class ResultsPart(QWidget):
@@ -116,7 +123,7 @@ class ResultsPart(QWidget):
 
     def _by_rule(self, found: "Counted") -> tuple[pd.DataFrame, RuleSettings, list[Region]]:
         rules, regions = self.form.value, self._regions(found)
-        if rules.unit == "um2" and not found.image.pixel_size:  # cannot be: `show_results` says so
+        if rules.unit == "um2" and not with_pixel_size(found.image, rules).pixel_size:  # cannot be: `show_results` says so
             rules = RuleSettings(border=rules.border)
         return apply_rules(found.cells, found.image, rules, regions), rules, regions
 
@@ -132,9 +139,9 @@ class ResultsPart(QWidget):
         for found in self._shown:
             cells, rules, regions = self._by_rule(found)
             if rules != wish and wish.smallest:
-                lines.append(
-                    escape(f"{found.image.name}: all sizes count, for the pixel size of the image is not known. State the area in px.")
-                )
+                lines.append(escape(f"{found.image.name}: all sizes count, for the pixel size is not known. State it, or the area in px."))
+            if remark := pixel_remark(found.image, wish):
+                lines.append(escape(f"{found.image.name}: {remark}"))
             if regions:
                 rows = found.only(summarise(cells, found.image, rules, regions))
                 for row in rows.itertuples():
@@ -202,8 +209,8 @@ class ResultsPart(QWidget):
     def export(self, folder: str | Path, kind: Format) -> None:
         """Write the cells of the images that are shown for another program."""
         if self._shown and not self.is_writing:
-            shown = list(self._shown)
-            self._writing.start(lambda: _export(Path(folder), shown, kind), description="Exporting cells")
+            shown, rules = list(self._shown), self.form.value
+            self._writing.start(lambda: _export(Path(folder), shown, kind, rules), description="Exporting cells")
 
     def _ask_where(self, action: QAction) -> None:
         self._kind = action.data()
@@ -211,6 +218,28 @@ class ResultsPart(QWidget):
 
     def _export_there(self, folder: str) -> None:
         self.export(folder, self._kind)
+
+
+def shade(labels: Labels, cells: pd.DataFrame) -> None:
+    """Show the cells that do not count in grey; without any, the layer has its own colours again.
+
+    Parameters
+    ----------
+    labels : napari.layers.Labels
+    cells : pandas.DataFrame
+        From :func:`napari_tally.core.counting.apply_rules`. A number that comes in several planes is grey where it counts in none.
+    """
+    notes = labels.metadata[KEY]
+    own = notes.get("colours", labels.colormap)
+    counts = cells.groupby("label")["counted"].any()
+    if counts.all() or counts.index.max() > _MANY_COLOURS or not isinstance(own, CyclicLabelColormap):
+        if "colours" in notes:
+            labels.colormap = notes.pop("colours")
+        return
+    colours = own.map(counts.index.to_numpy())
+    colours[~counts.to_numpy(bool)] = _GREY
+    of_id = dict(zip(counts.index.tolist(), colours, strict=True))
+    notes["colours"], labels.colormap = own, DirectLabelColormap(color_dict={None: _NEW, 0: np.zeros(4)} | of_id)
 
 
 def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: RuleSettings) -> Generator[None, None, str]:
@@ -229,17 +258,21 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
     for found, regions in items:
         made = yield from saying(results.measuring(found.found.labels, found.image, regions, "", *found.found.kinds), None)
         results.take(*(None if table is None else found.only(table) for table in made))
-        name, labels = _file_name(found.image.name, names), found.found.labels
+        name, labels, image = _file_name(found.image.name, names), found.found.labels, with_pixel_size(found.image, rules)
         if isinstance(labels, np.ndarray):
-            yield from writing_labels(folder / "labels" / f"{name}.tif", labels, found.image.pixel_size)
+            yield from writing_labels(folder / "labels" / f"{name}.tif", labels, image.pixel_size)
         else:
             target = folder / "labels" / f"{name}.tif"
-            writing = write_tiff_in_pieces(target, labels, found.image.shape, "uint32", found.image.pixel_size)
+            writing = write_tiff_in_pieces(target, labels, image.shape, "uint32", image.pixel_size)
             yield from saying(writing, None)
-        remarks = [*found.remarks, "Cells were corrected by hand after they were counted." * found.is_mended]
+        remarks = [
+            *found.remarks,
+            pixel_remark(found.image, rules),
+            "Cells were corrected by hand after they were counted." * found.is_mended,
+        ]
         if found.planes is not None:
             remarks.append(f"Only plane {few([str(plane) for plane in found.planes])} was looked at; the others are not counted.")
-        record.add(found.image, found.layer.source.path, found.found, f"labels/{name}.tif", tuple(remarks))
+        record.add(image, found.layer.source.path, found.found, f"labels/{name}.tif", tuple(remarks))
         yield
     yield from saying(results.writing(folder), None)
     record.write(folder)
@@ -248,14 +281,14 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
     return f"Saved tables, labels, record.json and report.html in {folder}."
 
 
-def _export(folder: Path, shown: Sequence["Counted"], kind: Format) -> Generator[None, None, str]:
+def _export(folder: Path, shown: Sequence["Counted"], kind: Format, rules: RuleSettings) -> Generator[None, None, str]:
     """Write one format on the worker thread; give what to say."""
     names: list[str] = []
     for found in shown:
         labels = found.found.labels
         if not isinstance(labels, np.ndarray):
             labels = np.stack([labels[p, : labels.shape[1], : labels.shape[2]] for p in range(labels.shape[0])]).astype(np.int32)
-        export(labels, _file_name(found.image.name, names), folder, [kind], found.image.pixel_size)
+        export(labels, _file_name(found.image.name, names), folder, [kind], with_pixel_size(found.image, rules).pixel_size)
         yield
     return f"Exported {number(len(shown), 'image')} to {folder / kind}."
 

@@ -53,7 +53,7 @@ from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
 from napari_tally.widgets._layers import KEY, Role, belong, is_corrected, is_source, layers_of
 from napari_tally.widgets._parts import ask_for_file, ask_for_folder, button, fill, filling, group, may_lose_model, note, say
-from napari_tally.widgets._results import SAVED, ResultsPart
+from napari_tally.widgets._results import SAVED, ResultsPart, shade
 from napari_tally.widgets._session import SHIPPED, session, unwrap, usual_way
 
 if TYPE_CHECKING:
@@ -316,9 +316,10 @@ class PredictWidget(QWidget):
                 say(self.message, escape(text))
 
     def _tabulate(self, labels: Labels, counted: Counted) -> None:
-        """Give the table of cells to the label layer, where napari's features table shows it."""
-        features = self.results.cells(counted).drop(columns="image").rename(columns={"label": "index"})
-        labels.features = features.dropna(axis="columns", how="all")
+        """Give the table of cells to the label layer, where napari's features table shows it, and shade those that do not count."""
+        cells = self.results.cells(counted)
+        labels.features = cells.drop(columns="image").rename(columns={"label": "index"}).dropna(axis="columns", how="all")
+        shade(labels, cells)
 
     def _recount(self) -> None:
         """Count by another rule, or in other regions: nothing is measured anew."""
@@ -428,7 +429,8 @@ class PredictWidget(QWidget):
         if not many:
             row = rows.iloc[0]
             density = row["cells_per_mm2"]
-            details.append(f"{density:,.0f} cells/mm²" if np.isfinite(density) else "No density: the pixel size is not known")
+            unknown = "No density: the pixel size is not known. You can state it below"
+            details.append(f"{density:,.0f} cells/mm²" if np.isfinite(density) else unknown)
             details.append(f"Cells cover {row['covered_percent']:.1f} % of the image")
         else:
             details.append(f"In {len(shown)} images" if len(shown) > 1 else f"In {len(rows)} planes")

@@ -69,13 +69,14 @@ def test_a_lazy_layer_gives_the_cells_of_one_in_memory(widget, viewer, qtbot, tm
 def test_the_files_of_labels_go_with_the_window(qtbot, make_napari_viewer):
     viewer = make_napari_viewer()
     session(viewer).put(bright_is_cell(), "bright")
-    _, widget = viewer.window.add_plugin_dock_widget("napari-tally", "3 Predict and count")
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-tally", "3 Predict and count")
+    assert dock.windowTitle() == "3 Count"  # on its tab; the long name stays in its title bar
     viewer.add_image(da.from_array(nine_discs(), chunks=64), name="slide", contrast_limits=(0, 255))
     press_count(widget, qtbot)
     folder = viewer.layers["slide labels"].data.store.root.parent
     assert folder.exists()
     viewer.close()
-    del viewer, widget
+    del viewer, widget, dock
     gc.collect()
     assert not folder.exists()
 

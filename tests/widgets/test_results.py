@@ -75,6 +75,7 @@ def test_cells_that_do_not_count_are_grey(model, widget):
     colours = labels.colormap.map(table.index.to_numpy())
     grey = np.ptp(colours[:, :3], axis=1) == 0
     np.testing.assert_array_equal(grey, ~table["counted"].to_numpy(bool))
+    assert "3 more cells found, not counted (grey)" in widget.details.text()
     np.testing.assert_allclose(colours[~grey], own.map(table.index[~grey].to_numpy()))
     assert labels.colormap.map(np.array([0, 99]))[:, 3].tolist() == [0, 1]  # what is drawn later can be seen
     widget.results.form["border"].value = "all"

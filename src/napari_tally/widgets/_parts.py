@@ -8,6 +8,7 @@ from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSpinBox,
     QComboBox,
+    QDockWidget,
     QFileDialog,
     QGroupBox,
     QHBoxLayout,
@@ -101,6 +102,8 @@ def ask_where_to_save(parent: QWidget, title: str, name: str, kinds: str, chosen
 
 
 def _dialog(parent: QWidget, title: str, chosen: Callable[[str], object], kinds: str = "") -> QFileDialog:
+    for other in parent.findChildren(QFileDialog):  # one at a time
+        other.close()
     dialog = QFileDialog(parent, title, "", kinds)
     dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     dialog.fileSelected.connect(chosen)
@@ -120,8 +123,8 @@ def group(title: str, *rows: Row) -> QGroupBox:
     return box
 
 
-def fill(widget: QWidget, *rows: Row) -> None:
-    """Lay rows into a dock widget; what does not fit on a small screen scrolls."""
+def fill(widget: QWidget, tab: str, *rows: Row) -> None:
+    """Lay rows into a dock widget; what does not fit on a small screen scrolls. `tab` is a short name, for docks that share a place."""
     content = QWidget()
     content.setMinimumWidth(320)
     column = QVBoxLayout(content)
@@ -138,12 +141,30 @@ def fill(widget: QWidget, *rows: Row) -> None:
     outer = QVBoxLayout(widget)
     outer.setContentsMargins(0, 0, 0, 0)
     outer.addWidget(area)
+    widget.installEventFilter(_Tab(widget, tab))
 
 
 def spare_from_wheel(part: QWidget) -> None:
     """Let the wheel scroll past a field that has not been clicked: else scrolling would change settings unseen."""
     part.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
     part.installEventFilter(_PastWheel(part))
+
+
+class _Tab(QObject):
+    """Names the tab of the dock that a widget comes to lie in: the names that napari gives are too long for several side by side."""
+
+    def __init__(self, widget: QWidget, name: str) -> None:
+        super().__init__(widget)
+        self._name = name
+
+    def eventFilter(self, widget: QObject, event: QEvent) -> bool:
+        if event.type() in (QEvent.Type.ParentChange, QEvent.Type.Show):
+            around = widget.parent()
+            while around is not None and not isinstance(around, QDockWidget):
+                around = around.parent()
+            if around is not None:
+                around.setWindowTitle(self._name)  # its title bar is napari's own, and keeps the long name
+        return False
 
 
 class _PastWheel(QObject):

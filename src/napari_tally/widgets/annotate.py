@@ -143,6 +143,7 @@ class AnnotateWidget(QWidget):
         ]
         fill(
             self,
+            "1 Annotate",
             group("Image", choices, self.left_text, [self.bring_button, self.drop_button], self.start_button, self.message),
             *self._drawing,
         )

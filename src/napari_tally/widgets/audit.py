@@ -116,6 +116,7 @@ class AuditWidget(QWidget):
         )
         fill(
             self,
+            "4 Check",
             group("What to check", choices, self.settings.native, [self.start_button, self.open_button], self.folder_button, self.message),
             self._counting,
             self.result,

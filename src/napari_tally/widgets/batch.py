@@ -102,6 +102,7 @@ class BatchWidget(QWidget):
         results.addRow("Folder", self.out_text)
         fill(
             self,
+            "Files",
             group(
                 "What to count",
                 choices,

@@ -153,6 +153,7 @@ class PredictWidget(QWidget):
         choices.addRow("Model", model_row)
         fill(
             self,
+            "3 Count",
             group("What to count", choices, [self.run_button, self.cancel_button], self.bar, self.message),
             group(
                 "Result",
@@ -425,7 +426,9 @@ class PredictWidget(QWidget):
             say(self.message, "The image is large: press Count cells to use the new thresholds.")
         n, inside = int(rows["count"].sum()), int(rows["count_without_border"].sum())
         say(self.count_text, f"{number(n, 'cell')}")
-        details = [f"{inside} of them do not touch the border"]
+        details = [f"{inside} of them do not touch the border" if inside < n else "None of them touches the border"] if n else []
+        if aside := int(rows["found"].sum()) - n:
+            details.append(f"{number(aside, 'more cell')} found, not counted (grey)")
         if not many:
             row = rows.iloc[0]
             density = row["cells_per_mm2"]

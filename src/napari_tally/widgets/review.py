@@ -115,7 +115,7 @@ class ReviewWidget(QWidget):
             ),
             self.sending,
         ]
-        fill(self, group("Cells", choice, self.start_button, self.message), *self._working)
+        fill(self, "5 Review", group("Cells", choice, self.start_button, self.message), *self._working)
         self.labels_choice.changed.connect(self._change_labels)
         self._viewer.layers.events.inserted.connect(self._offer_newest)
         self._offer_newest()

@@ -119,6 +119,7 @@ class TrainWidget(QWidget):
         choices.addRow("Train for", self.minutes["minutes"].native)
         fill(
             self,
+            "2 Train",
             group("Annotated images", self.pairs, self.pairs.add_button),
             group(
                 "Training",

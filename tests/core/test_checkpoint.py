@@ -131,7 +131,7 @@ def test_interrupted_twice(pairs, tmp_path):
 
 def test_minutes_go_on_where_they_were(pairs, tmp_path, monkeypatch):
     ticks = count()
-    monkeypatch.setattr("napari_tally.core.train.time", SimpleNamespace(perf_counter=lambda: next(ticks) / 50))
+    monkeypatch.setattr("napari_tally.core.budget.time", SimpleNamespace(perf_counter=lambda: next(ticks) / 50))
     model, plan = begun(pairs)
     plan = replace(plan, settings=replace(plan.settings, steps=0, minutes=0.05))
     found = checkpoints(model, pairs, plan)
@@ -170,7 +170,7 @@ def test_a_checkpoint_comes_when_it_is_due(pairs, monkeypatch):
         now[0] += 0.1
         return now[0]
 
-    monkeypatch.setattr("napari_tally.core.train.time", SimpleNamespace(perf_counter=tick))
+    monkeypatch.setattr("napari_tally.core.budget.time", SimpleNamespace(perf_counter=tick))
     seconds = []
     for event in train(model, pairs, plan, checkpoint_seconds=10):
         if isinstance(event, Checkpoint):

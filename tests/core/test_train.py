@@ -12,7 +12,9 @@ import pytest
 import torch
 from pictures import discs
 
+from napari_tally.core import budget
 from napari_tally.core import train as module
+from napari_tally.core.budget import Flat
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image
 from napari_tally.core.judge import Fitting
@@ -178,7 +180,7 @@ def test_time_that_the_caller_takes_does_not_count(pairs, monkeypatch):
         now[0] += 0.01
         return now[0]
 
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=tick))
+    monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=tick))
     model, plan = planned(pairs)
     plan = replace(plan, settings=replace(plan.settings, steps=0, minutes=1 / 60))
     events = []
@@ -191,7 +193,7 @@ def test_time_that_the_caller_takes_does_not_count(pairs, monkeypatch):
 
 def test_news_come_at_most_ten_times_a_second(pairs, monkeypatch):
     ticks = count()
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 1000))
+    monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 1000))
     model, plan = planned(pairs, steps=60)
     events = list(train(model, pairs, plan))
     assert sum(isinstance(event, Step) for event in events) <= 2 + 10 * events[-1].seconds
@@ -304,7 +306,7 @@ def test_images_that_are_learned_do_not_judge(pairs, start):
 
 
 def test_a_flat_score_ends_a_phase(pairs, monkeypatch):
-    monkeypatch.setattr(module._Flat, "since", lambda self, step, quality: True)
+    monkeypatch.setattr(Flat, "since", lambda self, step, quality: True)
     model, plan = planned(pairs, minutes=0.1, steps=0)
     events = list(train(model, pairs, plan))
     assert sum(isinstance(event, Validation) for event in events) == 2  # the first in the phase ends it; one when the thresholds fit
@@ -312,7 +314,7 @@ def test_a_flat_score_ends_a_phase(pairs, monkeypatch):
 
 
 def test_flat_means_no_new_best_for_half_of_the_phase():
-    flat = module._Flat(0)
+    flat = Flat(0)
     assert not any(flat.since(step, step / 1e3) for step in range(0, 3000, 100))  # still getting better
     assert [step for step in range(3000, 9000, 100) if flat.since(step, 2.9)][0] == 5900
 

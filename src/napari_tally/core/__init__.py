@@ -13,11 +13,11 @@ and the registry), :mod:`~napari_tally.core.losses`, :mod:`~napari_tally.core.fo
 :mod:`~napari_tally.core.inflate` (a model for planes begins one for volumes).
 
 Training: :mod:`~napari_tally.core.start` (which model to begin with), :mod:`~napari_tally.core.sizes` (how large are images shown to a
-network?), :mod:`~napari_tally.core.plan`, :mod:`~napari_tally.core.explain` (the plan in words),
-:mod:`~napari_tally.core.estimate` (what it will take), :mod:`~napari_tally.core.train`,
-:mod:`~napari_tally.core.learner` (its steps), :mod:`~napari_tally.core.validation` (what is held out), :mod:`~napari_tally.core.judge` (how
-good is it, and did training help?), :mod:`~napari_tally.core.checkpoint` (going on after a crash), :mod:`~napari_tally.core.compare` (which
-network and loss?), :mod:`~napari_tally.core.suggest` (which image to annotate next).
+network?), :mod:`~napari_tally.core.plan`, :mod:`~napari_tally.core.explain` (the plan in words), :mod:`~napari_tally.core.estimate` (what
+it will take), :mod:`~napari_tally.core.train`, :mod:`~napari_tally.core.budget` (its time), :mod:`~napari_tally.core.learner` (its steps),
+:mod:`~napari_tally.core.validation` (what is held out), :mod:`~napari_tally.core.judge` (how good is it, and did training help?),
+:mod:`~napari_tally.core.checkpoint` (going on after a crash), :mod:`~napari_tally.core.compare` (which network and loss?),
+:mod:`~napari_tally.core.suggest` (which image to annotate next).
 
 Prediction: :mod:`~napari_tally.core.tiles`, :mod:`~napari_tally.core.rescale`, :mod:`~napari_tally.core.strips` (a large picture, layer by
 layer), :mod:`~napari_tally.core.blend` (networks that look at a whole tile), :mod:`~napari_tally.core.predict`,

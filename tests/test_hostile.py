@@ -260,6 +260,15 @@ def test_an_empty_label_image_is_no_bomb(tmp_path):
     assert read_labels(tmp_path / "a.tif").shape == read_image(tmp_path / "a.tif").shape == (10_000, 10_000)
 
 
+def test_nor_is_one_that_another_program_packed_with_zstd(tmp_path):
+    """140 MB in 20 kB."""
+    labels = np.zeros((6000, 6000), np.uint32)
+    labels[100:120, 100:120] = 1
+    tifffile.imwrite(tmp_path / "a.tif", labels, compression="zstd")
+    assert (tmp_path / "a.tif").stat().st_size < labels.nbytes / 2000
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), labels)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="names that Windows does not allow")
 @pytest.mark.parametrize("name", ["two\nlines", "tab\tbell\x07", "\x1b[31mred", "umlaut ü 细胞", " - ", "a;rm -rf b", "%s{0}$HOME"])
 def test_names_as_nobody_should_give_them(tmp_path, capsys, name):

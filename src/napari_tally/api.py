@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from napari_tally.core.annotations import require_labels
+from napari_tally.core.annotations import require_ids, require_labels
 from napari_tally.core.counting import measure_cells
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import Image, as_image
@@ -117,6 +117,11 @@ def count(labels: ArrayLike, image: Image | ArrayLike) -> "pd.DataFrame":
     image : array or Image
         The image that the labels belong to; its pixel size gives areas in um2.
 
+    Raises
+    ------
+    ValueError
+        If these are no labels, or not those of an image of this shape.
+
     Examples
     --------
     >>> import napari_tally as nt
@@ -124,7 +129,8 @@ def count(labels: ArrayLike, image: Image | ArrayLike) -> "pd.DataFrame":
     >>> len(nt.count(truth, image)) == int(truth.max())
     True
     """
-    return measure_cells(np.asarray(labels), _as_image(image))
+    picture = _as_image(image)
+    return measure_cells(require_ids(np.asarray(labels), picture.name), picture)
 
 
 def _as_image(image: Image | ArrayLike) -> Image:

@@ -526,8 +526,8 @@ class RuleSettings:
             "step": 0.0001,
             "label": "Pixel size (µm)",
             "zero": "from file",
-            "tooltip": "How wide a pixel of these images is, in micrometres: for areas, and for cells per square millimetre. 0 = as the "
-            "file, or its layer, says.",
+            "tooltip": "How wide a pixel of these images is, in micrometres: for areas and for cells per square millimetre, and for "
+            "models that know the size of their pixels. 0 = as the file, or its layer, says.",
         },
     ] = 0.0
 

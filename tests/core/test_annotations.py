@@ -75,6 +75,14 @@ def test_a_mask_holds_no_ids(kind):
     assert require_ids(mask, "a.tif") is mask  # a few pieces may be one cell
 
 
+def test_whole_numbers_in_a_type_for_decimals_are_ids():
+    labels = require_ids(GOOD.astype(np.float32), "a.tif")
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(labels, GOOD)
+    with pytest.raises(ValueError, match="one whole number a pixel is wanted"):
+        require_ids(GOOD + 0.5, "a.tif")
+
+
 def test_a_region_around_the_cells_gives_background():
     labels = np.where(GOOD == 0, -1, GOOD)
     assert kinds(np.maximum(labels, 0), region=np.arange(8)[None, :] < np.full((4, 1), 5)) == []

@@ -1,6 +1,7 @@
 """A batch: tables fill as it goes, what is done is not done again, a bad file is passed over."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from napari_tally.core.files import LOCK
 from napari_tally.core.image_files import read_image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.model_file import find_model, save_model
+from napari_tally.core.record import read_record
 from napari_tally.core.regions import Region
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings
 
@@ -283,6 +285,24 @@ def test_what_has_changed_is_counted_again(model, paths, tmp_path, change):
         note = out / "done" / "one.json"
         note.write_text(note.read_text()[:100])
     news, _ = events_of(again.run(paths[:1]))
+    assert [event.again for event in news if isinstance(event, ImageDone)] == [False]
+
+
+def test_another_image_of_the_same_name_size_and_time_is_counted_anew_and_a_moved_folder_is_not(model, paths, tmp_path):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    events_of(batch(model, out).run(paths[:1]))
+    moved = elsewhere / paths[0].name
+    shutil.move(paths[0], moved)  # as it was
+    news, _ = events_of(batch(model, out).run([moved]))
+    assert [event.again for event in news if isinstance(event, ImageDone)] == [True]
+    assert read_record(out).content["images"][0]["path"] == str(moved)
+    state = moved.stat()
+    pixels = tifffile.imread(moved)
+    tifffile.imwrite(paths[0], pixels[::-1].copy(), tile=(16, 16), resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
+    os.utime(paths[0], ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert paths[0].stat().st_size == state.st_size
+    news, _ = events_of(batch(model, out).run(paths[:1]))
     assert [event.again for event in news if isinstance(event, ImageDone)] == [False]
 
 

@@ -50,6 +50,7 @@ def test_a_tile_that_comes_late_ends_nowhere(tmp_path):
         "nuclei",
         model.fingerprint,
         str(tmp_path / "a.tif"),
+        None,
         PredictionSettings(diameter=20, device="cpu"),
         model.counting,
         ((0.0, 255.0),),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import zarr
 
 from napari_tally.core.events import run_to_end
 from napari_tally.core.image_files import read_image
@@ -42,3 +43,13 @@ def test_an_id_that_does_not_fit_is_not_taken_for_another(tmp_path, number):
 def test_what_is_not_annotated_is_no_cell_in_a_file(tmp_path):
     write_labels(tmp_path / "a.tif", np.array([[-1, 0, 7], [-5, 2, 2]]))
     np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), [[0, 0, 7], [0, 2, 2]])
+
+
+@pytest.mark.parametrize("axes", ["tczyx", "zyx", "cyx"])
+def test_labels_in_ome_zarr_have_the_axes_of_their_image(tmp_path, axes):
+    labels = np.arange(20, dtype=np.uint16).reshape(4, 5)
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("0", data=labels.reshape(*[1] * (len(axes) - 2), 4, 5))
+    group.attrs["multiscales"] = [{"axes": [{"name": axis} for axis in axes], "datasets": [{"path": "0"}]}]
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.zarr"), labels)
+    assert read_image(tmp_path / "a.zarr").shape == (4, 5)

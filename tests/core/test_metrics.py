@@ -197,6 +197,11 @@ def test_in_a_stack_ids_count_within_a_plane():
 def test_bodies_are_matched_as_bodies():
     body = np.stack([TRUTH] * 4)
     assert evaluate([("a", body, body)]).true_counts == (len(np.unique(TRUTH)) - 1,)
+    series = np.stack([body, body])  # each volume begins at 1
+    through = series + np.arange(2)[:, None, None, None] * TRUTH.max() * (series > 0)
+    result = evaluate([("a", series, through)])
+    assert result.true_counts == result.predicted_counts == (2 * (len(np.unique(TRUTH)) - 1),)
+    assert result.matchings[0].ap == 1
 
 
 # ------------------------------------------------------------------ against MONAI

@@ -144,11 +144,21 @@ def test_a_file_for_all_or_a_folder_with_one_each(tmp_path):
         regions_for(tmp_path, "well 2")
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"type": "Polygon", "coordinates": [[["a", 1]]]}', "null"])
+POLYGON = '{"type": "Polygon", "coordinates": [[%s]]}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "null", POLYGON % '["a", 1]', POLYGON % "[0, 0], [4, 0]", POLYGON % "[0, 0], [4, NaN], [4, 4]"]
+)
 def test_what_is_no_geojson(tmp_path, text):
     (tmp_path / "a.geojson").write_text(text)
     with pytest.raises(ValueError, match="this cannot be read as GeoJSON"):
         read_regions(tmp_path / "a.geojson")
+
+
+def test_geojson_with_the_mark_of_windows(tmp_path):
+    (tmp_path / "a.geojson").write_text(POLYGON % "[0, 0], [4, 0], [4, 4]", encoding="utf-8-sig")
+    assert len(read_regions(tmp_path / "a.geojson")) == 1
 
 
 def test_nothing_in_it(tmp_path):

@@ -99,7 +99,11 @@ def test_a_table_of_groups_as_spreadsheets_write_it(tmp_path, text):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("name,kind\na,b\n", "here are name, kind"), ("image,group\na,x\na,y\n", "an image belongs to one")],
+    [
+        ("name,kind\na,b\n", "here are name, kind"),
+        ("image,group\na,x\na,y\n", "an image belongs to one"),
+        ("image,group\na,x\nb,\n", "the line of b names no group"),
+    ],
 )
 def test_a_table_of_groups_that_cannot_be_used(tmp_path, text, says):
     (tmp_path / "groups.csv").write_text(text)

@@ -16,7 +16,7 @@ CELLS = pd.DataFrame(
 def test_written_whole(tmp_path):
     write_table(tmp_path / "cells.csv", CELLS)
     assert [path.name for path in tmp_path.iterdir()] == ["cells.csv"]
-    assert (tmp_path / "cells.csv").read_text().splitlines()[1:] == ["001,5,0.5,1e5", "NA,6,,", "well A1,7,0.333333,a;b"]
+    assert (tmp_path / "cells.csv").read_text().splitlines()[1:] == ["001,5,0.5,1e5", "NA,6,,", "well A1,7,0.3333333333,a;b"]
 
 
 def test_names_come_back_as_they_were(tmp_path):

@@ -132,18 +132,19 @@ def _read_points(images: Path, points: Path, radius: float) -> "list[TrainingPai
 
 
 def expand(given: Iterable[Path]) -> list[Path]:
-    """Replace folders by their images; every stem may come once, for it names the output."""
+    """Replace folders by their images."""
     from napari_tally.core.image_files import list_images
 
-    paths: dict[str, Path] = {}
-    for path in given:
-        for found in list_images(path).values() if path.is_dir() and path.suffix != ".zarr" else [path]:
-            if found.stem in paths:
-                raise ValueError(
-                    f"{paths[found.stem]} and {found} have the same stem, so their labels would overwrite each other; rename one."
-                )
-            paths[found.stem] = found
-    return list(paths.values())
+    return [found for path in given for found in (list_images(path).values() if path.is_dir() and path.suffix != ".zarr" else [path])]
+
+
+def require_other_stems(paths: Iterable[Path]) -> None:
+    """Raise a ``ValueError`` if a stem comes twice, where it names the output."""
+    known: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in known:
+            raise ValueError(f"{known[path.stem]} and {path} have the same stem, so their labels would overwrite each other; rename one.")
+        known[path.stem] = path
 
 
 def require_another_file(source: str | Path, out: Path) -> None:

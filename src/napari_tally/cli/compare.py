@@ -72,7 +72,7 @@ def _write(out: Path, runs: "Sequence[Run]") -> str:
     text = as_markdown(table)
     for name, content in (("table.md", text), ("plot.svg", plot(table))):
         with whole_file(out / name) as partial:
-            partial.write_text(content)
+            partial.write_text(content, encoding="utf-8")
     return text
 
 

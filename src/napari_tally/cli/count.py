@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from napari_tally.core.annotations import require_labels, split_pieces
-    from napari_tally.core.counting import pixel_remark, with_pixel_size
+    from napari_tally.core.counting import pixel_remark
     from napari_tally.core.image_files import list_images, match_by_stem, read_image
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.prediction import Prediction
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     for labels_path, image_path in pairs:
         try:
             image = read_image(image_path)
-            remark, image = pixel_remark(image, choice.rules), with_pixel_size(image, choice.rules)
+            remark, image = pixel_remark(image, choice.rules), image.calibrated(choice.rules.pixel_size)
             drawn = read_labels(labels_path)
             drawn = require_labels(split_pieces(drawn, image.slices) if arguments.split and drawn.shape == image.shape else drawn, image)
             labels = np.maximum(drawn, 0)  # not annotated is no cell

@@ -32,11 +32,14 @@ def register(command: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from napari_tally.core.annotations import require_ids
+    from napari_tally.core.files import whole_file
     from napari_tally.core.image_files import match_by_stem
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.metrics import evaluate
     from napari_tally.core.type_scores import TypeRule, read_types
 
+    if arguments.json and not arguments.json.parent.is_dir():
+        raise ValueError(f"{arguments.json}: there is no such folder; make it first.")
     settings = from_dict(TrainingSettings, {"types": arguments.types, "ids_per_type": arguments.ids_per_type})
     pairs = match_by_stem(arguments.truth, arguments.predicted)
     table = _table_of(arguments.predicted) if settings.types > 1 else None
@@ -55,7 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
         by_number = f"told by their numbers, {rule.ids_per_type} a type"
         print(f"Types of the predicted cells are {by_number if rule.predicted is None else f'from {table}'}.")
     if arguments.json:
-        arguments.json.write_text(json.dumps(result.as_dict(), indent=1) + "\n")
+        with whole_file(arguments.json) as partial:
+            partial.write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
 
 
 def _table_of(labels: Path) -> Path | None:
@@ -72,7 +76,7 @@ def print_types(scores: "TypeScores") -> None:
     names = class_names(len(scores.true_counts))
     print(f"{'class':12} {'IoU':>7} {'Dice':>7} {'true':>7} {'counted':>8} {'bias':>9}")
     counts = zip(scores.true_counts, scores.predicted_counts, scores.bias, strict=True)
-    cells = ["", *(f" {true:7d} {found:8d} " + (f"{100 * bias:+7.1f} %" if true else f"{'-':>9}") for true, found, bias in counts)]
+    cells = ["", *(f" {true:7d} {found:8d} {_percent(bias):>9}" for true, found, bias in counts)]
     rows = zip(names, scores.pixels.iou, scores.pixels.dice, cells, strict=True)
     for name, iou, dice, of_cells in (*rows, ("mean", scores.pixels.mean_iou, scores.pixels.mean_dice, "")):
         print(f"{name:12} {iou:7.3f} {dice:7.3f}{of_cells}")
@@ -82,6 +86,10 @@ def print_types(scores: "TypeScores") -> None:
         print(f"{name:12} " + " ".join(f"{value:7.3f}" for value in (*(m.ap for m in matchings), *(m.f1 for m in matchings))))
 
 
+def _percent(bias: float) -> str:
+    return f"{100 * bias:+.1f} %" if bias == bias else "-"  # of no true cell there is none
+
+
 def print_evaluation(result: "Evaluation") -> None:
     """Print the table of matching scores and the counts."""
     print(f"{'IoU':>6} {'AP':>7} {'F1':>7} {'precision':>10} {'recall':>7} {'found':>6} {'false':>6} {'missed':>7}")
@@ -89,6 +97,6 @@ def print_evaluation(result: "Evaluation") -> None:
         print(f"{m.threshold:6.1f} {m.ap:7.3f} {m.f1:7.3f} {m.precision:10.3f} {m.recall:7.3f} {m.tp:6d} {m.fp:6d} {m.fn:7d}")
     true, predicted = sum(result.true_counts), sum(result.predicted_counts)
     print(
-        f"Counted {predicted} cells, true {true} ({100 * result.bias:+.1f} %), in {number(len(result.names), 'image')}; "
+        f"Counted {predicted} cells, true {true} ({_percent(result.bias)}), in {number(len(result.names), 'image')}; "
         f"mean absolute error {result.mae:.2f} cells an image."
     )

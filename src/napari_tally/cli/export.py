@@ -23,6 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from napari_tally.core.annotations import require_ids, split_pieces
     from napari_tally.core.export import Format, export
+    from napari_tally.core.image_files import stated_sizes
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.record import recorded_labels
 
@@ -37,6 +38,6 @@ def run(arguments: argparse.Namespace) -> None:
         labels = read_labels(path)
         if arguments.split:
             labels = split_pieces(labels, labels.shape[-3] if labels.ndim > 2 else 1)
-        export(require_ids(labels, path), stem, out, formats)
+        export(require_ids(labels, path), stem, out, formats, stated_sizes(path, labels.shape[-2:])[0])
     for kind in arguments.format:
         print(f"{kind}: {out / kind}")

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     model, paths = find_model(arguments.model), expand(arguments.images)
     annotated = {*model.record.get("seen", []), *model.record.get("annotated", [])}
-    points, names, known, bad = [], [], 0, 0
+    stems, points, names, known, bad = [path.stem for path in paths], [], [], 0, 0
     for i, path in enumerate(paths):
         with Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
             try:
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
                 progress.warn(f"napari-tally: passed over: {error}")
                 bad += 1
             else:
-                names.append(path.name)
+                names.append(path.name if stems.count(path.stem) == 1 else str(path))
     if not names and bad:
         raise ValueError("None of the images that are not annotated yet could be looked at.")
     if not names:

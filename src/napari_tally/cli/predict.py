@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from napari_tally.cli._parts import Commands, Progress, add_settings, expand, settings_from
+from napari_tally.cli._parts import Commands, Progress, add_settings, expand, require_other_stems, settings_from
 from napari_tally.cli._results import add_rules, rules_from, say_others
 from napari_tally.core.words import number
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings
@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_tally.core.model_file import find_model
 
     paths = expand(arguments.images)
+    require_other_stems(paths)
     model = find_model(arguments.model)
     settings = settings_from(PredictionSettings, arguments)
     counting = settings_from(CountingSettings, arguments, model.counting)

@@ -156,7 +156,7 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
                 stops=True,
             )
         ]
-    if labels.dtype.kind not in "buif" or not np.isfinite(labels).all() or not np.array_equal(labels, np.floor(labels)):
+    if not _are_whole(labels):
         return [
             Problem(
                 "decimals",
@@ -213,15 +213,23 @@ def require_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_]
 
 
 def require_ids(labels: NDArray[Any], name: object) -> NDArray[np.integer]:
-    """Give a label image as it is, or raise a ``ValueError`` if it holds no ids: decimals, a colour picture, or a black and white mask."""
-    if labels.dtype.kind not in "bui" or (labels.ndim == 3 and labels.shape[-1] in (3, 4) and labels.dtype == np.uint8):
+    """Give a label image as whole numbers, or raise a ``ValueError`` if it holds no ids: decimals, a colour picture, or a mask."""
+    if not _are_whole(labels) or (labels.ndim == 3 and labels.shape[-1] in (3, 4) and labels.dtype == np.uint8):
         raise ValueError(f"{name}: {labels.dtype} values of shape {labels.shape} are no label image; one whole number a pixel is wanted.")
+    labels = labels.astype(np.int64) if labels.dtype.kind == "f" else labels
     cells = np.maximum(labels, 0, dtype=np.int64)
     if (ids := np.unique(cells[cells > 0])).size == 1:
         pieces = _pieces_of_ids(cells)
         if pieces[0] > _FEW_PIECES:
             raise ValueError(_mask_message(name, pieces[0], ids[0]))
     return labels
+
+
+def _are_whole(labels: NDArray[Any]) -> bool:
+    """Whether these are whole numbers, of whatever type: some programs write labels as floats."""
+    if labels.dtype.kind != "f":
+        return labels.dtype.kind in "bui"
+    return bool(np.isfinite(labels).all() and (labels == np.floor(labels)).all())
 
 
 def _mask_message(name: object, pieces: int, number: int) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from napari_tally.core.counting import pixel_remark, size_remark, slices_remark, with_pixel_size
+from napari_tally.core.counting import pixel_remark, size_remark, slices_remark
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import OUT_OF_MEMORY, beside, is_out_of_memory, mapped, saying
 from napari_tally.core.files import LOCK, alone_in, file_state, fitting_name, remove_all_leftovers, remove_leftovers, whole_file
@@ -234,11 +234,11 @@ class Batch:
         regions, group = self.regions(path), self.group(path)
         runner = self.runner and replace(self.runner, path=path, state=tuple(state), out=target.parent)
         keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
-        found = yield from find_cells(self.model, image, self.settings, self.counting, out=labels, keep=keep, runner=runner)
-        stated = with_pixel_size(image, self.rules)
+        stated = image.calibrated(self.rules.pixel_size)
+        found = yield from find_cells(self.model, stated, self.settings, self.counting, out=labels, keep=keep, runner=runner)
         measuring = Results(self.rules).measuring(found.labels, stated, regions, group, *found.kinds)
         cells, counts, parts = yield from aside(1, "measuring cells", measuring)
-        comparing = judging(self.model, image, found, self.settings, self.counting)
+        comparing = judging(self.model, stated, found, self.settings, self.counting)
         remarks = (
             image.note,
             pixel_remark(image, self.rules),
@@ -278,6 +278,11 @@ class Batch:
             note = json.loads(self._done(path, ".json").read_text(encoding="utf-8"))
             if note["way"] != self._way(path) or note["file"] != file_state(path) or not (self.out / note["record"]["labels"]).exists():
                 return None
+            if note["record"]["path"] != str(path.resolve()):  # the folder was moved, or this is another image of that name
+                if read_image(path).fingerprint != note["record"]["fingerprint"]:
+                    return None
+                note["record"]["path"] = str(path.resolve())
+                _write(self._done(path, ".json"), note)
             return self._read(path)
         except (OSError, ValueError, LookupError, TypeError):
             return None  # no such note, or not a whole one

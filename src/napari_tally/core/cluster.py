@@ -15,7 +15,7 @@ Where a machine has several GPUs, its workers take one each (:func:`gpu_of`).
 
 import shutil
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class _Task:
     model: str
     fingerprint: str
     path: str
+    pixel_size: tuple[float, float] | None
     settings: PredictionSettings
     counting: CountingSettings
     window: tuple[tuple[float, float], ...]
@@ -109,6 +110,7 @@ class Cluster:
             self.model,
             self.fingerprint,
             str(self.path.resolve()),
+            work.predictor.image.pixel_size,
             work.predictor.settings,
             work.counting,
             window,
@@ -214,7 +216,7 @@ def _compute(
 @lru_cache(maxsize=1)
 def _open(task: _Task) -> TileWork:
     """Open model and image: once for all tiles of an image on a worker."""
-    image = read_image(task.path)
+    image = replace(read_image(task.path), pixel_size=task.pixel_size)
     model = looking_at(_model(task.model, task.fingerprint), image, task.settings)
     return TileWork(Predictor(model, image, task.settings, np.array(task.window, np.float32)), task.counting)
 

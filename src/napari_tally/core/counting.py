@@ -130,7 +130,7 @@ def apply_rules(
         If the rule is in um2 and the pixel size is unknown.
     """
     rules = rules or RuleSettings()
-    image = with_pixel_size(image, rules)
+    image = image.calibrated(rules.pixel_size)
     cells = _in_micrometres(cells.drop(columns="region", errors="ignore"), image)
     cells["counted"] = _counted(cells, rules, image)
     if regions:
@@ -142,11 +142,6 @@ def apply_rules(
             names[here] = locate(regions, cells.loc[here, ["y", "x"]].to_numpy(float), p)
         cells["region"] = names
     return cells
-
-
-def with_pixel_size(image: Image, rules: RuleSettings) -> Image:
-    """Give the image with the size of its pixels that the rules state, where they state one."""
-    return replace(image, pixel_size=(rules.pixel_size, rules.pixel_size)) if rules.pixel_size else image
 
 
 def _in_micrometres(cells: pd.DataFrame, image: Image) -> pd.DataFrame:
@@ -257,7 +252,7 @@ def summarise(
     """
     bodies = "volume_vx" in cells
     rules, rows = rules or RuleSettings(), []
-    image = with_pixel_size(image, rules)
+    image = image.calibrated(rules.pixel_size)
     slices = image.slices if bodies else 1
     mm2 = image.pixel_size[0] * image.pixel_size[1] * 1e-6 if image.pixel_size else float("nan")
     shape = (image.shape[-2], image.shape[-1])
@@ -310,7 +305,7 @@ def _areas(regions: Sequence[Region], shape: tuple[int, int], plane: int, rules:
 
 def pixel_remark(image: Image, rules: RuleSettings) -> str:
     """Say so where the rules state another size of pixels than the image itself; "" where they do not."""
-    stated = with_pixel_size(image, rules).pixel_size
+    stated = image.calibrated(rules.pixel_size).pixel_size
     if not image.pixel_size or not stated or np.allclose(stated, image.pixel_size, rtol=_SQUARE):
         return ""
     height, width = image.pixel_size

@@ -259,7 +259,7 @@ def _number(
     labels: NDArray[np.integer], window: tuple[slice, slice], cell_id: int, parts: NDArray[np.integer], new_id: int | None
 ) -> NDArray:
     """Give the parts of a cell their ids: the largest keeps that of the cell. What no part reaches stays with it."""
-    wanted = labels[window].copy()
+    wanted = labels[window].astype(np.int64)  # the new ids may not fit the type
     sizes = np.bincount(parts[parts > 0])
     number = next_id(labels) if new_id is None else new_id
     for part in np.argsort(-sizes, kind="stable")[1 : np.count_nonzero(sizes)]:

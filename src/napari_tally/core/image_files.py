@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,9 +27,12 @@ _MOST_PLANES = 10**6
 """Of an OME-TIFF: each costs memory before it is known whether the file holds it."""
 LAZY_BYTES = 2**28
 """Images with more pixels than this stay in their files."""
-_BOMBS = ((2**26, 1100), (2**30, 300))
-"""What unfolds to so many bytes, and so many times the file, is no image. Deflate holds at most 1030 bytes in one, so a larger size is
-claimed, not held; and a gigabyte of camera noise packs to a third, at best. Empty label images do pack so well."""
+_PACKS = {"ZSTD": 33_000, "LZMA": 7_500}
+_CLAIMED, _DEFLATE = 2**26, 1100
+"""What unfolds to so many bytes, and more of them for each in the file than its compression can hold, is claimed, not held: deflate packs
+at most 1030 to 1, zstd a block of 128 kB of one value into 4 bytes."""
+_NO_IMAGE = 2**30, 300
+"""And a gigabyte of camera noise packs to a third, at best; so many bytes, and times the file, are no image. Empty labels do so well."""
 _UNITS_IN_UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3, "cm": 1e4}
 _UNITS_IN_S = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -64,7 +68,7 @@ def read_image(path: str | Path) -> Image:
 def decode(path: Path, palette: bool = True) -> Opened:
     """Read the pixels and what is stated of them; turn what decoders raise into one sentence.
 
-    With `palette`, numbers that stand for colours become the colours; of labels the numbers are wanted.
+    With `palette`, numbers that stand for colours become the colours (but of TIFF); of labels the numbers are wanted.
     """
     if path.is_dir() and path.suffix.lower() == ".zarr":
         return open_ome_zarr(path)
@@ -81,7 +85,8 @@ def decode(path: Path, palette: bool = True) -> Opened:
                 if not tif.series:
                     raise ValueError("it holds no image")
                 series = _main_series(tif)
-                _require_plausible(series.nbytes, path.stat().st_size, labels=not palette)
+                packs = _PACKS.get(tifffile.COMPRESSION(series.keyframe.compression).name, _DEFLATE)
+                _require_plausible(series.nbytes, path.stat().st_size, [(_CLAIMED, packs), *([_NO_IMAGE] if palette else [])])
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
                 return Opened(pixels, _axes_of(series), *_tiff_sizes(tif, series))
         with PIL.Image.open(path) as picture:
@@ -132,9 +137,9 @@ def _require_few_planes(metadata: str) -> None:
             raise ValueError(f"its metadata state {planes} planes, and {_MOST_PLANES} are the most; save it as several images")
 
 
-def _require_plausible(unfolded: int, size: int, labels: bool) -> None:
+def _require_plausible(unfolded: int, size: int, bounds: Iterable[tuple[int, int]]) -> None:
     """Raise a ``ValueError`` where a small file would fill the memory: a decompression bomb, or a size that is damaged."""
-    if any(unfolded > least and unfolded > ratio * size for least, ratio in _BOMBS[: 1 if labels else 2]):
+    if any(unfolded > least and unfolded > ratio * size for least, ratio in bounds):
         raise ValueError(
             f"its {size} bytes would unfold to {unfolded / 1e9:.1f} GB, which no microscope image does; if it is one, save it uncompressed"
         )

@@ -23,8 +23,16 @@ _STRIP = 2**18
 
 
 def read_labels(path: str | Path) -> NDArray[Any]:
-    """Read a label image as it is: (Y, X) or (planes, Y, X); see `annotations.check_labels` for what may be wrong."""
-    array = decode(Path(path), palette=False).pixels
+    """Read a label image as it is: (Y, X) or (planes, Y, X); see `annotations.check_labels` for what may be wrong.
+
+    Axes of one step are left out before the others, as of images, and one of a single channel wherever it is.
+    """
+    found = decode(Path(path), palette=False)
+    array, channel = found.pixels, (found.axes or "").find("C")
+    if channel >= 0 and array.shape[channel] == 1:
+        array = array[(slice(None),) * channel + (0,)]
+    while array.ndim > 2 and array.shape[0] == 1:
+        array = array[0]
     return array.compute() if is_lazy(array) else array
 
 

@@ -1,5 +1,6 @@
 """How well predicted cells fit true cells."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -170,17 +171,19 @@ class Evaluation:
         }
 
 
-def _by_plane(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """Make the ids of cells differ from plane to plane, where they are no bodies: a drawing may begin at 1 in each plane."""
+def _set_apart(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Make the ids of cells differ from plane to plane, of bodies from volume to volume: a drawing may begin at 1 in each."""
     # Bodies that were cut here and there are bodies still, and wrong; cells of which half the ids change were found plane by plane.
-    if truth.ndim < 3 or cells_go_through(predicted if predicted.any() else truth, truth.shape[-3], share=0.5):
+    if truth.ndim < 3:
         return truth, predicted
     shape = truth.shape
+    bodies = cells_go_through(predicted if predicted.any() else truth, shape[-3], share=0.5)
+    together = shape[-3:] if bodies else shape[-2:]  # within these ids count
 
     def numbered(labels: NDArray[np.integer]) -> NDArray[np.integer]:
-        planes = labels.reshape(-1, *shape[-2:]).astype(np.int64)
-        first = np.arange(len(planes))[:, None, None] * (int(planes.max(initial=0)) + 1)
-        return np.where(planes > 0, planes + first, 0).reshape(shape)
+        parts = labels.reshape(-1, math.prod(together)).astype(np.int64)
+        first = np.arange(len(parts))[:, None] * (int(parts.max(initial=0)) + 1)
+        return np.where(parts > 0, parts + first, 0).reshape(shape)
 
     return numbered(truth), numbered(predicted)
 
@@ -192,7 +195,7 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
     ----------
     triples : iterable of (name, truth, predicted)
         Label images, of one shape each pair, 0 = background; -1 in the truth = not annotated, and not judged. In a stack ids count within a
-        plane, unless the predicted cells go through its planes; the true ones, where none were predicted.
+        plane; where the predicted cells go through planes (the true ones, where none were predicted), within a volume.
     rule : TypeRule, optional
         How to know the types of cells; left out: they are all of one.
 
@@ -212,7 +215,7 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
         if true_labels.shape != found.shape:
             raise ValueError(f"{name}: the true labels have the shape {true_labels.shape}, the predicted ones {found.shape}.")
         judged = what_can_be_judged(true_labels, found)
-        t, p = _by_plane(*judged)
+        t, p = _set_apart(*judged)
         if (unknown := true_labels == NOT_ANNOTATED).any():
             t = np.where(unknown, NOT_ANNOTATED, t)
         shared = overlap(t, p)

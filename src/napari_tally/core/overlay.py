@@ -23,8 +23,16 @@ _PIECES, _PIECE = 8, 128
 """Pieces along a side, and their side in pixels, that say how bright a plane is that stays in its file."""
 
 
-def overlay(image: Image, predicted: NDArray[np.integer], truth: NDArray[np.integer] | None = None) -> NDArray[np.uint8]:
-    """Draw outlines on the first plane of an image: predicted in magenta, true (if given) in green.
+def overlay(image: Image, predicted: Any, truth: Any = None, plane: int = 0) -> NDArray[np.uint8]:
+    """Draw outlines on a plane of an image: predicted in magenta, true (if given) in green.
+
+    Parameters
+    ----------
+    image : Image
+    predicted, truth : (..., Y, X) int array
+        Labels; of a dask array only that plane is computed.
+    plane : int
+        Its number.
 
     Returns
     -------
@@ -34,11 +42,12 @@ def overlay(image: Image, predicted: NDArray[np.integer], truth: NDArray[np.inte
     """
     step = max(1, max(image.shape[-2:]) // _LONGEST)
     rows, columns = slice(0, image.shape[-2], step), slice(0, image.shape[-1], step)
-    plane = image.read(0, (rows, columns))
-    picture = _shown(image, plane, _range_of(plane))
-    if truth is not None:
-        picture[find_boundaries(_first(truth)[rows, columns], mode="inner")] = _TRUE
-    picture[find_boundaries(_first(predicted)[rows, columns], mode="inner")] = _PREDICTED
+    pixels = image.read(plane, (rows, columns))
+    picture = _shown(image, pixels, _range_of(pixels))
+    for labels, colour in ((truth, _TRUE), (predicted, _PREDICTED)):
+        if labels is not None:
+            here = np.asarray(labels.reshape(-1, *labels.shape[-2:])[plane, rows, columns])
+            picture[find_boundaries(here, mode="inner")] = colour
     return picture
 
 
@@ -123,8 +132,3 @@ def contact_sheet(items: Sequence[tuple[Path, NDArray[np.integer], NDArray[np.in
         n_true, n_predicted = (len(np.unique(labels[labels > 0])) for labels in (truth, predicted))
         draw.text((x + 4, y + _SIDE - 2), f"{source.stem[:28]}: counted {n_predicted}, true {n_true}", fill=(235, 235, 235))
     sheet.save(path)
-
-
-def _first(labels: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Give the first plane."""
-    return labels[(0,) * (labels.ndim - 2)]

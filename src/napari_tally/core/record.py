@@ -329,11 +329,12 @@ def replay(
     network = find_model(place)
     settings = from_dict(PredictionSettings, content["settings"]["prediction"])
     counting = from_dict(CountingSettings, content["settings"]["counting"])
+    rules = from_dict(RuleSettings, content["settings"]["rules"])
     why = _differences(content, network, Path(place).name, settings)
     others = list_images(images) if images else {}
     all_same = True
     for entry in content["images"]:
-        replayed = yield from _again(entry, network, settings, counting, folder, others, why)
+        replayed = yield from _again(entry, network, settings, counting, rules, folder, others, why)
         all_same = all_same and replayed.same
         yield replayed
     return all_same
@@ -358,6 +359,7 @@ def _again(
     model: Model,
     settings: PredictionSettings,
     counting: CountingSettings,
+    rules: RuleSettings,
     folder: Path,
     others: Mapping[str, Path],
     why: tuple[str, ...],
@@ -372,7 +374,7 @@ def _again(
         image = read_image(place)
         if image.fingerprint != entry["fingerprint"]:
             why = (f"the pixels of {place.name} are others than at the time", *why)
-        found = yield from find_cells(model, image, settings, counting)
+        found = yield from find_cells(model, image.calibrated(rules.pixel_size), settings, counting)
     except ValueError as error:
         return Replayed(name, False, None, None, (str(error), *why))
     same = fingerprint_labels(found.labels) == entry["labels_fingerprint"]

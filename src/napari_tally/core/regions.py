@@ -161,7 +161,7 @@ def read_regions(path: str | Path) -> list[Region]:
     else:
         try:
             require_file(path)
-            found = _parse(json.loads(path.read_text(encoding="utf-8")))
+            found = _parse(json.loads(path.read_text(encoding="utf-8-sig")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else error
             raise ValueError(f"{path}: this cannot be read as GeoJSON ({why}).") from error
@@ -181,6 +181,8 @@ def _parse(value: Any) -> list[Region]:
             continue  # lines and points have no inside
         polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
         rings = [[np.array(ring, float)[:, 1::-1] for ring in polygon] for polygon in polygons]
+        if not all(len(ring) > 2 and np.isfinite(ring).all() for polygon in rings for ring in polygon):
+            raise ValueError("an outline has fewer than three corners, or one that is no number")
         name = properties.get("name") or (properties.get("classification") or {}).get("name") or f"region {len(regions) + 1}"
         outer, holes = [polygon[0] for polygon in rings], [ring for polygon in rings for ring in polygon[1:]]
         regions.append(Region(str(name), _centred(outer), _centred(holes)))

@@ -20,8 +20,7 @@ import napari_tally
 from napari_tally.core.audit import Audit
 from napari_tally.core.corrected_count import Corrected
 from napari_tally.core.files import whole_file
-from napari_tally.core.image_files import read_image
-from napari_tally.core.label_files import read_labels
+from napari_tally.core.image_files import decode, read_image
 from napari_tally.core.overlay import overlay
 from napari_tally.core.record import BY_HAND, changed_labels, read_record
 from napari_tally.core.results import few
@@ -330,22 +329,24 @@ def _thumbnails(folder: Path, record: dict[str, Any]) -> list[tuple[str, str]]:
     there = [
         entry
         for entry in record["images"]
-        if entry.get("path") and Path(entry["path"]).exists() and entry.get("labels") and (folder / entry["labels"]).is_file()
+        if entry.get("path") and Path(entry["path"]).exists() and entry.get("labels") and (folder / entry["labels"]).exists()
     ]
     chosen = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, min(_THUMBNAILS, len(there))).astype(int))] if there else []
     made = []
     for entry in chosen:
         try:
-            image, labels = read_image(entry["path"]), read_labels(folder / entry["labels"])
+            image, labels = read_image(entry["path"]), decode(folder / entry["labels"], palette=False).pixels
         except ValueError:  # the page has to do without what is no longer as it was
             continue
         if labels.shape[-2:] != image.shape[-2:]:
             continue
-        picture = Pillow.fromarray(overlay(image, labels))
+        plane = len(image.planes) // 2
+        picture = Pillow.fromarray(overlay(image, labels, plane=plane))
         factor = _SIDE / max(picture.size)
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         content = io.BytesIO()
         picture.resize(size, Pillow.Resampling.LANCZOS if factor < 1 else Pillow.Resampling.NEAREST).save(content, "JPEG", quality=82)
         url = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
-        made.append((f"{entry['name']}: {entry['found']} cells found", url))
+        shown = f", of which plane {plane} of {len(image.planes)} is shown (counted from 0)" if len(image.planes) > 1 else ""
+        made.append((f"{entry['name']}: {entry['found']} cells found{shown}", url))
     return made

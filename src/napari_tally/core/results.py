@@ -218,6 +218,8 @@ def read_groups(path: str | Path) -> dict[str, str]:
     for image, group in table.apply(lambda column: column.str.strip()).itertuples(index=False):
         if not image:
             raise ValueError(f"{path}: a line with the group {group} names no image.")
+        if not group:
+            raise ValueError(f"{path}: the line of {image} names no group. Name one, or leave the image out of the run.")
         stem = Path(image).stem if Path(image).suffix.lower() in (*SUFFIXES, ".zarr") else image
         if groups.setdefault(stem, group) != group:
             raise ValueError(f"{path}: {stem} is in the groups {groups[stem]} and {group}; an image belongs to one.")

@@ -19,7 +19,7 @@ _WORDS = ("image", "group", "region", "rule", "what", "name")
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV (UTF-8, decimal points, 6 significant digits), whole or not at all."""
+    """Write a table as CSV (UTF-8, decimal points, 10 significant digits), whole or not at all."""
     run_to_end(writing_table(path, table))
 
 
@@ -28,7 +28,7 @@ def writing_table(path: str | Path, table: pd.DataFrame) -> Generator[float, Non
     # A name that is no text, of a file on Linux, is written with escapes.
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         for first in range(0, max(1, len(table)), _ROWS):
-            table.iloc[first : first + _ROWS].to_csv(file, index=False, header=first == 0, float_format="%.6g")
+            table.iloc[first : first + _ROWS].to_csv(file, index=False, header=first == 0, float_format="%.10g")
             yield min(1.0, (first + _ROWS) / max(1, len(table)))
 
 

@@ -52,6 +52,8 @@ class Run:
     name: str
     source: str
     settings: PredictionSettings
+    pixel_size: float = 0.0
+    """In um, as it was stated then; 0 = as the layers say. Models that know the size of their pixels look at an image by it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +167,8 @@ def find(
                 shown = to_show(out, image)
                 yield Filling(layer, shown)
             looks = {"next_tile": partial(gaze.nearest, layer), "next_plane": partial(gaze.nearest_plane, layer)}
-            work = find_cells(run.model, image, how, counting, out=out, keep=not image.is_lazy, planes=planes, **looks)
+            stated = image.calibrated(run.pixel_size)
+            work = find_cells(run.model, stated, how, counting, out=out, keep=not image.is_lazy, planes=planes, **looks)
             found = yield from _fill_in(work, partial(_progress, n, len(layers)), layer, shown)
             if isinstance(out, np.ndarray):
                 found = replace(found, labels=shown)
@@ -216,7 +219,7 @@ def _count(
     cells = with_types((yield from aside(1, "measuring cells", measuring)), found.types, found.n_types)
     if planes is not None and found.are_bodies:
         planes = sorted({p - p % image.slices for p in planes})
-    comparing = judging(run.model, image, found, run.settings, counting)
+    comparing = judging(run.model, image.calibrated(run.pixel_size), found, run.settings, counting)
     remark = yield from saying(comparing, TileDone(1, 1, "comparing with the training images"))
     return Counted(layer, image, found, counting, run.model.diameter, cells, run, remark, planes=None if planes is None else tuple(planes))
 

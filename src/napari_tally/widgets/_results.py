@@ -19,7 +19,7 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QFormLayout, QMenu, QVBoxLayout, QWidget
 
-from napari_tally.core.counting import apply_rules, pixel_remark, summarise, with_pixel_size
+from napari_tally.core.counting import apply_rules, pixel_remark, summarise
 from napari_tally.core.events import saying
 from napari_tally.core.export import FORMATS, Format, export
 from napari_tally.core.label_files import writing_labels
@@ -123,7 +123,7 @@ class ResultsPart(QWidget):
 
     def _by_rule(self, found: "Counted") -> tuple[pd.DataFrame, RuleSettings, list[Region]]:
         rules, regions = self.form.value, self._regions(found)
-        if rules.unit == "um2" and not with_pixel_size(found.image, rules).pixel_size:  # cannot be: `show_results` says so
+        if rules.unit == "um2" and not found.image.calibrated(rules.pixel_size).pixel_size:  # cannot be: `show_results` says so
             rules = RuleSettings(border=rules.border)
         return apply_rules(found.cells, found.image, rules, regions), rules, regions
 
@@ -258,7 +258,7 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
     for found, regions in items:
         made = yield from saying(results.measuring(found.found.labels, found.image, regions, "", *found.found.kinds), None)
         results.take(*(None if table is None else found.only(table) for table in made))
-        name, labels, image = _file_name(found.image.name, names), found.found.labels, with_pixel_size(found.image, rules)
+        name, labels, image = _file_name(found.image.name, names), found.found.labels, found.image.calibrated(rules.pixel_size)
         if isinstance(labels, np.ndarray):
             yield from writing_labels(folder / "labels" / f"{name}.tif", labels, image.pixel_size)
         else:
@@ -288,7 +288,7 @@ def _export(folder: Path, shown: Sequence["Counted"], kind: Format, rules: RuleS
         labels = found.found.labels
         if not isinstance(labels, np.ndarray):
             labels = np.stack([labels[p, : labels.shape[1], : labels.shape[2]] for p in range(labels.shape[0])]).astype(np.int32)
-        export(labels, _file_name(found.image.name, names), folder, [kind], with_pixel_size(found.image, rules).pixel_size)
+        export(labels, _file_name(found.image.name, names), folder, [kind], found.image.calibrated(rules.pixel_size).pixel_size)
         yield
     return f"Exported {number(len(shown), 'image')} to {folder / kind}."
 

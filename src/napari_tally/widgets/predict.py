@@ -245,7 +245,7 @@ class PredictWidget(QWidget):
         except ValueError as error:
             self._show_failure(error)
             return
-        run = Run(model, self._session.model_name, self._session.model_source, settings)
+        run = Run(model, self._session.model_name, self._session.model_source, settings, self.results.form.value.pixel_size)
         gaze, self._counting = self._gaze, layers
         gaze.follow(layers)
         one_plane = self.this_plane.isChecked() and self.this_plane.isVisible()
@@ -424,6 +424,9 @@ class PredictWidget(QWidget):
         mine = [counted for counted in shown if counted.run.model is self._session.model]
         if any(counted.found.probabilities is None and counted.counting != self.counting.value for counted in mine):
             say(self.message, "The image is large: press Count cells to use the new thresholds.")
+        size = self.results.form.value.pixel_size
+        if any(counted.run.model.pixel_size and counted.run.pixel_size != size for counted in mine):
+            say(self.message, "The model goes by the pixel size too: press Count cells to use the new one.")
         n, inside = int(rows["count"].sum()), int(rows["count_without_border"].sum())
         say(self.count_text, f"{number(n, 'cell')}")
         details = [f"{inside} of them do not touch the border" if inside < n else "None of them touches the border"] if n else []

@@ -117,7 +117,7 @@ def test_sparse():
     labels[:5, :10] = 1
     (problem,) = check_labels(labels, image)
     assert (problem.kind, problem.stops) == ("sparse", False)
-    assert "cover 0.5 % of the image" in problem.message
+    assert "1 cell drawn, 0.5 % of the image" in problem.message
     assert kinds(labels, image, np.arange(100)[:, None] < np.full(100, 30)) == []  # the region says what is background
     assert kinds(np.where(np.arange(100) < 50, labels, -1), image) == []  # so does "not annotated"
 

@@ -9,7 +9,7 @@ from pictures import discs, picture
 from skimage.measure import regionprops
 
 from napari_tally.core import counting
-from napari_tally.core.counting import apply_rules, measure_cells, pixel_remark, size_remark, slices_remark, summarise
+from napari_tally.core.counting import apply_rules, measure_cells, pixel_remark, planes_remark, size_remark, summarise
 from napari_tally.core.images import as_image
 from napari_tally.core.regions import Region
 from napari_tally.settings import RuleSettings
@@ -30,12 +30,18 @@ def image():
     return as_image(values, name="well A1", pixel_size=(0.5, 2.0))
 
 
-def test_slices_that_are_counted_one_by_one_are_remarked():
-    stack = np.stack([LABELS] * 3)
-    assert slices_remark(as_image(stack, axes="ZYX"), are_bodies=False).startswith("The 3 slices of this z-stack are counted one by one")
-    assert not slices_remark(as_image(stack, axes="ZYX"), are_bodies=True)
-    for others in (as_image(stack, axes="TYX"), as_image(stack), as_image(LABELS)):
-        assert not slices_remark(others, are_bodies=False)
+def test_planes_that_are_counted_one_by_one_are_remarked():
+    stack = np.stack([LABELS] * 4)
+    assert planes_remark(as_image(stack, axes="ZYX"), are_bodies=False).startswith("The 4 slices of this z-stack are counted one by one")
+    assert not planes_remark(as_image(stack, axes="ZYX"), are_bodies=True)
+    assert planes_remark(as_image(stack, axes="TYX"), are_bodies=False).startswith(
+        "The 4 frames of this time series are counted one by one"
+    )
+    series = as_image(np.stack([stack] * 2), axes="TZYX")
+    assert planes_remark(series, are_bodies=True).startswith("The 2 frames")
+    assert planes_remark(series, are_bodies=False).startswith("The 4 slices")
+    assert "If they are channels, count one of them alone" in planes_remark(as_image(stack), are_bodies=False)
+    assert not planes_remark(as_image(LABELS), are_bodies=False)
 
 
 def test_one_row_a_cell(image):

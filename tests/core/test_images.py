@@ -43,3 +43,18 @@ def test_channels_must_agree():
         require_same_channels([grey, two])
     with pytest.raises(ValueError, match=r"two has 2 channels and colour has 3 channels \(RGB colour\)"):
         require_same_channels([two, colour])
+
+
+def test_values_that_are_too_large_are_called_so():
+    with pytest.raises(ValueError, match=r"1 of 4 values are beyond 3.4e38, too large"):
+        as_image(np.array([[1, 1e300], [2, 3]]))
+
+
+@pytest.mark.parametrize(
+    ("axes", "names"), [("TZYX", "t 1, z 2"), ("TYX", "t 1"), ("QYX", "plane 1"), ("QQYX", "plane 1/2"), ("YX", "plane 0")]
+)
+def test_planes_are_called_as_the_sliders_count(axes, names):
+    shape = {"T": 2, "Z": 3, "Q": 3, "Y": 4, "X": 5}
+    image = as_image(np.zeros([shape[axis] for axis in axes], np.uint8), axes=axes)
+    index = [int(part) for part in names.replace("/", " ").replace(",", "").split() if part.isdigit()]
+    assert image.plane_name(int(np.ravel_multi_index(index, image.leading)) if image.leading else 0) == names

@@ -293,3 +293,36 @@ def test_points_become_cells(opened, click):
     assert "dots holds no points yet" in widget.message.text()
     viewer.layers.remove(points)
     assert widget.points_group.isHidden()
+
+
+def test_undo_takes_back_what_was_done_last_regions_too(model, widget, click):
+    image = model.add_image(np.zeros((20, 30)), name="well")
+    click(widget.start_button)
+    labels = annotation_of(model, image)
+    region = region_of(model, labels)
+    for number in (1, 2):
+        labels.data_setitem((np.array([number]), np.array([3])), number)
+    for _ in range(2):
+        click(widget.whole_button)
+        assert len(region.data) == 1  # it is marked already
+    click(widget.undo_button)
+    assert not len(region.data)
+    click(widget.whole_button)
+    click(widget.clear_button)
+    click(widget.undo_button)
+    assert region_mask(region, labels).all()
+    labels.data_setitem((np.array([5]), np.array([3])), 3)
+    click(widget.undo_button)  # the stroke came last
+    assert region_mask(region, labels).all()
+    assert np.unique(labels.data).tolist() == [0, 1, 2]
+
+
+def test_a_prediction_that_is_there_already_can_be_copied(model, qtbot, click):
+    image = model.add_image(np.zeros((20, 30)), name="well")
+    found = model.add_labels(np.pad(np.ones((4, 4), np.int32), ((0, 16), (0, 26))), name="well labels")
+    belong(found, "prediction", image)
+    widget = AnnotateWidget(model)
+    qtbot.addWidget(widget)
+    click(widget.start_button)
+    click(widget.copy_button)
+    np.testing.assert_array_equal(annotation_of(model, image).data, found.data)

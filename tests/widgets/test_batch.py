@@ -8,6 +8,7 @@ from models import bright_is_cell, nine_discs
 from napari.components import ViewerModel
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
+from qtpy.QtWidgets import QMessageBox
 
 from napari_tally.cli import main
 from napari_tally.core.model_file import save_model
@@ -132,3 +133,26 @@ def test_files_are_counted_as_the_image_in_the_window_is(viewer, widget, qtbot, 
     assert "border" in pd.read_csv(tmp_path / "window" / "counts.csv")["rule"].iloc[0]
     session(viewer).put(None)
     assert "stored in the model" in widget.way_text.text()
+
+
+def test_results_of_other_files_are_not_replaced_without_asking(widget, qtbot, folder, tmp_path):
+    first, second = folder / "image 0.tif", tmp_path / "image 0.tif"
+    tifffile.imwrite(second, nine_discs(radius=5))
+    drop(widget, first)
+    qtbot.mouseClick(widget.start_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: (folder / "counts" / "counts.csv").exists() and widget.start_button.isEnabled())
+    widget.clear()
+    drop(widget, second)
+    assert widget.out_text.toolTip() == str(tmp_path / "counts")  # beside these files
+    widget.put_out(folder / "counts")
+    written = (folder / "counts" / "cells.csv").read_bytes()
+    qtbot.mouseClick(widget.start_button, Qt.MouseButton.LeftButton)
+    box = widget.findChild(QMessageBox)
+    assert "holds the counts of 1 other image (image 0)" in box.text()
+    qtbot.mouseClick(box.button(QMessageBox.StandardButton.No), Qt.MouseButton.LeftButton)
+    assert (folder / "counts" / "cells.csv").read_bytes() == written
+    qtbot.waitUntil(lambda: widget.findChild(QMessageBox) is None)
+    qtbot.mouseClick(widget.start_button, Qt.MouseButton.LeftButton)
+    qtbot.mouseClick(widget.findChild(QMessageBox).button(QMessageBox.StandardButton.Yes), Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: "9 cells" in widget.message.text())
+    assert (folder / "counts" / "cells.csv").read_bytes() != written

@@ -282,7 +282,7 @@ def test_a_new_model_brings_its_thresholds(model, widget, qtbot, count):
     assert widget.counting.value == strict.counting
     assert not widget._later.isActive()  # what the other model found stays as it was counted
     assert widget.count_text.text() == "9 cells"
-    assert "Counted with bright. Press Count cells to use the model above." in widget.details.text()
+    assert "Counted with the model “bright”. Press Count cells to use the model above." in widget.details.text()
     widget.counting["min_area"].value = 20_000
     qtbot.waitUntil(lambda: not widget._later.isActive())
     assert not widget._deciding.is_active
@@ -366,8 +366,11 @@ def test_labels_that_were_mended_by_hand_are_counted_and_not_made_anew(model, wi
     assert widget.count_text.text() == "7 cells"  # with both docks in view
     before = mended.data.copy()
     widget.counting["min_area"].value = 10_000
-    assert "mended" not in widget.details.text()
-    qtbot.waitUntil(lambda: widget.count_text.text() == "0 cells")
+    qtbot.waitUntil(lambda: "The cells of well were mended by hand, so thresholds leave them as they are" in widget.message.text())
+    assert widget.count_text.text() == "7 cells"
+    assert "those that you mended" not in widget.details.text()
+    count()
+    assert widget.count_text.text() == "0 cells"
     first, second = layers_of(model, "prediction", image)
     assert first is mended  # the newest, which is counted, lies on top
     assert "those that you mended are in “well labels” and are not counted" in widget.details.text()
@@ -408,7 +411,8 @@ def test_where_new_labels_go_the_mended_ones_count_again(model, widget, qtbot, c
     mended.data[mended.data == 5] = 0
     mended.metadata["napari_tally"]["corrected"] = 1
     widget.counting["min_area"].value = 10_000
-    qtbot.waitUntil(lambda: widget.count_text.text() == "0 cells")
+    count()
+    assert widget.count_text.text() == "0 cells"
     model.layers.remove(layers_of(model, "prediction", image)[-1])
     assert widget.count_text.text() == "8 cells"
     assert widget.results.cells(widget._results[image.unique_id])["counted"].sum() == 8
@@ -481,3 +485,81 @@ def test_a_plane_is_no_volume(model, widget, qtbot, count):
     model.add_image(nine_discs(), name="well")
     count()
     assert "well is a single plane, but this model was trained on volumes" in widget.message.text()
+
+
+def test_a_closed_dock_is_opened_again_with_its_counts(model, widget, count, qtbot, tmp_path):
+    image = model.add_image(nine_discs(), name="well")
+    count()
+    again = PredictWidget(model)
+    qtbot.addWidget(again)
+    assert again.count_text.text() == "9 cells"
+    again.save(tmp_path)
+    qtbot.waitUntil(lambda: not again.results.is_writing)
+    assert len(pd.read_csv(tmp_path / "cells.csv")) == 9
+    model.layers.remove(image)
+    assert not again._results
+
+
+def test_mending_that_was_undone_is_no_correction(model, widget, count, qtbot, tmp_path):
+    image = model.add_image(nine_discs(), name="well")
+    count()
+    (labels,) = layers_of(model, "prediction", image)
+    before = labels.data.copy()
+    for number, pixels in enumerate((np.where(before == 5, 0, before), before), start=1):
+        labels.data[:] = pixels
+        labels.metadata["napari_tally"]["corrected"] = number
+        widget.show()
+        session(model).cells_mended.emit()
+        assert widget.count_text.text() == f"{7 + number} cells"
+    widget.save(tmp_path)
+    qtbot.waitUntil(lambda: not widget.results.is_writing)
+    assert "corrected by hand" not in (tmp_path / "record.json").read_text()
+    count()
+    assert layers_of(model, "prediction", image) == [labels]
+
+
+def test_what_was_not_counted_is_named_and_so_is_a_single_plane(model, widget, count):
+    model.add_image(nine_discs(), name="one")
+    count()
+    series = model.add_image(np.stack([nine_discs()] * 2), name="film", axis_labels=("t", "y", "x"))
+    widget.image_choice.layer = None
+    assert "In 1 of 2 images" in widget.details.text()
+    assert "not counted yet: film" in widget.details.text()
+    widget.image_choice.layer = series
+    count()
+    assert "The 2 frames of this time series are counted one by one and added up" in widget.details.text()
+    assert [widget.table.item(row, 0).text() for row in range(2)] == ["film, t 0", "film, t 1"]
+    model.dims.set_point(0, 1)
+    widget.show()
+    widget.this_plane.setChecked(True)
+    count()
+    assert "Only of t 1" in widget.details.text()
+    assert widget.count_text.text() == "9 cells"
+
+
+def test_what_is_saved_is_what_the_thresholds_give(model, widget, count, qtbot, tmp_path):
+    model.add_image(nine_discs(), name="well")
+    count()
+    widget.counting["min_area"].value = 10_000
+    widget.save(tmp_path)  # before the cells are found anew
+    assert "then saving" in widget.message.text()
+    qtbot.waitUntil(lambda: (tmp_path / "report.html").exists() and not widget.results.is_writing)
+    assert list(pd.read_csv(tmp_path / "counts.csv")["count"]) == [0]
+
+
+def test_layers_follow_their_image_and_the_image_that_is_counted_can_be_seen(model, widget, count):
+    a, b = model.add_image(nine_discs(), name="a"), model.add_image(nine_discs(), name="b")
+    channel = model.add_image(nine_discs(), name="c", blending="additive")
+    widget.image_choice.layer = b
+    count()
+    (of_b,) = layers_of(model, "prediction", b)
+    widget.image_choice.layer = a
+    count()
+    assert [layer.visible for layer in (a, b, of_b, channel)] == [True, False, False, True]
+    (labels,) = layers_of(model, "prediction", a)
+    a.scale, a.units, a.translate, a.name = (0.5, 0.5), "um", (3, 4), "well"
+    np.testing.assert_array_equal(labels.scale, (0.5, 0.5))
+    np.testing.assert_array_equal(labels.translate, (3, 4))
+    assert labels.units == a.units
+    assert labels.name == "well labels"
+    assert widget.results.cells(widget._results[a.unique_id])["image"].unique().tolist() == ["well"]

@@ -269,6 +269,29 @@ def test_accepted_cells_leave_the_list_and_can_be_taken_back(model, click):
     assert listed(widget)[0] == first
 
 
+def test_what_was_accepted_stays_so_when_the_review_begins_anew_unless_the_cell_has_changed(model, qtbot, click):
+    viewer, widget, labels = model
+    for cell in (FAINT, TWO_IN_ONE):
+        widget._list.accept(0, cell)
+    labels.data[labels.data == TWO_IN_ONE] = np.where(np.arange((labels.data == TWO_IN_ONE).sum()) < 20, 0, TWO_IN_ONE)
+    again = ReviewWidget(viewer)
+    qtbot.addWidget(again)
+    begin(again, qtbot, click)
+    accepted = again._list.cells.set_index("label")["accepted"]
+    assert accepted[FAINT]
+    assert accepted.sum() == 1
+
+
+def test_the_cells_that_are_reviewed_can_be_seen(model, qtbot, click):
+    viewer, widget, labels = model
+    other = viewer.add_image(np.zeros((90, 120)), name="other")
+    labels.visible = False
+    click(widget.start_button)
+    qtbot.waitUntil(lambda: not widget._job.is_active)
+    assert labels.visible
+    assert not other.visible
+
+
 def test_a_cell_that_is_rubbed_out_is_no_longer_looked_at(model, click):
     _, widget, labels = model
     _, cell = widget._cell

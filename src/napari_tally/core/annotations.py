@@ -13,10 +13,13 @@ from scipy import ndimage as ndi
 from skimage.measure import label as connected_components
 
 from napari_tally.core.images import Image
+from napari_tally.core.words import number
 
 NOT_ANNOTATED = -1
 """Pixels of which nothing is known; they never add to a loss."""
 _GO_THROUGH, _FEWEST_SLICES, _FEW_PIECES = 0.8, 4, 3
+_SPARSE, _FEW_CELLS = 0.01, 5
+"""Where so small a part of the image is drawn, of so few cells ten times as much, there may well be more."""
 
 
 @dataclass(frozen=True)
@@ -193,12 +196,13 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
                 fix="split",
             )
         )
-    if (region is None or not region.any()) and labels.size and not (known < 0).any() and drawn.mean() < 0.01:
+    everywhere = (region is None or not region.any()) and not (known < 0).any()
+    if everywhere and drawn.mean() < (_SPARSE if ids.size > _FEW_CELLS else 10 * _SPARSE):
         problems.append(
             Problem(
                 "sparse",
-                f"{name}: cells cover {100 * drawn.mean():.1f} % of the image and no annotated region is drawn, so all the rest "
-                "is taken as background. If you drew only some of the cells, mark the region where you drew all of them.",
+                f"{name}: {number(ids.size, 'cell')} drawn, {100 * drawn.mean():.1f} % of the image, and no annotated region, so all the "
+                "rest is taken as background. If you drew only some of the cells, mark the region where you drew all of them.",
             )
         )
     return problems

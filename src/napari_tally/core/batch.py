@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from napari_tally.core.counting import pixel_remark, size_remark, slices_remark
+from napari_tally.core.counting import pixel_remark, planes_remark, size_remark
 from napari_tally.core.devices import choose_device
 from napari_tally.core.events import OUT_OF_MEMORY, beside, is_out_of_memory, mapped, saying
 from napari_tally.core.files import LOCK, alone_in, file_state, fitting_name, remove_all_leftovers, remove_leftovers, whole_file
@@ -34,7 +34,7 @@ from napari_tally.core.lazy import LabelsZarr, write_tiff_in_pieces
 from napari_tally.core.model_file import Model
 from napari_tally.core.predict import TileDone, aside
 from napari_tally.core.range import judging
-from napari_tally.core.record import NAME, RunRecord, versions
+from napari_tally.core.record import NAME, RunRecord, read_record, versions
 from napari_tally.core.regions import Region
 from napari_tally.core.results import TABLES, Results
 from napari_tally.core.tables import read_table, writing_table
@@ -242,7 +242,7 @@ class Batch:
         remarks = (
             image.note,
             pixel_remark(image, self.rules),
-            slices_remark(image, found.are_bodies),
+            planes_remark(image, found.are_bodies),
             size_remark(cells["area_px"], self.model.diameter * found.zoom),
             (yield from saying(comparing, TileDone(1, 1, "comparing with the training images"))),
         )
@@ -306,6 +306,16 @@ class Batch:
         here = versions(), choose_device(self.settings.device).type  # the record states them once for all images
         text = json.dumps([self.model.fingerprint, here, how, self.files.format, where, self.group(path)], default=repr)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def others_in(out: Path, paths: Sequence[Path]) -> list[str]:
+    """Name the images that an earlier run has counted into a folder and that are not among these; a new run leaves them out."""
+    try:
+        noted = read_record(out).content["images"]
+    except (OSError, ValueError):
+        return []
+    mine = {str(path.resolve()) for path in paths}
+    return [str(entry["name"]) for entry in noted if entry.get("path") not in mine]
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -313,13 +313,21 @@ def pixel_remark(image: Image, rules: RuleSettings) -> str:
     return f"Pixels are taken to be {rules.pixel_size:.4g} µm wide, as you stated; the file says {own} µm."
 
 
-def slices_remark(image: Image, are_bodies: bool) -> str:
-    """Say so where the slices of a z-stack are counted one by one; "" where they are not, or the file does not say what its planes are."""
-    if are_bodies or not image.axes.endswith("Z") or image.slices < 2:
+def planes_remark(image: Image, are_bodies: bool) -> str:
+    """Say so where one cell may count several times, as planes are counted one by one; "" where there are none, or cells are bodies."""
+    n, slices = len(image.planes), image.slices if image.axes.endswith("Z") else 1
+    if are_bodies and n <= image.slices or n < 2:
         return ""
+    if slices > 1 and not are_bodies:
+        return (
+            f"The {slices} slices of this z-stack are counted one by one, so a cell counts in each slice that shows it. "
+            "A model that was trained on volumes (3-D) counts each cell once."
+        )
+    if "T" in image.axes:
+        return f"The {n // slices} frames of this time series are counted one by one and added up: a cell counts in each that shows it."
     return (
-        f"The {image.slices} slices of this z-stack are counted one by one, so a cell counts in each slice that shows it. "
-        "A model that was trained on volumes (3-D) counts each cell once."
+        f"The {n} planes of this image are counted one by one and added up; what they are is not known. "
+        "If they are channels, count one of them alone (in the window: right-click on the layer, Split Stack)."
     )
 
 

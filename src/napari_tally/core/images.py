@@ -127,6 +127,11 @@ class Image:
         """Tells images apart, whatever they are called: 16 hexadecimal digits that depend on the pixels alone."""
         return run_to_end(fingerprinting(self))
 
+    def plane_name(self, plane: int) -> str:
+        """Say which of the planes one is, as sliders count: "t 0, z 3", or "plane 3" where nobody says what they are."""
+        places = [str(i) for i in np.unravel_index(plane, self.leading or (1,))]
+        return ", ".join(map(" ".join, zip(self.axes.lower(), places, strict=True))) if self.axes else f"plane {'/'.join(places)}"
+
     def calibrated(self, side: float) -> "Image":
         """Give the image with square pixels of this side in micrometres, where somebody states one; 0 = as it is."""
         return replace(self, pixel_size=(side, side)) if side else self
@@ -268,6 +273,8 @@ def as_image(
         planes, colour = planes[:, :1], False  # grey, saved as colour
     if not is_lazy(planes) and planes.dtype.kind == "f" and not np.isfinite(planes).all():
         bad = planes.size - int(np.isfinite(planes).sum())
+        if np.isfinite(array).all():
+            raise ValueError(f"{name}: {bad} of {planes.size} values are beyond 3.4e38, too large to compute with. Scale them.")
         raise ValueError(
             f"{name}: {bad} of {planes.size} values are not finite (NaN or infinite). Replace them, for example by 0, and try again."
         )

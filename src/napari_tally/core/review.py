@@ -34,6 +34,8 @@ class ReviewList:
     settings : CountingSettings, optional
     zoom : float
         As for :func:`napari_tally.core.instances.find_instances`.
+    accepted : set, optional
+        What an earlier list of these labels had in its own: it is kept up to date, so that who begins anew need not begin at nothing.
 
     Attributes
     ----------
@@ -48,10 +50,11 @@ class ReviewList:
         probabilities: NDArray[np.floating] | None = None,
         settings: CountingSettings | None = None,
         zoom: float = 1.0,
+        accepted: set[tuple[float, ...]] | None = None,
     ) -> None:
         self._known = np.array(labels, np.promote_types(labels.dtype, np.int32)).reshape(-1, *labels.shape[-2:])
         self._probabilities, self._settings, self._zoom = probabilities, settings or CountingSettings(), zoom
-        self._accepted: set[tuple[float, ...]] = set()
+        self._accepted = set() if accepted is None else accepted
         self._top = max(0, int(labels.max(initial=0)))
         self._signs = pd.DataFrame()
         self.cells = pd.DataFrame()

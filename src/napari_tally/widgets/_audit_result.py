@@ -99,13 +99,14 @@ class AuditResult(QWidget):
         known = total.known
         interval = f"({total.low:,.0f} to {total.high:,.0f})" if known else ""
         # Beside the count, or below it where the dock is narrow.
-        say(self.count_text, f'{total.corrected:,.0f} cells <span style="font-size: 12pt">{interval}</span>' if known else "")
+        cells = number(f"{total.corrected:,.0f}", "cell")
+        say(self.count_text, f'{cells} <span style="font-size: 12pt">{interval}</span>' if known else "")
         if not known:
             need = audit.windows_to_interval()
             lines = [f"Predicted {total.predicted:,.0f}. {number(need, 'more window')} to go until there is an interval."]
         else:
             line = f"predicted {total.predicted:,.0f}, corrected {total.corrected:,.0f} {interval} "
-            line += f"from {total.windows} windows, {total.clicks} clicks; in brackets: the 95 % interval"
+            line += f"from {total.windows} windows, {number(total.clicks, 'click')}; in brackets: the 95 % interval"
             lines = [line]
             margin = audit.expected_margin(_MORE)
             if np.isfinite(margin):

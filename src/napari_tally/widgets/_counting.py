@@ -23,9 +23,10 @@ from napari.layers import Image as ImageLayer
 from numpy.typing import NDArray
 
 from napari_tally.core.cell_types import types_of_cells, with_types
-from napari_tally.core.counting import measure_cells, measuring_cells, slices_remark
+from napari_tally.core.counting import measure_cells, measuring_cells, planes_remark
 from napari_tally.core.events import beside, mapped, paced, saying
 from napari_tally.core.images import Image
+from napari_tally.core.label_files import fingerprint_labels
 from napari_tally.core.lazy import LabelsZarr
 from napari_tally.settings import CountingSettings, PredictionSettings
 from napari_tally.widgets._gaze import Gaze
@@ -92,13 +93,15 @@ class Counted:
     run: Run
     remark: str = ""
     is_mended: bool = False
+    as_found: str = ""
+    """Fingerprint of the labels as the model gave them, of those in memory; see :func:`mended`."""
     planes: tuple[int, ...] | None = None
 
     @property
     def remarks(self) -> tuple[str, str, str]:
         """What the user should know of the image: what is odd about the file, about its slices, about the picture; "" = nothing."""
-        slices = slices_remark(self.image, self.found.are_bodies or self.planes is not None)
-        return self.image.note, slices, self.remark
+        planes = planes_remark(self.image, self.found.are_bodies) if self.planes is None else ""
+        return self.image.note, planes, self.remark
 
     def only(self, table: pd.DataFrame) -> pd.DataFrame:
         """Leave out what a table says of planes that nobody looked at."""
@@ -201,7 +204,7 @@ def _fill_in(
 
 def _progress(n: int, images: int, tile: "TileDone") -> Progress:
     """Turn news of one image into news of all images."""
-    doing = tile.doing or f"tile {int(tile.done)} of {tile.total}"
+    doing = tile.doing or f"tile {min(int(tile.done) + 1, tile.total)} of {tile.total}"
     return Progress((n + tile.done / tile.total) / images, _which(n, images) + doing)
 
 
@@ -221,7 +224,14 @@ def _count(
         planes = sorted({p - p % image.slices for p in planes})
     comparing = judging(run.model, image.calibrated(run.pixel_size), found, run.settings, counting)
     remark = yield from saying(comparing, TileDone(1, 1, "comparing with the training images"))
-    return Counted(layer, image, found, counting, run.model.diameter, cells, run, remark, planes=None if planes is None else tuple(planes))
+    told = None if planes is None else tuple(planes)
+    as_found = yield from saying(beside(_print_of, found.labels), TileDone(1, 1, "measuring cells"))
+    return Counted(layer, image, found, counting, run.model.diameter, cells, run, remark, planes=told, as_found=as_found)
+
+
+def _print_of(labels: Any) -> str:
+    """Give the fingerprint of labels in memory; those in files cannot be mended."""
+    return fingerprint_labels(labels) if isinstance(labels, np.ndarray) else ""
 
 
 def decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[Results, None, None]:
@@ -237,12 +247,13 @@ def decide(stale: Sequence[Counted], counting: CountingSettings) -> Generator[Re
         found = replace(old.found, labels=labels, types=types, cells=number)
         measuring = measuring_cells(found.labels, old.image, shapes=number <= _MANY, are_bodies=found.are_bodies)
         cells = with_types((yield from saying(paced(measuring), Results(tuple(counted)))), types, n)
-        counted.append(replace(old, found=found, counting=counting, cells=cells, is_mended=False))
+        as_found = yield from saying(beside(_print_of, labels), Results(tuple(counted)))
+        counted.append(replace(old, found=found, counting=counting, cells=cells, is_mended=False, as_found=as_found))
         yield Results(tuple(counted))
 
 
 def mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
-    """Count what was mended by hand in the labels."""
+    """Count what was mended by hand in the labels; where all of it was undone, they are as they were found."""
     found, n = known.found, known.found.n_types
     types = None
     if n > 1 and found.probabilities is not None:
@@ -250,7 +261,7 @@ def mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
     number = len(np.unique(labels[labels > 0]))
     cells = with_types(measure_cells(labels, known.image, shapes=number <= _MANY, are_bodies=found.are_bodies), types, n)
     found = replace(found, labels=labels, types=types, cells=number)
-    return replace(known, found=found, cells=cells, is_mended=True)
+    return replace(known, found=found, cells=cells, is_mended=_print_of(labels) != known.as_found)
 
 
 def to_show(labels: Any, image: Image) -> Any:

@@ -273,7 +273,7 @@ def _tell(error: BaseException) -> None:
 
     if isinstance(error, _USERS) or is_out_of_memory(error):
         log.info("Stopped by %s", type(error).__name__, exc_info=error)
-        show_error(_sentence(error))
+        show_error(sentence(error))
     else:
         log.error("A job failed; this is a bug", exc_info=error)
         notice = ErrorNotification(error)  # has a button for the traceback
@@ -281,7 +281,8 @@ def _tell(error: BaseException) -> None:
         notification_manager.dispatch(notice)
 
 
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
+    """Say in one sentence what went wrong."""
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
     if isinstance(error, OSError) and error.filename:

@@ -13,6 +13,7 @@ Layers of four kinds belong to an image. What a layer is stands in its metadata,
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from napari.components import ViewerModel
@@ -22,10 +23,11 @@ from napari.layers import Labels, Layer, Shapes
 from napari_tally.core.image_files import stated_sizes
 from napari_tally.core.images import Image, as_image
 from napari_tally.core.lazy import missing_chunks, open_ome_zarr
-from napari_tally.widgets._geometry import as_array, axes_of, full_size, is_zarr, label_shape, pixel_size, z_size
+from napari_tally.widgets._geometry import as_array, axes_of, full_size, is_zarr, label_shape, pixel_size, placement, z_size
 
 KEY = "napari_tally"
 Role = Literal["annotation", "prediction", "probability", "aid"]
+_BLENDED = ("additive", "minimum", "multiplicative")
 
 
 def image_from_layer(layer: ImageLayer) -> Image:
@@ -72,8 +74,57 @@ def what_is_odd(layer: ImageLayer) -> str:
 
 
 def belong(layer: Layer, role: Role, image: ImageLayer, region: Shapes | None = None) -> None:
-    """Note in the metadata of `layer` what it is, and of which image."""
+    """Note in the metadata of `layer` what it is, and of which image; from now on it, and its region, go where the image goes."""
     layer.metadata[KEY] = {"role": role, "image": image.unique_id} | ({"region": region.unique_id} if region else {})
+    for part in (layer, *([region] if region else [])):
+        _FOLLOWING[part] = _Following(part, image)
+
+
+class _Following:
+    """Keeps a layer on the pixels of its image, wherever that is moved or scaled, and called after it."""
+
+    def __init__(self, layer: Layer, image: ImageLayer) -> None:
+        self._layer, self._name = ref(layer), image.name
+        for name in ("scale", "translate", "rotate", "shear", "affine", "units"):
+            image.events[name].connect(self._move)  # weakly: this lives as long as the layer
+        image.events.name.connect(self._rename)
+
+    def _move(self, event: Any) -> None:
+        if (layer := self._layer()) is None:
+            return
+        for name, value in placement(event.source, layer.ndim).items():
+            if name != "axis_labels":
+                setattr(layer, name, value)
+
+    def _rename(self, event: Any) -> None:
+        layer, before, self._name = self._layer(), self._name, event.source.name
+        if layer is not None and layer.name.startswith(before):
+            layer.name = self._name + layer.name.removeprefix(before)
+
+
+_FOLLOWING: "WeakKeyDictionary[Layer, _Following]" = WeakKeyDictionary()
+
+
+def uncover(viewer: ViewerModel, image: ImageLayer) -> None:
+    """Show an image, and hide the other images that lie over it with all that belongs to them: who draws must see what he draws on.
+
+    Channels that are shown together, which napari blends, stay.
+    """
+    image.visible = True
+    if viewer.canvas.grid.enabled:
+        return
+    for layer in list(viewer.layers)[viewer.layers.index(image) + 1 :]:
+        other = layer if is_source(layer) else image_of(viewer, layer)
+        if other is None or other is image or not _overlap(layer, image):
+            continue
+        if other is not layer or str(layer.blending) not in _BLENDED:
+            layer.visible = False
+
+
+def _overlap(one: Layer, other: Layer) -> bool:
+    """Whether two layers share a place of the canvas."""
+    (a_low, a_high), (b_low, b_high) = one.extent.world[:, -2:], other.extent.world[:, -2:]
+    return bool(np.all((a_low < b_high) & (b_low < a_high)))
 
 
 def layers_of(viewer: ViewerModel, role: Role, image: ImageLayer) -> list[Any]:

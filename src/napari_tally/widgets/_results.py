@@ -29,7 +29,7 @@ from napari_tally.core.results import Results, few
 from napari_tally.core.words import number
 from napari_tally.settings import RuleSettings
 from napari_tally.widgets._form import SettingsForm
-from napari_tally.widgets._job import Job
+from napari_tally.widgets._job import Job, sentence
 from napari_tally.widgets._layer_combo import LayerCombo
 from napari_tally.widgets._layers import KEY
 from napari_tally.widgets._parts import ask_for_folder, button, group, note, say
@@ -184,10 +184,11 @@ class ResultsPart(QWidget):
         self._later.start()
 
     def _tell_of_change(self, rules: RuleSettings) -> None:
+        self.said.emit("")  # what was saved is by another rule
         self.changed.emit()
 
     def _tell(self, error: Exception) -> None:
-        self.said.emit(f"{error}. Choose another folder." if isinstance(error, OSError) else str(error))
+        self.said.emit(sentence(error) + " Choose another folder." * isinstance(error, OSError))
 
     def _follow_theme(self, event: object = None) -> None:
         self.plots.set_colours(*theme_colours(self._viewer.theme))

@@ -23,6 +23,8 @@ from napari_tally.widgets._keys import bind_keys
 from napari_tally.widgets._layers import KEY
 from napari_tally.widgets._pointing import outlines
 
+_ACCEPTED = f"{KEY} accepted"
+"""Where the metadata of a layer keep which of its cells somebody found right."""
 _UNCHANGED = 0.01
 """Pixels by which the middle of a cell may differ between two tables."""
 
@@ -107,10 +109,11 @@ class ReviewedLabels:
         """Give the job for the worker thread that ranks the cells; it returns the list with the pixels that it is of."""
         data, probabilities, (found, counting) = self.data, self.probabilities, self._found
         zoom = 1.0 if found is None else found.zoom
+        accepted = self.layer.metadata.setdefault(_ACCEPTED, set())
 
         def rank() -> Generator[int, None, tuple[NDArray[np.integer], ReviewList]]:
             of_cells = None if probabilities is None else together(probabilities, found.n_types)  # (P, 2 or 3, Y, X)
-            ranked = yield from ReviewList(data, of_cells, counting, zoom).measure()
+            ranked = yield from ReviewList(data, of_cells, counting, zoom, accepted).measure()
             return data, ranked
 
         return rank

@@ -25,7 +25,7 @@ from napari_tally.widgets._geometry import channels_to_front, label_shape, place
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._kept import Keeper, left_drawings
 from napari_tally.widgets._layer_combo import LayerCombo
-from napari_tally.widgets._layers import annotation_of, fits, image_from_layer, image_of, is_a, is_source, layers_of, region_of
+from napari_tally.widgets._layers import annotation_of, fits, image_from_layer, image_of, is_a, is_source, layers_of, region_of, uncover
 from napari_tally.widgets._parts import button, fill, group, note, say
 from napari_tally.widgets._session import unwrap
 
@@ -56,6 +56,7 @@ class AnnotateWidget(QWidget):
         self._labels: Labels | None = None  # what the buttons work on
         self._region: Shapes | None = None
         self._counts: list[int] = []  # cells drawn on each plane
+        self._regions_before: tuple[list[NDArray[Any]], list[str]] | None = None  # what Undo brings back, if no stroke came after
         self._job = Job(self)
         self._job.returned.connect(self._show_check)
         self._job.failed.connect(self._show_failure)
@@ -86,7 +87,7 @@ class AnnotateWidget(QWidget):
         for tool in self.tool_buttons.values():
             tools.addButton(tool)
         tools.buttonClicked.connect(self._use)
-        self.undo_button = button("Undo", "Take back the last stroke, split or copy (Ctrl+Z).", self._undo)
+        self.undo_button = button("Undo", "Take back the last stroke, split or copy (Ctrl+Z), Clear or Whole image.", self._undo)
         self.protect = QCheckBox("Do not paint over other cells")
         self.protect.setToolTip("The brush leaves other cells as they are; the eraser then rubs out the current cell only (key B).")
         self.protect.toggled.connect(self._protect)
@@ -156,6 +157,7 @@ class AnnotateWidget(QWidget):
             self._viewer.layers.events[name].connect(self._follow_points)
         self._follow_points()
         self._change_image()
+        self._enable_copy(self.copy_choice.layer)
 
     # Which layers
 
@@ -238,6 +240,7 @@ class AnnotateWidget(QWidget):
         for event in self._events():
             event.disconnect(self._noticed)
         self._labels, self._region, self._counts = labels, region_of(self._viewer, labels) if labels else None, []
+        self._regions_before = None
         for event in self._events():
             event.connect(self._noticed)
         self.copy_choice.follow()
@@ -259,12 +262,16 @@ class AnnotateWidget(QWidget):
     # Drawing
 
     def _start(self) -> None:
+        chosen = self.labels_choice.layer
+        if chosen is not None and not chosen.visible:
+            chosen.visible = True
         try:
-            labels = start_annotation(self._viewer, self.image_choice.layer, self.labels_choice.layer)
+            labels = start_annotation(self._viewer, self.image_choice.layer, chosen)
         except ValueError as error:
             say(self.message, escape(str(error)))
             return
         self.labels_choice.layer = labels
+        uncover(self._viewer, self.image_choice.layer)
         self._change_labels()
 
     def _next(self) -> None:
@@ -275,6 +282,13 @@ class AnnotateWidget(QWidget):
         self._show()
 
     def _undo(self) -> None:
+        if self._regions_before is not None:
+            shapes, kinds = self._regions_before
+            region = self._take_region()
+            region.data = []
+            if shapes:
+                region.add(shapes, shape_type=kinds)
+            return
         self._take().undo()
         self._counts = []  # what is undone may lie on any plane
         self._count()
@@ -294,6 +308,8 @@ class AnnotateWidget(QWidget):
         self._show()
         if event.type in ("paint", "set_data", "data"):
             self._keeper.stroke()
+        if event.type in ("paint", "set_data", "data"):
+            self._regions_before = None  # what was done last is something else
         if event.type in ("paint", "set_data"):
             self._later.start()
         if event.type in ("paint", "data"):
@@ -345,10 +361,20 @@ class AnnotateWidget(QWidget):
         region.mode = "add_rectangle"
 
     def _mark_whole(self) -> None:
-        mark_plane(self._viewer, self._take_region(), self._take())
+        region, labels = self._take_region(), self._take()
+        if not region_mask(region, labels)[shown_plane(self._viewer, labels)].all():
+            before = self._regions_of(region)
+            mark_plane(self._viewer, region, labels)
+            self._regions_before = before
 
     def _clear_region(self) -> None:
-        self._take_region().data = []
+        region = self._take_region()
+        before = self._regions_of(region)
+        region.data = []
+        self._regions_before = before
+
+    def _regions_of(self, region: Shapes) -> tuple[list[NDArray[Any]], list[str]]:
+        return [np.array(shape) for shape in region.data], [str(kind) for kind in region.shape_type]
 
     def _mask(self) -> NDArray[np.bool_] | None:
         region = region_of(self._viewer, self._labels) if self._labels else None

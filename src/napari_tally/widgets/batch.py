@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QHeaderView,
     QLabel,
+    QMessageBox,
     QProgressBar,
     QTableWidget,
     QTableWidgetItem,
@@ -27,10 +28,11 @@ from qtpy.QtWidgets import (
 
 from napari_tally.core.events import mapped
 from napari_tally.core.image_files import SUFFIXES, list_images
+from napari_tally.core.results import few
 from napari_tally.core.words import number
 from napari_tally.settings import BatchSettings
 from napari_tally.widgets._form import SettingsForm
-from napari_tally.widgets._job import Job
+from napari_tally.widgets._job import Job, sentence
 from napari_tally.widgets._parts import ask_for_folder, button, fill, group, note, say
 from napari_tally.widgets._session import Way, session, unwrap, usual_way
 
@@ -62,6 +64,7 @@ class BatchWidget(QWidget):
         self._session = session(unwrap(napari_viewer))
         self._paths: list[Path] = []
         self._out: Path | None = None
+        self._out_chosen = False  # by the user: else it is beside the files
         self._began = 0.0
         self._job = Job(self)
         self._job.event.connect(self._take)
@@ -154,10 +157,13 @@ class BatchWidget(QWidget):
         self._show_out()
 
     def clear(self) -> None:
-        """Empty the list."""
+        """Empty the list; the next files have their results beside them, unless a folder was chosen."""
         self._paths.clear()
+        if not self._out_chosen:
+            self._out = None
+        say(self.message, "")
         self._fill_table()
-        self._enable()
+        self._show_out()
 
     def _fill_table(self) -> None:
         self.table.setRowCount(len(self._paths))
@@ -197,7 +203,7 @@ class BatchWidget(QWidget):
 
     def put_out(self, folder: str | Path) -> None:
         """Choose the folder for the results."""
-        self._out = Path(folder)
+        self._out, self._out_chosen = Path(folder), True
         self._show_out()
 
     def _show_out(self) -> None:
@@ -219,6 +225,22 @@ class BatchWidget(QWidget):
     # The work
 
     def _start(self) -> None:
+        from napari_tally.core.batch import others_in
+
+        assert self._out
+        if not (others := others_in(self._out, self._paths)):
+            self._count()
+            return
+        box = QMessageBox(self)
+        what = "1 other image" if len(others) == 1 else f"{len(others)} other images"
+        box.setText(f"{self._out} holds the counts of {what} ({few(others, 3)}). They will leave the tables. Go on?")
+        box.setInformativeText("To keep them, choose another folder, or add these files to the list.")
+        box.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        box.accepted.connect(self._count)
+        box.open()
+
+    def _count(self) -> None:
         model, paths, out, files, name = self._session.model, list(self._paths), self._out, self.files.value, self._session.model_source
         assert model
         assert out
@@ -253,7 +275,7 @@ class BatchWidget(QWidget):
         say(self.message, "Stopped. Count all goes on from here.")
 
     def _tell_failure(self, error: Exception) -> None:
-        say(self.message, escape(str(error)))
+        say(self.message, escape(sentence(error)))
 
 
 def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSettings, way: Way) -> Generator[News, None, str]:

@@ -11,13 +11,11 @@ Both steps run on a worker thread. The probabilities are kept as long as their i
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import numpy as np
 import pandas as pd
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
@@ -39,19 +37,19 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_tally.core.counting import size_remark
 from napari_tally.core.results import few
-from napari_tally.core.words import number
 from napari_tally.settings import CountingSettings, PredictionSettings
 from napari_tally.widgets import _counting
 from napari_tally.widgets._annotation import copy_cells
+from napari_tally.widgets._count_text import Row, details, headline, remarks, table
+from napari_tally.widgets._counted import counted_images
 from napari_tally.widgets._counting import Counted, Filling, Progress, Results, Run
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._gaze import Gaze
 from napari_tally.widgets._geometry import channels_to_front, label_shape, placement
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
-from napari_tally.widgets._layers import KEY, Role, belong, is_corrected, is_source, layers_of
+from napari_tally.widgets._layers import KEY, Role, belong, is_corrected, is_source, layers_of, uncover
 from napari_tally.widgets._parts import ask_for_file, ask_for_folder, button, fill, filling, group, may_lose_model, note, say
 from napari_tally.widgets._results import SAVED, ResultsPart, shade
 from napari_tally.widgets._session import SHIPPED, session, unwrap, usual_way
@@ -78,11 +76,10 @@ class PredictWidget(QWidget):
         super().__init__()
         self._viewer = unwrap(napari_viewer)
         self._session = session(self._viewer)
-        self._results: dict[Any, Counted] = {}  # by the id of the image layer
+        self._results = counted_images(self._viewer)
         self._taken = WeakSet[Counted]()  # results come again with each further image
-        self._mended: dict[Any, int] = {}  # how many corrections are in the result of an image
         self._offered: CountingSettings | None = None  # the thresholds of the last model
-        self._began, self._folder = 0.0, ""
+        self._began, self._folder, self._save_to = 0.0, "", ""
         self._counting: list[ImageLayer] = []  # what the work is about
         self._filling: ImageLayer | None = None  # whose labels are on the way
         self._gaze = Gaze(self._viewer)
@@ -127,6 +124,7 @@ class PredictWidget(QWidget):
         self.table.setToolTip("One row an image, or plane of a stack. Inside: cells that do not touch the border of the image.")
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.verticalHeader().hide()
+        self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # which plane it is stands at the end
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.save_button = button(
@@ -175,6 +173,7 @@ class PredictWidget(QWidget):
         self.results.said.connect(self._say)
         self.image_choice.changed.connect(self._show)
         self._viewer.layers.events.removed.connect(self._forget)
+        self._viewer.layers.events.renamed.connect(self._show)
         self._session.model_changed.connect(self._take_model)
         self._session.cells_mended.connect(self._show_if_seen)
         self._take_model(self._session.model)
@@ -290,6 +289,8 @@ class PredictWidget(QWidget):
         for aid in layers_of(self._viewer, "aid", image) if new else []:
             if aid.name == f"{image.name} preview":  # of a training: other outlines over these cells would only confuse
                 aid.visible = False
+        if new and len(self._chosen()) == 1:
+            uncover(self._viewer, image)
         self._tabulate(labels, counted)
         # For who looks at the cells one by one, or draws windows.
         labels.metadata[KEY] |= {"found": (counted.found, counted.counting), "planes": counted.planes}
@@ -326,7 +327,7 @@ class PredictWidget(QWidget):
         """Count by another rule, or in other regions: nothing is measured anew."""
         for counted in self._results.values():
             for labels in layers_of(self._viewer, "prediction", counted.layer):
-                if labels.metadata[KEY].get("found", (None,))[0] is counted.found:  # another may hold cells that are set aside
+                if self._results.is_of(counted, labels):
                     self._tabulate(labels, counted)
         self._show()
 
@@ -366,7 +367,14 @@ class PredictWidget(QWidget):
         counting = self.counting.value
         mine = [counted for counted in self._results.values() if counted.run.model is self._session.model]
         stale = [counted for counted in mine if counted.counting != counting and counted.found.probabilities is not None]
-        if not stale or self._later.isActive() or self._finding.is_active:
+        stale = [counted for counted in stale if not counted.is_mended]
+        if self._later.isActive() or self._finding.is_active:
+            return
+        if not stale:
+            self._show()
+            if self._save_to and not self._deciding.is_active:
+                folder, self._save_to = self._save_to, ""
+                self.results.save(folder)
             return
         if self._deciding.is_active:
             self._deciding.stop()
@@ -396,96 +404,69 @@ class PredictWidget(QWidget):
         if self.isVisible():
             self._show()
 
-    def _take_mended(self) -> None:
-        """Count what was mended by hand in the labels instead of what the model found."""
-        for key, known in list(self._results.items()):
-            for labels in layers_of(self._viewer, "prediction", known.layer):
-                notes = labels.metadata[KEY]
-                if is_corrected(labels) and notes.get("found", (None,))[0] is known.found and notes["corrected"] != self._mended.get(key):
-                    self._results[key] = _counting.mended(known, labels.data)
-                    found = self._results[key].found
-                    notes["found"], self._mended[key] = (found, known.counting), notes["corrected"]
-
     def _show(self, layer: object = None) -> None:
-        self._take_mended()
+        self._results.follow()
         self.this_plane.setVisible(any(len(label_shape(layer)) > 2 for layer in self._chosen()))
         shown = self._shown()
-        rows = pd.concat([self.results.summary(counted) for counted in shown], ignore_index=True) if shown else pd.DataFrame()
-        many = len(rows) > 1
         for widget in (self.save_button, self.results.export_button, self.copy_button, self.mend_hint):
             widget.setVisible(bool(shown))
         self.results.show_results(shown)
-        self.table.setVisible(many)
+        self.table.hide()
         self._enable()
         if not shown:
             say(self.count_text, "")
             say(self.details, "Nothing is counted yet.")
             return
+        self._tell_to_count(shown)
+        of_each = [self.results.summary(counted) for counted in shown]
+        rows = pd.concat(of_each, ignore_index=True)
+        say(self.count_text, headline(rows))
+        lines = details(shown, rows, [layer.name for layer in self._chosen() if layer.unique_id not in self._results])
+        if others := [counted.run.name or "another model" for counted in shown if counted.run.model is not self._session.model]:
+            names = escape(few(list(dict.fromkeys(others))))
+            lines.append(f"Counted with the model “{names}”. Press Count cells to use the model above.")
+        aside = [f"{counted.layer.name}: {text}" for counted in shown if (text := self._set_aside(counted))]
+        lines += [f"<b>Please look:</b> {escape(remark)}" for remark in (*remarks(shown), *aside)]
+        say(self.details, "<br>".join(lines))
+        self.table.setVisible(len(rows) > 1)
+        self._fill_table(table(shown, of_each))
+
+    def _tell_to_count(self, shown: Sequence[Counted]) -> None:
+        """Say so where what is wished does not show at once."""
         mine = [counted for counted in shown if counted.run.model is self._session.model]
         if any(counted.found.probabilities is None and counted.counting != self.counting.value for counted in mine):
             say(self.message, "The image is large: press Count cells to use the new thresholds.")
+        if names := [counted.layer.name for counted in mine if counted.is_mended and counted.counting != self.counting.value]:
+            text = f"The cells of {few(names)} were mended by hand, so thresholds leave them as they are. Count cells finds them anew."
+            say(self.message, escape(text))
         size = self.results.form.value.pixel_size
         if any(counted.run.model.pixel_size and counted.run.pixel_size != size for counted in mine):
             say(self.message, "The model goes by the pixel size too: press Count cells to use the new one.")
-        n, inside = int(rows["count"].sum()), int(rows["count_without_border"].sum())
-        say(self.count_text, f"{number(n, 'cell')}")
-        details = [f"{inside} of them do not touch the border" if inside < n else "None of them touches the border"] if n else []
-        if aside := int(rows["found"].sum()) - n:
-            details.append(f"{number(aside, 'more cell')} found, not counted (grey)")
-        if not many:
-            row = rows.iloc[0]
-            density = row["cells_per_mm2"]
-            unknown = "No density: the pixel size is not known. You can state it below"
-            details.append(f"{density:,.0f} cells/mm²" if np.isfinite(density) else unknown)
-            details.append(f"Cells cover {row['covered_percent']:.1f} % of the image")
-        else:
-            details.append(f"In {len(shown)} images" if len(shown) > 1 else f"In {len(rows)} planes")
-        remarks = [
-            f"{counted.layer.name}: {size_remark(counted.cells['area_px'], counted.diameter * counted.found.zoom)}" for counted in shown
-        ]
-        for counted in shown:
-            remarks += [f"{counted.layer.name}: {text}" for text in (*counted.remarks, self._set_aside(counted))]
-        if others := [counted.run.name or "another model" for counted in shown if counted.run.model is not self._session.model]:
-            details.append(f"Counted with {escape(few(list(dict.fromkeys(others))))}. Press Count cells to use the model above.")
-        details += [f"<b>Please look:</b> {escape(remark)}" for remark in remarks if not remark.endswith(": ")]
-        say(self.details, "<br>".join(details))
-        self._fill_table(rows)
 
     def _set_aside(self, counted: Counted) -> str:
         """Say that cells which were mended by hand are no longer those that are counted; "" = they are, or there are none."""
         others = [layer for layer in layers_of(self._viewer, "prediction", counted.layer) if is_corrected(layer)]
-        others = [layer for layer in others if layer.metadata[KEY].get("found", (None,))[0] is not counted.found]
+        others = [layer for layer in others if not self._results.is_of(counted, layer)]
         return f"these cells were found anew; those that you mended are in “{others[-1].name}” and are not counted" if others else ""
 
-    def _fill_table(self, rows: pd.DataFrame) -> None:
+    def _fill_table(self, rows: Sequence[Row]) -> None:
         self.table.setRowCount(len(rows))
         self.table.setFixedHeight(self.table.horizontalHeader().height() + min(len(rows), 5) * self.table.rowHeight(0) + 4)
-        planes = rows.groupby("image")["plane"].transform("max")
         with filling(self.table):
-            for r, row in enumerate(rows.itertuples()):
-                name = f"{row.image}, plane {row.plane}" if planes[r] else row.image
-                density = f"{row.cells_per_mm2:,.0f}" if np.isfinite(row.cells_per_mm2) else "–"
-                for c, text in enumerate((name, row.count, row.count_without_border, density)):
-                    item = QTableWidgetItem(str(text))
-                    item.setToolTip(str(text))
+            for r, row in enumerate(rows):
+                for c, text in enumerate(row):
+                    item = QTableWidgetItem(text)
+                    item.setToolTip(text)
                     if c:
                         item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
                     self.table.setItem(r, c, item)
 
     def _forget(self, event: Any) -> None:
-        """A layer is gone: an image with what was found in it; labels with their count, where no others of that image hold cells."""
         gone = event.value
         if self._finding.is_active and gone in self._counting and not any(layer in self._viewer.layers for layer in self._counting):
             self._finding.stop()
             say(self.message, escape(f"{gone.name} was closed, so it is not counted."))
-        self._results.pop(gone.unique_id, None)
-        found, _ = gone.metadata.get(KEY, {}).get("found") or (None, None)
-        for key, known in [item for item in self._results.items() if item[1].found is found]:
-            del self._results[key]
-            self._mended.pop(key, None)
-            for labels in layers_of(self._viewer, "prediction", known.layer)[-1:]:  # mended before, and set aside: `_show` counts them
-                if before := labels.metadata[KEY].get("found"):
-                    self._results[key] = replace(known, found=before[0], counting=before[1])
+        self._results.forget(gone)
         self._show()
 
     # What to do with it
@@ -518,7 +499,11 @@ class PredictWidget(QWidget):
         self.save(self._folder)
 
     def save(self, folder: str | Path) -> None:
-        """Write the results of the images that are shown, as the command line does."""
+        """Write the results of the images that are shown, as the command line does; once cells that are found anew are there."""
+        if self._later.isActive() or self._deciding.is_active:
+            self._save_to = str(folder)
+            say(self.message, "Finding the cells anew, then saving…")
+            return
         self._show()  # cells may have been mended meanwhile
         self.results.save(folder)
 

@@ -26,7 +26,7 @@ from napari_tally.core.suspects import usual_area
 from napari_tally.widgets._geometry import shown_plane
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
-from napari_tally.widgets._layers import KEY, image_under, is_source, layers_of
+from napari_tally.widgets._layers import KEY, image_under, is_source, layers_of, uncover
 from napari_tally.widgets._mouse_tools import HINTS, MouseTools, Use
 from napari_tally.widgets._parts import button, fill, group, note, say
 from napari_tally.widgets._pointing import Marks, fly_to
@@ -185,6 +185,10 @@ class ReviewWidget(QWidget):
             return
         self._list = ranked
         labels = self._reviewed.layer
+        if image := image_under(self._viewer, labels):
+            uncover(self._viewer, image)
+        if not labels.visible:  # napari puts the brush down whenever it is asked to show a layer
+            labels.visible = True
         labels.editable = True
         labels.mode = "pan_zoom"
         self._tools.listen(labels)

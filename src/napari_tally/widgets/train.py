@@ -321,7 +321,8 @@ class TrainWidget(QWidget):
         self.course.show_finished(event)
         if event.start_kept and self._run:
             self._run.start_kept = True
-            self._say("The start model is kept; the table says why. “Keep in any case” (expert options) keeps the trained one.")
+            wish = "To have the trained one, tick “Keep in any case” (expert options) and train again."
+            self._say(f"The start model is kept; the table says why. {wish}")
 
     def _say(self, text: str) -> None:
         say(self.message, escape(text))

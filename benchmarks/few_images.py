@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 import napari_tally as nt
-import napari_tally.core.train as training
+from napari_tally.core import budget
 from napari_tally.core.annotations import require_labels
 from napari_tally.core.image_files import match_by_stem, read_image
 from napari_tally.core.images import Image
@@ -91,7 +91,7 @@ def main() -> None:
 def count_processor_time(*modules: Any) -> None:
     """Let training, and these modules, go by the seconds that the processor works for this process: other work takes nothing away."""
     clock = SimpleNamespace(perf_counter=time.process_time)
-    for module in (training, sys.modules[__name__], *modules):
+    for module in (budget, sys.modules[__name__], *modules):
         module.time = clock
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import discs
+from safetensors.torch import save_file
 from torch import nn
 
 from napari_tally.cli import main
@@ -157,6 +158,16 @@ def test_the_port_saves_its_mask_values_beside_the_tensors(tmp_path):
 class Evil:
     def __reduce__(self):
         return (print, ("this must never be printed",))
+
+
+def test_safetensors_will_do_as_well(tmp_path):
+    weights = port(1, 2, bilinear=False).state_dict()
+    save_file({f"module.{name}": tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "a.safetensors")
+    found = read_state_dict(tmp_path / "a.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+    (tmp_path / "b.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        read_state_dict(tmp_path / "b.safetensors")
 
 
 def test_files_that_would_run_code_are_refused(tmp_path, capsys):

@@ -54,6 +54,10 @@ def test_an_empty_well_is_no_other_kind_of_image(model):
     assert remark(model, np.random.default_rng(0).normal(300, 10, (160, 160)).astype(np.uint16)) == ""
 
 
+def test_an_image_of_one_value_is_said_to_be_empty(model):
+    assert remark(model, np.full((160, 160), 7, np.uint16)).startswith("All pixels of this image have one value, 7")
+
+
 def test_dark_cells_on_bright_ground_are_another_kind(model):
     pixels = nt.simulate_nuclei(20, shape=(160, 160), n=14)[0]
     said = remark(model, pixels.max() - pixels)
@@ -66,7 +70,7 @@ def test_a_model_without_a_fingerprint_says_nothing(model):
     bare = model.copy()
     del bare.record[KEY]
     assert fingerprint_of(bare) is None
-    assert remark(bare, np.zeros((64, 64), np.uint8)) == ""
+    assert remark(bare, np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)) == ""
     bare.record[KEY] = {"numbers": ["others"], "points": [], "limit": 1}
     assert fingerprint_of(bare) is None
 

@@ -9,7 +9,7 @@ from napari_tally.cli._parts import Commands, require_another_file
 def register(command: Commands) -> None:
     """Add the command."""
     parser = command("convert", run, "Turn weights of the PyTorch U-Net port (milesial/Pytorch-UNet) into a model file.")
-    parser.add_argument("weights", type=Path, metavar="WEIGHTS.pth", help="the state dict; nothing in the file is executed")
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="the state dict; nothing in the file is executed")
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL.safetensors", help="the model file to write")
     parser.add_argument("--range", type=float, nargs=2, default=(0.0, 255.0), metavar=("LOW", "HIGH"), help="intensities taken for 0 and 1")
     parser.add_argument("--scale", type=float, default=1.0, help="size at which images were shown to it, such as 0.5")

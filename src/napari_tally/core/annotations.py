@@ -62,7 +62,7 @@ def known_labels(labels: NDArray[np.integer], region: NDArray[np.bool_] | None =
     """
     labels = np.asarray(labels)
     if labels.max(initial=0) > np.iinfo(np.int32).max:  # such ids would wrap to "not annotated": renumber
-        rank = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+        rank = np.searchsorted(np.unique(labels[labels > 0]), labels)
         labels = np.where(labels > 0, rank + 1, np.minimum(labels, 0))
     known = np.maximum(labels.astype(np.int64), NOT_ANNOTATED).astype(np.int32)  # in this order: large negative numbers would wrap
     if region is not None and region.any():

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from napari_tally.core import pickled
@@ -23,7 +25,9 @@ from napari_tally.settings import NetworkSettings, NormalisationSettings, check
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a PyTorch file. Nothing in it is executed: files that need more than tensors and plain values are refused.
+    """Read the tensors of a PyTorch file, or of one in safetensors.
+
+    Nothing in it is executed: files that need more than tensors and plain values are refused.
 
     Returns
     -------
@@ -35,7 +39,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     ValueError
         If the file is absent, damaged, would run code, or holds no tensors.
     """
-    return {name.removeprefix("module."): tensor for name, tensor in pickled.read_state_dict(path).items()}
+    path = Path(path)
+    if path.suffix.lower() == ".safetensors":
+        try:
+            weights = pickled.require_finite(path, load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path}: the file cannot be read as safetensors ({error}).") from error
+    else:
+        weights = pickled.read_state_dict(path)
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
 
 
 def from_milesial(tensors: dict[str, Tensor], low: float = 0.0, high: float = 255.0, scale: float = 1.0) -> Model:

@@ -189,7 +189,7 @@ def fingerprint_of(model: Model) -> Fingerprint | None:
 def judging(
     model: Model, image: Image, found: Prediction, settings: PredictionSettings | None = None, counting: CountingSettings | None = None
 ) -> Generator[TileDone, None, str]:
-    """Say so where an image is unlike those that the model was trained on; "" where it is like them, or nothing is known of these.
+    """Say so where an image shows nothing, or is unlike those that the model was trained on; "" where it is like them.
 
     Parameters
     ----------
@@ -200,6 +200,8 @@ def judging(
     settings, counting : optional
         How it was found: of a large image the middle is looked at once more.
     """
+    if not found.cells and not image.is_lazy and (value := image.planes.min()) == image.planes.max():
+        return f"All pixels of this image have one value, {value}: there is nothing to see in it."
     known = fingerprint_of(model)
     if known is None:
         return ""

@@ -32,6 +32,7 @@ def colour(labels=CELLS):
 def test_quick_plan():
     plan = plan_training([pair(), pair()], CPU)
     assert plan.network == NetworkSettings(batch_norm=False)
+    assert plan_training([pair()], TrainingSettings(loss="dice")).network.batch_norm  # without it half of them find no cell
     assert (plan.scale, plan.colour, plan.device, plan.n_images, plan.n_cells) == (1, False, "cpu", 2, 20)
     assert plan.diameter == pytest.approx(16, abs=1)
     s = plan.settings

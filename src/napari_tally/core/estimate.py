@@ -22,6 +22,7 @@ _COPIES = 9
 """Copies of the weights: network, gradient, two moments of AdamW, running average, last good state, models of the folds."""
 _PIXEL = 60
 """Bytes that a pixel of a training plane takes beside its channels: labels, border weights, places to draw from."""
+_OF_AREAS = ("dice", "tversky")
 _BASE = 500e6
 """Bytes that the libraries take when they are loaded."""
 
@@ -30,7 +31,7 @@ def network_for(settings: TrainingSettings, in_3d: bool = False) -> NetworkSetti
     """Give the network that the wishes describe.
 
     Of planes the U-Net has no batch normalisation: from a handful of images it learns as well or better without (docs/benchmarks.md).
-    Volumes, and several types of cells, are learned sooner with it.
+    Volumes, and several types of cells, are learned sooner with it; and losses that compare areas alone may not begin without it.
     """
     quick = settings.preset == "quick"
     preset = NetworkSettings() if quick else PAPER_NETWORK
@@ -38,7 +39,7 @@ def network_for(settings: TrainingSettings, in_3d: bool = False) -> NetworkSetti
         preset = replace(preset, dimensions=3, depth=3, base_width=16 if quick else 32)
     if settings.architecture != "auto" and settings.architecture != "unet":
         preset = replace(preset, architecture=settings.architecture, padding="same")
-    elif quick and not in_3d and settings.types <= 1:
+    elif quick and not in_3d and settings.types <= 1 and settings.loss not in _OF_AREAS:
         preset = replace(preset, batch_norm=False)
     return replace(preset, depth=settings.depth or preset.depth, base_width=settings.base_width or preset.base_width)
 

@@ -140,72 +140,101 @@ def find_cells(
     work = TileWork(Predictor(model, image, settings, window), counting)
     planes, shape = list(range(len(image.planes)) if planes is None else planes), work.shape
     labels: Any = np.zeros((len(image.planes), *shape), np.int32) if out is None else out
-    keep = runner is None and (not image.is_lazy and out is None if keep is None else keep)
     probabilities = None
-    if keep:
+    if runner is None and (not image.is_lazy and out is None if keep is None else keep):
         probabilities = np.zeros((len(image.planes), model.settings.classes, *shape), np.float32)
         probabilities[:, 0] = 1  # planes that are not looked at are background
-    tiles = work.predictor.tiles()
-    all_planes, number = len(planes), 0
-    total = all_planes * len(tiles)
-    types: dict[int, NDArray[np.uint8]] = {}  # of the cells of each plane
-    shifts: dict[int, int] = {}  # from the ids within a plane to those in the image
+    filling = _Filling(work, labels, probabilities, len(planes), runner)
     while planes:
-        p = planes.pop(next_plane(planes) if next_plane else 0)
-        hills = Hills(counting, work.zoom)
-        before: dict[int, int] = {}  # where the hills of each tile begin
-        of_type: dict[int, NDArray[np.float64]] = {}  # how much of each type is in them
-        waiting = list(range(len(tiles)))
-        results = runner.run(work, p, tiles) if runner else None
+        yield from filling.plane(planes.pop(next_plane(planes) if next_plane else 0), next_tile)
+    types = yield from filling.number()
+    n_types = model.settings.types
+    labels = labels.reshape(image.shape) if out is None else out
+    return Prediction(probabilities, labels, work.zoom, len(types) - 1, types if n_types > 1 else None, n_types)
+
+
+class _Filling:
+    """The labels of an image while they fill: hills tile by tile, cells plane by plane, and in the end ids that go on.
+
+    Parameters
+    ----------
+    work : TileWork
+    labels : (P, Y, X) array of ints
+    probabilities : (P, classes, Y, X) float32 array, or None
+    planes : int
+        How many are to be filled.
+    runner : optional
+        Computes the tiles elsewhere.
+    """
+
+    def __init__(self, work: "TileWork", labels: Any, probabilities: NDArray[np.float32] | None, planes: int, runner: Any) -> None:
+        self._work, self._labels, self._probabilities, self._planes, self._runner = work, labels, probabilities, planes, runner
+        self._tiles = work.predictor.tiles()
+        self._types: dict[int, NDArray[np.uint8]] = {}  # of the cells of each plane
+        self._shifts: dict[int, int] = {}  # from the ids within a plane to those in the image
+
+    @property
+    def _total(self) -> int:
+        """Tiles of all planes."""
+        return self._planes * len(self._tiles)
+
+    def plane(self, p: int, next_tile: Callable[[int, list[Region]], int] | None) -> Generator[TileDone, None, None]:
+        """Fill a plane."""
+        hills = Hills(self._work.counting, self._work.zoom)
+        of_type: dict[int, NDArray[np.float64]] = {}  # how much of each type is in the hills, by the number of the first one
+        waiting, done = list(range(len(self._tiles))), 0
+        results = self._runner.run(self._work, p, self._tiles) if self._runner else None
         while waiting:
-            done = number * len(tiles) + len(before)
+            before = len(self._types) * len(self._tiles) + done
             if results:
-                n, (piece, top, found) = yield from mapped(next_of(results), partial(part_done, done, total))
+                n, (piece, top, found) = yield from mapped(next_of(results), partial(part_done, before, self._total))
                 waiting.remove(n)
             else:
-                n = waiting.pop(next_tile(p, [tiles[n] for n in waiting]) if next_tile else 0)
+                n = waiting.pop(next_tile(p, [self._tiles[n] for n in waiting]) if next_tile else 0)
                 try:
-                    piece, top, found = yield from mapped(work.run(p, tiles[n]), partial(part_done, done, total))
+                    piece, top, found = yield from mapped(self._work.run(p, self._tiles[n]), partial(part_done, before, self._total))
                 except (MemoryError, RuntimeError) as error:  # the network halves its part by itself, but the rest needs memory too
-                    if not is_out_of_memory(error) or max(part.stop - part.start for part in tiles[n]) < _SMALLEST:
+                    if not is_out_of_memory(error) or max(part.stop - part.start for part in self._tiles[n]) < _SMALLEST:
                         raise
-                    tiles[n], other = halved(tiles[n])
-                    tiles.append(other)
-                    waiting[:0] = n, len(tiles) - 1
-                    total = all_planes * len(tiles)
+                    self._tiles[n], other = halved(self._tiles[n])
+                    self._tiles.append(other)
+                    waiting[:0] = n, len(self._tiles) - 1
                     continue
-            if probabilities is not None and found is not None:
-                probabilities[p][:, *tiles[n]] = found
-            before[n] = hills.add(top)
-            piece = piece + before[n] * (piece > 0)
-            labels[p, *tiles[n]] = piece
+            tile, done = self._tiles[n], done + 1
+            if self._probabilities is not None and found is not None:
+                self._probabilities[p][:, *tile] = found
+            first = hills.add(top)
+            piece = piece + first * (piece > 0)
+            self._labels[p, *tile] = piece
             if top.shares is not None:
-                of_type[n] = top.shares
-            yield Piece(done + 1, total, plane=p, region=tiles[n], labels=piece)
-        number += 1
-        joining = TileDone(number * len(tiles), total, "joining cells")
+                of_type[first] = top.shares
+            yield Piece(before + 1, self._total, plane=p, region=tile, labels=piece)
+        yield from self._join(p, hills, of_type)
+
+    def _join(self, p: int, hills: Hills, of_type: dict[int, NDArray[np.float64]]) -> Generator[TileDone, None, None]:
+        """Make cells of the hills of a plane; their ids go on from those of the planes before it that are filled."""
+        joining = TileDone((len(self._types) + 1) * len(self._tiles), self._total, "joining cells")
         cell_of = yield from saying(paced(hills.joining()), joining)
-        here = int(cell_of.max(initial=0))
-        sums = np.zeros((here + 1, model.settings.types))
-        for n, own in of_type.items():
-            np.add.at(sums, cell_of[before[n] + np.arange(1, len(own))], own[1:])
-        types[p] = decide(sums)[1:]
-        shifts[p] = sum(len(own) for q, own in types.items() if q < p)
-        cell_of[cell_of > 0] += shifts[p]
-        for tile in tiles:
-            labels[p, *tile] = cell_of[labels[p, *tile]]
+        sums = np.zeros((int(cell_of.max(initial=0)) + 1, self._work.predictor.types))
+        for first, own in of_type.items():
+            np.add.at(sums, cell_of[first + np.arange(1, len(own))], own[1:])
+        self._types[p] = decide(sums)[1:]
+        self._shifts[p] = sum(len(own) for q, own in self._types.items() if q < p)
+        cell_of[cell_of > 0] += self._shifts[p]
+        for tile in self._tiles:
+            self._labels[p, *tile] = cell_of[self._labels[p, *tile]]
             yield joining
-    cells = 0  # ids go on from plane to plane, in their order, so no id comes twice
-    for p in sorted(types):
-        for tile in tiles if cells != shifts[p] else ():
-            piece = labels[p, *tile]
-            labels[p, *tile] = piece + np.asarray(cells - shifts[p]).astype(piece.dtype) * (piece > 0)
-            yield TileDone(total, total, "numbering cells")
-        cells += len(types[p])
-    labels = labels.reshape(image.shape) if out is None else out
-    n_types = model.settings.types
-    of_cells = np.concatenate([np.zeros(1, np.uint8), *(types[p] for p in sorted(types))])
-    return Prediction(probabilities, labels, work.zoom, cells, of_cells if n_types > 1 else None, n_types)
+
+    def number(self) -> Generator[TileDone, None, NDArray[np.uint8]]:
+        """Let ids go on from plane to plane, in their order, so that no id comes twice; give the type of each cell, 0 of id 0."""
+        cells = 0
+        for p in sorted(self._types):
+            for tile in self._tiles if cells != self._shifts[p] else ():
+                piece = self._labels[p, *tile]
+                self._labels[p, *tile] = piece + np.asarray(cells - self._shifts[p]).astype(piece.dtype) * (piece > 0)
+                yield TileDone(self._total, self._total, "numbering cells")
+            cells += len(self._types[p])
+        return np.concatenate([np.zeros(1, np.uint8), *(self._types[p] for p in sorted(self._types))])
 
 
 @dataclass(frozen=True, eq=False)

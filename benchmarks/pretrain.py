@@ -67,7 +67,7 @@ ROUNDS = {
         Round(8000, 1e-3, 192, 1.6, empty=150, norm=False),
         Round(5000, 8e-4, 192, 1.6, empty=150, colour=3, norm=False),
         Round(10000, 1e-3, 192, 1.6, empty=150, colour=4, norm=False, mix=0.25),
-        Round(7500, 8e-4, 192, 1.6, empty=150, colour=4, norm=False, mix=0.3, uneven=True),
+        Round(3500, 7e-4, 192, 1.6, empty=150, colour=4, norm=False, mix=0.3, uneven=True),
     ],
     "phase": [Round(1100, 2e-3, 160, 2.0), Round(3000, 1.5e-3, 160, 2.0), Round(3000, 1e-3, 192, 1.6, norm=False)],
 }

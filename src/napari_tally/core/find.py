@@ -282,7 +282,8 @@ def estimate_diameter(
     The model looks at the middle of the image at four scales, and cells are measured at each. A scale agrees with itself where the cells
     that are found come out about as large as those the model knows. Of the scales that agree the longest run in a row is believed (where
     the network sees a cell much too large, pieces of it may by chance be as large as a cell; but hardly at two scales), and of this run the
-    coarsest, where cells are least broken. Where none agrees, that which is nearest.
+    coarsest, where cells are least broken. Where none agrees, that which is nearest. There cells are about as large as they should be, so a
+    second look with the model's own thresholds tells whether it is to be a step more or less.
 
     Returns
     -------
@@ -290,22 +291,40 @@ def estimate_diameter(
         Diameter in pixels, to be used as :attr:`PredictionSettings.diameter`; that which the model knows best where fewer than 3 cells
         are found at every scale.
     """
-    best = model.diameter * model.scale
+    best, types = model.diameter * model.scale, model.settings.types
     network = model.copy().network.to(choose_device(settings.device))
     window = window_for(model, image) if window is None else window
     image = seen_by(model, image)
-    height, width = image.shape[-2:]
-    middle = (slice(max(0, n - _SIDE) // 2, max(0, n - _SIDE) // 2 + min(n, _SIDE)) for n in (height, width))
-    picture = to_channels(normalise(image.read(len(image.planes) // 2, (next(middle), next(middle))), window), model.settings.channels)
-    measured = []
-    for scale in _SCALES:
-        probabilities = yield from predict_plane(network, rescale(picture, scaled_shape(picture.shape, scale)), settings.tile)
-        # Not with the model's own thresholds: what suits cells of the right size joins those that are seen too small.
-        labels = find_instances(together(probabilities, model.settings.types), CountingSettings(), model.scale)
+    seen = normalise(image.read(len(image.planes) // 2, _middle(image.shape, _SIDE)), window)
+    picture = to_channels(seen, model.settings.channels)
+
+    def look(scale: float, counting: CountingSettings) -> Generator[TileDone, None, float]:
+        """Give the typical diameter of what is found at a scale, in pixels of the image; NaN where that is too little."""
+        part = picture[:, *_middle(picture.shape, int(_SIDE / max(1.0, scale)))]  # what is enlarged would take long
+        probabilities = yield from predict_plane(network, rescale(part, scaled_shape(part.shape, scale)), settings.tile)
+        labels = find_instances(together(probabilities, types), counting, model.scale)
         areas = np.bincount(labels[labels > 0])[1:]
-        measured.append(float(np.sqrt(4 / np.pi * np.median(areas)) / scale) if areas.size >= _FEW else math.nan)
-    quarters = round(4 * math.log2(believed(measured, best) / best))
-    return best * 2 ** (quarters / 4)  # in steps of 19 %, so that an image and a part of it are mostly seen at the same scale
+        return float(np.sqrt(4 / np.pi * np.median(areas)) / scale) if areas.size >= _FEW else math.nan
+
+    measured = []
+    for scale in _SCALES:  # not with the model's own thresholds: what suits cells of the right size joins those that are seen too small
+        measured.append((yield from look(scale, CountingSettings())))
+    steps = _steps(believed(measured, best) / best)
+    again = yield from look(2 ** (-steps / 4), model.counting)
+    if not math.isnan(again):
+        steps = min(max(_steps(again / best), steps - 1), steps + 1)
+    return best * 2 ** (steps / 4)
+
+
+def _middle(shape: Sequence[int], side: int) -> tuple[slice, slice]:
+    """Give the middle of a plane (..., Y, X), so many pixels wide at most."""
+    height, width = (slice(max(0, n - side) // 2, max(0, n - side) // 2 + min(n, side)) for n in shape[-2:])
+    return height, width
+
+
+def _steps(ratio: float) -> int:
+    """Give a ratio in steps of 19 %, so that an image and a part of it are mostly seen at the same scale."""
+    return round(4 * math.log2(ratio))
 
 
 def believed(measured: Sequence[float], best: float) -> float:

@@ -19,7 +19,6 @@ from weakref import WeakSet
 import pandas as pd
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
-from numpy.typing import NDArray
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QAction, QShowEvent
 from qtpy.QtWidgets import (
@@ -45,11 +44,12 @@ from napari_tally.widgets._count_text import Row, details, headline, remarks, ta
 from napari_tally.widgets._counted import counted_images
 from napari_tally.widgets._counting import Counted, Filling, Progress, Results, Run
 from napari_tally.widgets._form import SettingsForm
+from napari_tally.widgets._found_layers import UNFINISHED, FoundLayers
 from napari_tally.widgets._gaze import Gaze
-from napari_tally.widgets._geometry import channels_to_front, label_shape, placement
+from napari_tally.widgets._geometry import channels_to_front, label_shape
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
-from napari_tally.widgets._layers import KEY, Role, belong, is_corrected, is_source, layers_of, uncover
+from napari_tally.widgets._layers import is_corrected, is_source, layers_of
 from napari_tally.widgets._parts import ask_for_file, ask_for_folder, button, fill, filling, group, may_lose_model, note, say
 from napari_tally.widgets._results import SAVED, ResultsPart, shade
 from napari_tally.widgets._session import SHIPPED, session, unwrap, usual_way
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
 
 _PATIENCE = 200
 """Milliseconds without a change of the thresholds after which the cells are found anew."""
-_UNFINISHED = " (stopped, unfinished)"
 
 
 class PredictWidget(QWidget):
@@ -82,7 +81,7 @@ class PredictWidget(QWidget):
         self._began, self._folder, self._save_to = 0.0, "", ""
         self._counting: list[ImageLayer] = []  # what the work is about
         self._filling: ImageLayer | None = None  # whose labels are on the way
-        self._gaze = Gaze(self._viewer)
+        self._gaze, self._layers = Gaze(self._viewer), FoundLayers(self._viewer)
         self._finding, self._loading, self._deciding = Job(self), Job(self), Job(self)
         for job in (self._finding, self._deciding):
             job.event.connect(self._take_event)
@@ -257,10 +256,8 @@ class PredictWidget(QWidget):
     def _take_event(self, event: Progress | Filling | Results) -> None:
         if isinstance(event, Filling):
             if event.layer in self._viewer.layers:
-                active = self._viewer.layers.selection.active
-                self._put_labels(event.layer, event.labels).refresh()
+                self._layers.put_labels(event.layer, event.labels).refresh()
                 self._filling = event.layer
-                self._viewer.layers.selection.active = active
             return
         if isinstance(event, Results):
             for counted in event.counted:
@@ -268,7 +265,10 @@ class PredictWidget(QWidget):
                 if counted not in self._taken and counted.layer in self._viewer.layers:
                     self._taken.add(counted)  # once: its cells may be mended before the next image is through
                     self._results[counted.layer.unique_id] = counted
-                    self._lay(counted, new=known is None or known.found.probabilities is not counted.found.probabilities)
+                    new = known is None or known.found.probabilities is not counted.found.probabilities
+                    labels = self._layers.lay(counted, new, alone=len(self._chosen()) == 1)
+                    self._tabulate(labels, counted)
+                    labels.refresh()
                     self._filling = None if self._filling is counted.layer else self._filling
             self._show()
             return
@@ -277,43 +277,16 @@ class PredictWidget(QWidget):
         left = f", {_duration(passed / event.fraction - passed)} left" if event.fraction > 0 and passed > 2 else ""
         self.bar.setFormat(event.doing + left)
 
-    def _lay(self, counted: Counted, new: bool) -> None:
-        """Show what was found as layers just above the image; what the user has selected stays selected."""
-        image, active = counted.layer, self._viewer.layers.selection.active
-        if new and counted.found.probabilities is not None:
-            look = {"colormap": "magma", "contrast_limits": (0, 1), "visible": False, "opacity": 0.7}
-            cell = (1 - counted.found.probabilities[:, 0]).reshape(counted.image.shape)
-            self._put("probability", cell, ImageLayer, image, name=f"{image.name} probability", **look)
-        labels = self._put_labels(image, _counting.to_show(counted.found.labels, counted.image))
-        labels.visible = labels.visible or new
-        for aid in layers_of(self._viewer, "aid", image) if new else []:
-            if aid.name == f"{image.name} preview":  # of a training: other outlines over these cells would only confuse
-                aid.visible = False
-        if new and len(self._chosen()) == 1:
-            uncover(self._viewer, image)
-        self._tabulate(labels, counted)
-        # For who looks at the cells one by one, or draws windows.
-        labels.metadata[KEY] |= {"found": (counted.found, counted.counting), "planes": counted.planes}
-        labels.refresh()
-        self._viewer.layers.selection.active = active
-
-    def _put_labels(self, layer: ImageLayer, labels: Any) -> Labels:
-        """Show labels; of a large image they stay in their file."""
-        shown: Labels = self._put("prediction", labels, Labels, layer, name=f"{layer.name} labels")
-        shown.name = shown.name.removesuffix(_UNFINISHED)
-        shown.editable = False  # it is made anew when a threshold changes; "5 Review cells" makes it the user's own
-        return shown
-
     def _tidy_up(self, why: object = None) -> None:
         """After a stop in the middle of an image: show what was found in it before, else say in the name that the labels are no cells."""
         layer, self._filling = self._filling, None
         if layer is None or layer not in self._viewer.layers:
             return
         if known := self._results.get(layer.unique_id):
-            self._put_labels(layer, _counting.to_show(known.found.labels, known.image)).refresh()
+            self._layers.put_labels(layer, _counting.to_show(known.found.labels, known.image)).refresh()
         else:
             for labels in layers_of(self._viewer, "prediction", layer)[-1:]:
-                labels.name += _UNFINISHED
+                labels.name += UNFINISHED
                 text = f"{layer.name}: the labels show what was done; cells are not joined where tiles meet, and not counted."
                 say(self.message, escape(text))
 
@@ -333,22 +306,6 @@ class PredictWidget(QWidget):
 
     def _say(self, text: str) -> None:
         say(self.message, escape(text))
-
-    def _put(self, role: Role, data: NDArray[Any], kind: type, image: ImageLayer, **look: Any) -> Any:
-        """Give the layer of the image that has this role, holding `data`; a new one is laid above the image."""
-        layers = self._viewer.layers
-        old = next((layer for layer in reversed(layers_of(self._viewer, role, image)) if not is_corrected(layer)), None)
-        if old is not None and old.data.shape == data.shape:
-            if old.data is not data:
-                old.data = data
-            return old
-        if old is not None:
-            layers.remove(old)
-        new = kind(data, **look, **placement(image, data.ndim))
-        belong(new, role, image)
-        older = layers_of(self._viewer, role, image) if role == "prediction" else []  # mended ones: the newest lies on top
-        layers.insert(max(map(layers.index, [image, *layers_of(self._viewer, "probability", image), *older])) + 1, new)
-        return new
 
     def _show_refused(self, refused: list[str]) -> None:
         say(self.message, "<br>".join(escape(reason) for reason in refused))

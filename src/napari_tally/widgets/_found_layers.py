@@ -1,0 +1,79 @@
+"""What was found, as layers just above its image: the probabilities, hidden at first, and the labels."""
+
+from typing import Any
+
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels
+from numpy.typing import NDArray
+
+from napari_tally.widgets import _counting
+from napari_tally.widgets._counting import Counted
+from napari_tally.widgets._geometry import placement
+from napari_tally.widgets._layers import KEY, Role, belong, is_corrected, layers_of, uncover
+
+UNFINISHED = " (stopped, unfinished)"
+
+
+class FoundLayers:
+    """Lays what was found into a viewer; what the user has selected stays selected.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+
+    def lay(self, counted: Counted, new: bool, alone: bool) -> Labels:
+        """Show what was found in an image.
+
+        Parameters
+        ----------
+        counted : Counted
+        new : bool
+            The network has looked at the image; else its cells were only told apart in another way.
+        alone : bool
+            The image is the only one that is asked for: others do not cover it.
+        """
+        image, active = counted.layer, self._viewer.layers.selection.active
+        if new and counted.found.probabilities is not None:
+            look = {"colormap": "magma", "contrast_limits": (0, 1), "visible": False, "opacity": 0.7}
+            cell = (1 - counted.found.probabilities[:, 0]).reshape(counted.image.shape)
+            self._put("probability", cell, ImageLayer, image, name=f"{image.name} probability", **look)
+        labels = self.put_labels(image, _counting.to_show(counted.found.labels, counted.image))
+        labels.visible = labels.visible or new
+        for aid in layers_of(self._viewer, "aid", image) if new else []:
+            if aid.name == f"{image.name} preview":  # of a training: other outlines over these cells would only confuse
+                aid.visible = False
+        if new and alone:
+            uncover(self._viewer, image)
+        # For who looks at the cells one by one, or draws windows.
+        labels.metadata[KEY] |= {"found": (counted.found, counted.counting), "planes": counted.planes}
+        self._viewer.layers.selection.active = active
+        return labels
+
+    def put_labels(self, layer: ImageLayer, labels: Any) -> Labels:
+        """Show labels; of a large image they stay in their file."""
+        active = self._viewer.layers.selection.active
+        shown: Labels = self._put("prediction", labels, Labels, layer, name=f"{layer.name} labels")
+        shown.name = shown.name.removesuffix(UNFINISHED)
+        shown.editable = False  # it is made anew when a threshold changes; "5 Review cells" makes it the user's own
+        self._viewer.layers.selection.active = active
+        return shown
+
+    def _put(self, role: Role, data: NDArray[Any], kind: type, image: ImageLayer, **look: Any) -> Any:
+        """Give the layer of the image that has this role, holding `data`; a new one is laid above the image."""
+        layers = self._viewer.layers
+        old = next((layer for layer in reversed(layers_of(self._viewer, role, image)) if not is_corrected(layer)), None)
+        if old is not None and old.data.shape == data.shape:
+            if old.data is not data:
+                old.data = data
+            return old
+        if old is not None:
+            layers.remove(old)
+        new = kind(data, **look, **placement(image, data.ndim))
+        belong(new, role, image)
+        older = layers_of(self._viewer, role, image) if role == "prediction" else []  # mended ones: the newest lies on top
+        layers.insert(max(map(layers.index, [image, *layers_of(self._viewer, "probability", image), *older])) + 1, new)
+        return new

@@ -110,7 +110,8 @@ def uncover(viewer: ViewerModel, image: ImageLayer) -> None:
 
     Channels that are shown together, which napari blends, stay.
     """
-    image.visible = True
+    if not image.visible:  # napari draws a dark square where the brush was if it is asked again
+        image.visible = True
     if viewer.canvas.grid.enabled:
         return
     for layer in list(viewer.layers)[viewer.layers.index(image) + 1 :]:

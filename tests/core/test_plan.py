@@ -149,6 +149,13 @@ def test_nothing_to_learn_from():
         plan_training([pair(np.where(CELLS > 0, CELLS, -1))], CPU)
 
 
+def test_a_tissue_without_gaps_can_be_learned():
+    y, x = np.indices((60, 80))
+    tissue = (1 + y // 10 * 8 + x // 10).astype(np.int32)
+    plan = plan_training([pair(tissue)], CPU)
+    assert plan.notes[0].startswith("Cells fill all that is annotated, so no background is learned")
+
+
 def test_the_seed_decides_the_first_weights_and_nothing_else():
     plan = plan_training([pair()], CPU)
     other = replace(plan, settings=replace(plan.settings, seed=1))

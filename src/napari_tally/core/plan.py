@@ -154,10 +154,12 @@ def plan_training(
     n_cells = sum(len(np.unique(part[part > 0])) for part in parts)
     if not n_cells:
         raise ValueError(f"No cell is drawn in {len(pairs)} image(s). Draw at least a handful of cells, then train.")
-    if not any((pair.labels == 0).any() for pair in pairs):
-        raise ValueError("Every annotated pixel is a cell; the network must see background too. Mark a region around some cells.")
-    sizes = resolve_sizes(pairs, settings, start, in_3d)
     notes = []
+    if not any((pair.labels == 0).any() for pair in pairs):
+        if not all(map(_fill_it, pairs)):
+            raise ValueError("Every annotated pixel is a cell; the network must see background too. Mark a region around some cells.")
+        notes.append("Cells fill all that is annotated, so no background is learned: where an image has some, cells may be found in it.")
+    sizes = resolve_sizes(pairs, settings, start, in_3d)
     if n_cells < 20:
         notes.append(f"Only {number(n_cells, 'cell')} drawn: from about 50 on the model becomes dependable.")
     notes += sizes.notes
@@ -291,6 +293,16 @@ def dimensions_for(pairs: Sequence[TrainingPair], settings: TrainingSettings, st
             if pair.image.slices < 2:
                 raise ValueError(f"{pair.image.name} is no z-stack, and volumes are to be learned (3-D). Leave it out, or choose '2-D'.")
     return wish
+
+
+def _fill_it(pair: TrainingPair) -> bool:
+    """Whether cells end at other cells, as in a tissue without gaps, more than where nothing is known."""
+    at_cells = at_unknown = 0
+    for axis in (-2, -1):
+        one, other = np.moveaxis(pair.labels, axis, 0)[:-1], np.moveaxis(pair.labels, axis, 0)[1:]
+        at_cells += int(((one != other) & (one > 0) & (other > 0)).sum())
+        at_unknown += int(((one > 0) != (other > 0)).sum())
+    return at_cells > at_unknown
 
 
 def _require_network(start: Model, settings: TrainingSettings) -> None:

@@ -310,8 +310,10 @@ class _Training:
         self._comparison = Comparison(self._at.step, begun, tuned, start.any_size)
         self._last = Validation(self._at.step, tuned)
         kept = not self._comparison.helped and not plan.settings.insist
-        if kept:  # its thresholds may still be fitted to the drawn cells
-            fitting, _ = yield from following(choose_counting(self._before, self._given, plan.any_size or start.any_size))
+        if kept and start.any_size:  # a handful of images does not tell its thresholds better than those that it was made of
+            fitting = self._given
+        elif kept:  # they may still be fitted to the drawn cells
+            fitting, _ = yield from following(choose_counting(self._before, self._given, plan.any_size))
         self._learner.begin(start.network.state_dict() if kept else _mean(self._learned))
         self._learned, model.counting = [], fitting
         yield from self._tell(self._comparison)

@@ -49,6 +49,16 @@ def test_auto_takes_the_model_that_finds_the_cells(pair, name):
 
 
 @pytest.mark.usefixtures("two_models")
+@pytest.mark.usefixtures("two_models")
+def test_volumes_begin_with_random_weights_where_no_model_knows_such_cells():
+    stack = np.stack([LABELS] * 6)
+    known = TrainingPair(as_image((stack > 0).astype(np.uint8), axes="ZYX"), stack)
+    strange = TrainingPair(as_image(np.random.default_rng(0).integers(0, 255, stack.shape).astype(np.uint8), axes="ZYX"), stack)
+    assert choose_start("auto", [known], QUICK).settings.dimensions == 3
+    assert choose_start("auto", [strange], QUICK) is None
+    assert choose_start("auto", [TrainingPair(as_image(strange.image.planes[0, 0]), LABELS)], QUICK) is not None
+
+
 def test_wishes_are_followed():
     assert choose_start("none", [BRIGHT], QUICK) is None
     assert choose_start(None, [BRIGHT], QUICK) is None

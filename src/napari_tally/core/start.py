@@ -1,5 +1,6 @@
 """What to start from: of the models that come with the package, the one that knows such cells best."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from napari_tally.core.validation import to_judge_by
 from napari_tally.settings import TrainingSettings
 
 _PLANES = 3
+_FINDS = 0.15
+"""Average precision in planes from which on a model knows such cells, however wrong it is about the pixels."""
 
 
 def choose_start(wish: str | Model | None, pairs: Sequence[TrainingPair], settings: TrainingSettings) -> Model | None:
@@ -25,7 +28,8 @@ def choose_start(wish: str | Model | None, pairs: Sequence[TrainingPair], settin
     pairs : sequence of TrainingPair
     settings : TrainingSettings
         The preset ``"paper"``, another architecture, depth or width is a network of its own, so ``"auto"`` gives random weights.
-        For volumes a model for planes becomes one for volumes, see :mod:`napari_tally.core.inflate`.
+        For volumes a model for planes becomes one for volumes, see :mod:`napari_tally.core.inflate`; but ``"auto"`` takes random weights
+        for them where no model says more of the drawn cells than chance would: such a start hinders (docs/benchmarks.md).
 
     Raises
     ------
@@ -35,17 +39,25 @@ def choose_start(wish: str | Model | None, pairs: Sequence[TrainingPair], settin
     if wish is None or wish == "none" or (wish == "auto" and settings.own_network):
         return None
     in_3d = settings.dimensions == "3-D" or (wish == "auto" and dimensions_for(pairs, settings) == 3)
-    start = wish if isinstance(wish, Model) else _best(pairs, settings) if wish == "auto" else find_model(wish)
+    start = wish if isinstance(wish, Model) else _best(pairs, settings, in_3d) if wish == "auto" else find_model(wish)
     start = start.folded() if start else None
     return inflated(start, pairs, settings) if start and in_3d and start.settings.dimensions == 2 else start
 
 
-def _best(pairs: Sequence[TrainingPair], settings: TrainingSettings) -> Model | None:
-    """Give the shipped model that finds the drawn cells best, plane by plane."""
+def _best(pairs: Sequence[TrainingPair], settings: TrainingSettings, in_3d: bool) -> Model | None:
+    """Give the shipped model that finds the drawn cells best, plane by plane; of volumes None, if it does not know such cells at all."""
     settings = replace(settings, dimensions="2-D")
     models = [load_model(path) for path in shipped_models().values()]
     drawn = [pair for pair in pairs if (pair.labels > 0).any()]
-    return max(models, key=lambda model: _fit(model, drawn, settings)) if len(models) > 1 and drawn else next(iter(models), None)
+    if not drawn:
+        return next(iter(models), None)
+    fits = [_fit(model, drawn, settings) for model in models]
+    best = max(range(len(models)), key=fits.__getitem__, default=None)
+    if best is None:
+        return None
+    quality, loss = fits[best][0], -fits[best][1]
+    knows = quality > _FINDS or loss < math.log(models[best].settings.classes)  # what a network loses that takes all classes for alike
+    return models[best] if knows or not in_3d else None
 
 
 def name_of(start: Model | None) -> str:

@@ -1,6 +1,7 @@
 """``napari-tally next``: which image to annotate next, and why."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from napari_tally.cli._parts import Commands, Progress, expand
@@ -23,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     model, paths = find_model(arguments.model), expand(arguments.images)
     annotated = {*model.record.get("seen", []), *model.record.get("annotated", [])}
-    stems, points, names, known, bad = [path.stem for path in paths], [], [], 0, 0
+    stems, points, names, known, bad = Counter(path.stem for path in paths), [], [], 0, 0
     for i, path in enumerate(paths):
         with Progress(f"{i + 1}/{len(paths)} {path.name}") as progress:
             try:
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
                 progress.warn(f"napari-tally: passed over: {error}")
                 bad += 1
             else:
-                names.append(path.name if stems.count(path.stem) == 1 else str(path))
+                names.append(path.name if stems[path.stem] == 1 else str(path))
     if not names and bad:
         raise ValueError("None of the images that are not annotated yet could be looked at.")
     if not names:

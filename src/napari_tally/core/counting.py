@@ -305,8 +305,7 @@ def _areas(regions: Sequence[Region], shape: tuple[int, int], plane: int, rules:
 
 def pixel_remark(image: Image, rules: RuleSettings) -> str:
     """Say so where the rules state another size of pixels than the image itself; "" where they do not."""
-    stated = image.calibrated(rules.pixel_size).pixel_size
-    if not image.pixel_size or not stated or np.allclose(stated, image.pixel_size, rtol=_SQUARE):
+    if not (image.pixel_size and rules.pixel_size) or np.allclose(rules.pixel_size, image.pixel_size, rtol=_SQUARE):
         return ""
     height, width = image.pixel_size
     own = f"{width:.4g}" if np.isclose(height, width) else f"{width:.4g} × {height:.4g}"

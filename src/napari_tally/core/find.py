@@ -40,7 +40,7 @@ from napari_tally.core.predict import (
 )
 from napari_tally.core.prediction import Prediction
 from napari_tally.core.rescale import rescale, scaled_shape
-from napari_tally.core.tiles import Region, grown, halved
+from napari_tally.core.tiles import Region, grown, halved, middle
 from napari_tally.core.volumes import find_in_volumes
 from napari_tally.settings import CountingSettings, PredictionSettings
 
@@ -295,12 +295,12 @@ def estimate_diameter(
     network = model.copy().network.to(choose_device(settings.device))
     window = window_for(model, image) if window is None else window
     image = seen_by(model, image)
-    seen = normalise(image.read(len(image.planes) // 2, _middle(image.shape, _SIDE)), window)
+    seen = normalise(image.read(len(image.planes) // 2, middle(image.shape, _SIDE)), window)
     picture = to_channels(seen, model.settings.channels)
 
     def look(scale: float, counting: CountingSettings) -> Generator[TileDone, None, float]:
         """Give the typical diameter of what is found at a scale, in pixels of the image; NaN where that is too little."""
-        part = picture[:, *_middle(picture.shape, int(_SIDE / max(1.0, scale)))]  # what is enlarged would take long
+        part = picture[:, *middle(picture.shape, int(_SIDE / max(1.0, scale)))]  # what is enlarged would take long
         probabilities = yield from predict_plane(network, rescale(part, scaled_shape(part.shape, scale)), settings.tile)
         labels = find_instances(together(probabilities, types), counting, model.scale)
         areas = np.bincount(labels[labels > 0])[1:]
@@ -314,12 +314,6 @@ def estimate_diameter(
     if not math.isnan(again):
         steps = min(max(_steps(again / best), steps - 1), steps + 1)
     return best * 2 ** (steps / 4)
-
-
-def _middle(shape: Sequence[int], side: int) -> tuple[slice, slice]:
-    """Give the middle of a plane (..., Y, X), so many pixels wide at most."""
-    height, width = (slice(max(0, n - side) // 2, max(0, n - side) // 2 + min(n, side)) for n in shape[-2:])
-    return height, width
 
 
 def _steps(ratio: float) -> int:

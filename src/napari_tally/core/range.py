@@ -34,6 +34,7 @@ from napari_tally.core.model_file import Model
 from napari_tally.core.predict import TileDone, looking, looking_at, seen_by, window_for
 from napari_tally.core.prediction import Prediction
 from napari_tally.core.rescale import rescale
+from napari_tally.core.tiles import middle
 from napari_tally.settings import CountingSettings, Device, PredictionSettings
 
 KEY = "range"
@@ -243,5 +244,4 @@ def fingerprint_images(model: Model, images: Iterable[Image], side: int = _SIDE,
 
 def middle_of(image: Image, side: int) -> Image:
     """Cut the middle out of the middle plane."""
-    rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + min(n, side)) for n in image.shape[-2:])
-    return replace(image, planes=image.read(len(image.planes) // 2, (rows, columns))[None], leading=())
+    return replace(image, planes=image.read(len(image.planes) // 2, middle(image.shape, side))[None], leading=())

@@ -101,3 +101,9 @@ def longest(region: Region) -> int:
 def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:
     """Give a region with `by` pixels around it, as far as the plane goes."""
     return tuple(slice(max(0, part.start - by), min(n, part.stop + by)) for part, n in zip(region, shape, strict=True))
+
+
+def middle(shape: Sequence[int], side: int) -> tuple[slice, slice]:
+    """Give the rows and columns in the middle of a plane (..., Y, X), so many pixels wide at most."""
+    rows, columns = (slice(max(0, n - side) // 2, max(0, n - side) // 2 + min(n, side)) for n in shape[-2:])
+    return rows, columns

@@ -10,7 +10,7 @@ from skimage.draw import polygon
 from napari_tally.core.edit import take_over
 from napari_tally.core.points import discs
 from napari_tally.widgets._geometry import channels_to_front, ellipse, label_shape, placement, shown_plane, to_data_of
-from napari_tally.widgets._layers import KEY, annotation_of, belong, image_of, region_of
+from napari_tally.widgets._layers import annotation_of, belong, found_of, image_of, region_of
 
 
 def start_annotation(viewer: ViewerModel, image: ImageLayer, labels: Labels | None = None) -> Labels:
@@ -160,7 +160,7 @@ def send_cells(viewer: ViewerModel, image: ImageLayer, labels: Labels, window: t
     annotation = start_annotation(viewer, image, old)
     if annotation.data.shape != labels.data.shape:
         raise ValueError(f"{labels.name} has the shape {labels.data.shape} and {annotation.name} has {annotation.data.shape}.")
-    found = (labels.metadata.get(KEY, {}).get("found") or (None,))[0]
+    found, _ = found_of(labels)
     if found is not None and found.are_bodies:
         raise ValueError(f"The cells of {labels.name} go through slices; copy them all at once with 'Copy to annotation'.")
     plane = shown_plane(viewer, labels)

@@ -12,11 +12,9 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-from napari.layers import Labels
-
 from napari_tally.widgets import _counting
 from napari_tally.widgets._counting import Counted
-from napari_tally.widgets._layers import KEY, is_corrected, layers_of
+from napari_tally.widgets._layers import KEY, found_of, is_corrected, layers_of
 
 _of_viewers: "WeakKeyDictionary[Any, CountedImages]" = WeakKeyDictionary()
 
@@ -37,10 +35,6 @@ class CountedImages(dict[str, Counted]):
         self._mended: dict[str, int] = {}  # how many corrections are in the count of an image
         viewer.layers.events.removed.connect(self._removed)
 
-    def is_of(self, counted: Counted, labels: Labels) -> bool:
-        """Whether a label layer holds the cells that are counted; others may hold cells that are set aside."""
-        return (labels.metadata.get(KEY, {}).get("found") or (None,))[0] is counted.found
-
     def follow(self) -> None:
         """Take up what has changed in the layers: names of images, and cells that were mended by hand in their labels."""
         for key, known in list(self.items()):
@@ -48,7 +42,7 @@ class CountedImages(dict[str, Counted]):
                 known = self[key] = replace(known, image=replace(known.image, name=name), cells=known.cells.assign(image=name))
             for labels in self._labels_of(known):
                 notes = labels.metadata[KEY]
-                if is_corrected(labels) and self.is_of(known, labels) and notes["corrected"] != self._mended.get(key):
+                if is_corrected(labels) and found_of(labels)[0] is known.found and notes["corrected"] != self._mended.get(key):
                     self[key] = mended = _counting.mended(known, labels.data)
                     if not mended.is_mended:  # all was undone
                         notes["corrected"] = 0
@@ -57,13 +51,14 @@ class CountedImages(dict[str, Counted]):
     def forget(self, gone: Any) -> None:
         """A layer is gone: an image with its count; labels with theirs, where no others of that image hold cells."""
         self.pop(gone.unique_id, None)
-        found, _ = gone.metadata.get(KEY, {}).get("found") or (None, None)
+        found, _ = found_of(gone)
         for key, known in [item for item in self.items() if item[1].found is found]:
             del self[key]
             self._mended.pop(key, None)
             for labels in self._labels_of(known)[-1:]:  # mended before, and set aside: `follow` counts them
-                if before := labels.metadata[KEY].get("found"):
-                    self[key] = replace(known, found=before[0], counting=before[1])
+                before, counting = found_of(labels)
+                if before:
+                    self[key] = replace(known, found=before, counting=counting)
 
     def _labels_of(self, known: Counted) -> list[Any]:
         viewer = self._viewer()

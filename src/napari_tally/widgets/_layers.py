@@ -138,6 +138,11 @@ def is_a(layer: Layer, role: Role, image: ImageLayer) -> bool:
     return {"role": role, "image": image.unique_id}.items() <= _notes(layer).items()
 
 
+def found_of(layer: Layer) -> tuple[Any, Any]:
+    """Give the prediction that the cells of a layer are of, and the thresholds that gave them; None where they are not known."""
+    return _notes(layer).get("found") or (None, None)
+
+
 def is_corrected(layer: Layer) -> bool:
     """Whether somebody has mended cells of this prediction by hand; then it must not be made anew."""
     return bool(_notes(layer).get("corrected"))

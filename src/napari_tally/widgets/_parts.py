@@ -64,6 +64,17 @@ def may_lose_model(parent: QWidget, session: Session) -> bool:
     return QMessageBox.question(parent, "napari-tally", question, yes | QMessageBox.StandardButton.Cancel) == yes
 
 
+def ask(parent: QWidget, question: str, yes: Callable[[], object], more: str = "") -> None:
+    """Ask a question that is answered with Yes or No, without holding up the window; `yes`, best a method, is called on Yes."""
+    box = QMessageBox(parent)
+    box.setText(question)
+    box.setInformativeText(more)
+    box.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
+    box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    box.accepted.connect(yes)
+    box.open()
+
+
 @contextmanager
 def filling(table: QTableWidget) -> Iterator[None]:
     """Fill a table: its columns are measured once, at the end, and not again for every cell, which takes seconds for hundreds of rows."""

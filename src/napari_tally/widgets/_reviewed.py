@@ -20,7 +20,7 @@ from napari_tally.core.cell_types import together
 from napari_tally.core.edit import Change
 from napari_tally.core.review import ReviewList
 from napari_tally.widgets._keys import bind_keys
-from napari_tally.widgets._layers import KEY
+from napari_tally.widgets._layers import KEY, found_of
 from napari_tally.widgets._pointing import outlines
 
 _ACCEPTED = f"{KEY} accepted"
@@ -92,7 +92,7 @@ class ReviewedLabels:
     @property
     def _found(self) -> tuple[Any, Any]:
         """The prediction that the labels are of, and the thresholds that gave them; None where they are not known."""
-        return self.layer.metadata.get(KEY, {}).get("found") or (None, None)
+        return found_of(self.layer)
 
     @property
     def probabilities(self) -> NDArray[np.floating] | None:

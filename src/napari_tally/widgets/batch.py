@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QHeaderView,
     QLabel,
-    QMessageBox,
     QProgressBar,
     QTableWidget,
     QTableWidgetItem,
@@ -33,7 +32,7 @@ from napari_tally.core.words import number
 from napari_tally.settings import BatchSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job, sentence
-from napari_tally.widgets._parts import ask_for_folder, button, fill, group, note, say
+from napari_tally.widgets._parts import ask, ask_for_folder, button, fill, group, note, say
 from napari_tally.widgets._session import Way, session, unwrap, usual_way
 
 if TYPE_CHECKING:
@@ -231,14 +230,9 @@ class BatchWidget(QWidget):
         if not (others := others_in(self._out, self._paths)):
             self._count()
             return
-        box = QMessageBox(self)
-        what = "1 other image" if len(others) == 1 else f"{len(others)} other images"
-        box.setText(f"{self._out} holds the counts of {what} ({few(others, 3)}). They will leave the tables. Go on?")
-        box.setInformativeText("To keep them, choose another folder, or add these files to the list.")
-        box.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
-        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        box.accepted.connect(self._count)
-        box.open()
+        what = f"{number(len(others), 'other image')} ({few(others, 3)})"
+        question = f"{self._out} holds the counts of {what}. They will leave the tables. Go on?"
+        ask(self, question, self._count, "To keep them, choose another folder, or add these files to the list.")
 
     def _count(self) -> None:
         model, paths, out, files, name = self._session.model, list(self._paths), self._out, self.files.value, self._session.model_source

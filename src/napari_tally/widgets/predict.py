@@ -29,7 +29,6 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QLabel,
     QMenu,
-    QMessageBox,
     QProgressBar,
     QTableWidget,
     QTableWidgetItem,
@@ -49,8 +48,8 @@ from napari_tally.widgets._gaze import Gaze
 from napari_tally.widgets._geometry import channels_to_front, label_shape
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
-from napari_tally.widgets._layers import is_corrected, is_source, layers_of
-from napari_tally.widgets._parts import ask_for_file, ask_for_folder, button, fill, filling, group, may_lose_model, note, say
+from napari_tally.widgets._layers import found_of, is_corrected, is_source, layers_of
+from napari_tally.widgets._parts import ask, ask_for_file, ask_for_folder, button, fill, filling, group, may_lose_model, note, say
 from napari_tally.widgets._results import SAVED, ResultsPart, shade
 from napari_tally.widgets._session import SHIPPED, session, unwrap, usual_way
 
@@ -300,7 +299,7 @@ class PredictWidget(QWidget):
         """Count by another rule, or in other regions: nothing is measured anew."""
         for counted in self._results.values():
             for labels in layers_of(self._viewer, "prediction", counted.layer):
-                if self._results.is_of(counted, labels):
+                if found_of(labels)[0] is counted.found:
                     self._tabulate(labels, counted)
         self._show()
 
@@ -321,14 +320,15 @@ class PredictWidget(QWidget):
 
     def _decide(self, returned: object = None) -> None:
         """Find the cells anew where other thresholds are wished; the latest wish wins. Slides are too large for that: they stay."""
+        self._results.follow()  # cells that were mended meanwhile stay as they are
         counting = self.counting.value
         mine = [counted for counted in self._results.values() if counted.run.model is self._session.model]
-        stale = [counted for counted in mine if counted.counting != counting and counted.found.probabilities is not None]
-        stale = [counted for counted in stale if not counted.is_mended]
+        kept = [counted for counted in mine if counted.found.probabilities is not None and not counted.is_mended]
+        stale = [counted for counted in kept if counted.counting != counting]
         if self._later.isActive() or self._finding.is_active:
             return
         if not stale:
-            self._show()
+            self._tell_to_count(self._shown())
             if self._save_to and not self._deciding.is_active:
                 folder, self._save_to = self._save_to, ""
                 self.results.save(folder)
@@ -403,7 +403,7 @@ class PredictWidget(QWidget):
     def _set_aside(self, counted: Counted) -> str:
         """Say that cells which were mended by hand are no longer those that are counted; "" = they are, or there are none."""
         others = [layer for layer in layers_of(self._viewer, "prediction", counted.layer) if is_corrected(layer)]
-        others = [layer for layer in others if not self._results.is_of(counted, layer)]
+        others = [layer for layer in others if found_of(layer)[0] is not counted.found]
         return f"these cells were found anew; those that you mended are in “{others[-1].name}” and are not counted" if others else ""
 
     def _fill_table(self, rows: Sequence[Row]) -> None:
@@ -444,13 +444,8 @@ class PredictWidget(QWidget):
         if not there:
             self.save(folder)
             return
-        box = QMessageBox(self)
-        box.setText(f"{folder} has {', '.join(there)} already. Replace?")
-        box.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
-        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self._folder = folder
-        box.accepted.connect(self._save_there)
-        box.open()
+        ask(self, f"{folder} has {', '.join(there)} already. Replace?", self._save_there)
 
     def _save_there(self) -> None:
         self.save(self._folder)

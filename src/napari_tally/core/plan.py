@@ -145,84 +145,43 @@ def plan_training(
     """
     if not pairs:
         raise ValueError("There is no annotated image to train on.")
-    images = [pair.image for pair in pairs]
-    choice = choose_channels(settings.channels, images, start.channels if start else None)
+    choice = choose_channels(settings.channels, [pair.image for pair in pairs], start.channels if start else None)
     looked_at = [pair.image for pair in as_seen(choice, pairs)]
     channels, colour = require_same_channels(looked_at)
     in_3d = dimensions_for(pairs, settings, start) == 3
-    parts = (part for pair in pairs for part in volumes_of(pair.labels, pair.image.slices if in_3d else 1))
-    n_cells = sum(len(np.unique(part[part > 0])) for part in parts)
-    if not n_cells:
-        raise ValueError(f"No cell is drawn in {len(pairs)} image(s). Draw at least a handful of cells, then train.")
-    notes = []
-    if not any((pair.labels == 0).any() for pair in pairs):
-        if not all(map(_fill_it, pairs)):
-            raise ValueError("Every annotated pixel is a cell; the network must see background too. Mark a region around some cells.")
-        notes.append("Cells fill all that is annotated, so no background is learned: where an image has some, cells may be found in it.")
+    n_cells, notes = _drawn(pairs, in_3d)
     sizes = resolve_sizes(pairs, settings, start, in_3d)
-    if n_cells < 20:
-        notes.append(f"Only {number(n_cells, 'cell')} drawn: from about 50 on the model becomes dependable.")
     notes += sizes.notes
-    paper = settings.preset == "paper"
-    if start is not None:
-        fits = start.settings.channels == channels or (start.colour and channels == 1)
-        if not fits:
-            notes.append(f"The start model knows {start.settings.channels} channel(s); its first layer is adapted to {channels}.")
-        if start.channels and choice != start.channels:
-            now = str(choice) if choice else "all channels"
-            notes.append(f"The start model has learned {start.channels}; from now on it looks at {now}.")
-        network = start.settings if fits else replace(start.settings, channels=channels)
-        _require_network(start, settings)
-        colour = start.colour if fits else colour
+    if start is None:
+        usual = network_for(settings, in_3d)
+        network = replace(usual, channels=channels, flat=min(usual.depth, sizes.flat))
     else:
-        network = network_for(settings, in_3d)
-        network = replace(network, channels=channels, flat=min(network.depth, sizes.flat))
-    types = settings.types or network.types
-    if network.types not in (1, types):
-        raise ValueError(f"The start model tells {network.types} types of cells apart and {types} are asked for; leave the types at 0.")
-    if in_3d and types > 1:
-        raise ValueError("Types of cells are told apart in planes only, not yet in volumes. Ask for 1 type, or for '2-D'.")
-    network = replace(network, types=types, classes=network.classes + types - network.types)
-    if types > 1:
-        require_types([pair.labels for pair in pairs], types, settings.ids_per_type)
+        _require_network(start, settings)
+        fits = start.settings.channels == channels or (start.colour and channels == 1)
+        network = start.settings if fits else replace(start.settings, channels=channels)
+        colour = start.colour if fits else colour
+    network = _with_types(network, pairs, settings, in_3d)
+    fingerprints = tuple(pair.image.fingerprint for pair in pairs)
     known = set(start.record.get("seen", ())) if start else set()
-    fingerprints = tuple(image.fingerprint for image in images)
     seen = tuple(place for place, mark in enumerate(fingerprints) if mark in known)
-    if seen:
-        notes.append(
-            f"The start model has learned {len(seen)} of these images already, so they cannot judge it. "
-            "For numbers that hold, train from a model that has not seen them."
-        )
+    own = start.normalisation if start else NormalisationSettings()
+    normalisation = own if settings.statistics == "auto" else replace(own, statistics=settings.statistics)
+    if start is not None:
+        notes += _changes_of(start, network, choice, normalisation, len(seen))
     architecture = ARCHITECTURES[network.architecture]
     if not architecture.exact:
         notes.append(f"The {architecture.title} looks at all of a tile at once: large images are approximate, and blended, where two meet.")
     device = choose_device(settings.device)
-    chosen = replace(
-        settings,
-        patch=settings.patch or ((132 if paper else _PATCH_3D) if in_3d else 572 if paper else PATCH),
-        batch=settings.batch or (_ON_GPU if device.type == "cuda" and not paper else 1),
-        learning_rate=settings.learning_rate or (1e-4 if paper else 1e-3 if start and start.record else 2e-3),
-        class_balance=1.0 if paper else settings.class_balance,
-    )
-    own = start.normalisation if start else NormalisationSettings()
-    normalisation = own if settings.statistics == "auto" else replace(own, statistics=settings.statistics)
-    if start and normalisation != own:
-        notes.append(f"The start model knows brightness by the {own.statistics}; from now on it is by the {normalisation.statistics}.")
     pixels = sum(pair.labels.size * own**2 * sizes.z_scale for pair, own in zip(pairs, sizes.scales, strict=True))
     most = max(1, round(sizes.z_scale * max(pair.image.slices for pair in pairs))) if in_3d else 0
-    z_step, free = sizes.z_scale / sizes.slice_distance / sizes.scale, free_memory(device)
-    size, slices, memory = _patch(network, chosen.patch, chosen.batch, pixels, most, z_step)
-    while memory > _OF_FREE * free:
-        if not settings.batch and chosen.batch > 1:
-            chosen = replace(chosen, batch=chosen.batch // 2)
-        elif settings.patch or _patch(network, size // 2, chosen.batch, pixels, most, z_step)[0] == size:
-            break
-        else:
-            size = size // 2
-        size, slices, memory = _patch(network, size, chosen.batch, pixels, most, z_step)
+    patches = _Patches(network, pixels, most, z_step=sizes.z_scale / sizes.slice_distance / sizes.scale)
+    size, slices, batch, memory = patches.within(free := free_memory(device), settings, on_gpu=device.type == "cuda")
     if memory > free:
         takes = f"Training takes about {memory / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
         notes.append(f"{takes} Take smaller patches, fewer a step, or fewer images.")
+    paper = settings.preset == "paper"
+    rate = settings.learning_rate or (1e-4 if paper else 1e-3 if start and start.record else 2e-3)
+    balance = 1.0 if paper else settings.class_balance
     return TrainingPlan(
         network=network,
         colour=colour,
@@ -230,7 +189,7 @@ def plan_training(
         diameter=sizes.diameter,
         n_images=len(pairs),
         n_cells=n_cells,
-        settings=replace(chosen, patch=size),
+        settings=replace(settings, patch=size, batch=batch, learning_rate=rate, class_balance=balance),
         device=cast(Device, device.type),
         device_name=describe_device(device),
         scales=sizes.scales,
@@ -238,7 +197,7 @@ def plan_training(
         pixel_size=sizes.pixel_size,
         seen=seen,
         fingerprints=fingerprints,
-        n_planes=sum(len(image.planes) for image in images),
+        n_planes=sum(len(pair.image.planes) for pair in pairs),
         pixels=pixels,
         memory=memory,
         normalisation=normalisation,
@@ -251,15 +210,90 @@ def plan_training(
     )
 
 
-def _patch(network: NetworkSettings, side: int, batch: int, pixels: float, most: int, z_step: float) -> tuple[int, int, float]:
-    """Give the side and the slices of the smallest patch of at least `side` that a network takes, and the memory of training with it.
+def _drawn(pairs: Sequence[TrainingPair], in_3d: bool) -> tuple[int, list[str]]:
+    """Count the cells that are drawn, with remarks on them; raise a ``ValueError`` if nothing can be learned from them."""
+    parts = (part for pair in pairs for part in volumes_of(pair.labels, pair.image.slices if in_3d else 1))
+    n_cells = sum(len(np.unique(part[part > 0])) for part in parts)
+    if not n_cells:
+        raise ValueError(f"No cell is drawn in {len(pairs)} image(s). Draw at least a handful of cells, then train.")
+    notes = []
+    if not any((pair.labels == 0).any() for pair in pairs):
+        if not all(map(_fill_it, pairs)):
+            raise ValueError("Every annotated pixel is a cell; the network must see background too. Mark a region around some cells.")
+        notes.append("Cells fill all that is annotated, so no background is learned: where an image has some, cells may be found in it.")
+    if n_cells < 20:
+        notes.append(f"Only {number(n_cells, 'cell')} drawn: from about 50 on the model becomes dependable.")
+    return n_cells, notes
 
-    `most` slices are there, 0 = of planes; patches of volumes have `z_step` slices per pixel of their side.
+
+def _with_types(network: NetworkSettings, pairs: Sequence[TrainingPair], settings: TrainingSettings, in_3d: bool) -> NetworkSettings:
+    """Give the network as many types of cells as are asked for; raise a ``ValueError`` if it cannot have them or they are not drawn."""
+    types = settings.types or network.types
+    if network.types not in (1, types):
+        raise ValueError(f"The start model tells {network.types} types of cells apart and {types} are asked for; leave the types at 0.")
+    if in_3d and types > 1:
+        raise ValueError("Types of cells are told apart in planes only, not yet in volumes. Ask for 1 type, or for '2-D'.")
+    if types > 1:
+        require_types([pair.labels for pair in pairs], types, settings.ids_per_type)
+    return replace(network, types=types, classes=network.classes + types - network.types)
+
+
+def _changes_of(
+    start: Model, network: NetworkSettings, choice: ChannelChoice | None, normalisation: NormalisationSettings, seen: int
+) -> list[str]:
+    """Say what becomes of the start model that the user may not expect."""
+    notes = []
+    if start.settings.channels != network.channels:
+        notes.append(f"The start model knows {start.settings.channels} channel(s); its first layer is adapted to {network.channels}.")
+    if start.channels and choice != start.channels:
+        now = str(choice) if choice else "all channels"
+        notes.append(f"The start model has learned {start.channels}; from now on it looks at {now}.")
+    if seen:
+        notes.append(
+            f"The start model has learned {seen} of these images already, so they cannot judge it. "
+            "For numbers that hold, train from a model that has not seen them."
+        )
+    own = start.normalisation
+    if normalisation != own:
+        notes.append(f"The start model knows brightness by the {own.statistics}; from now on it is by the {normalisation.statistics}.")
+    return notes
+
+
+@dataclass(frozen=True)
+class _Patches:
+    """Which patches a network can be trained on.
+
+    `pixels` are those of all images, in network pixels; `most` slices are there, 0 = of planes; patches of volumes have `z_step`
+    slices per pixel of their side.
     """
-    meta = build_meta_network(network)
-    size = meta.input_size(max(side, 2 * meta.step), of_output=False)  # batch normalisation wants more than one pixel
-    slices = meta.axes[0].input_size(max(2, min(most, round(side * z_step))), of_output=False) if most else 0
-    return size, slices, training_memory(network, size, batch, pixels, slices)
+
+    network: NetworkSettings
+    pixels: float
+    most: int
+    z_step: float
+
+    def within(self, free: float, settings: TrainingSettings, on_gpu: bool) -> tuple[int, int, int, float]:
+        """Give side, slices and number of patches a step, and the memory of training: what is left to us shrinks to the free memory."""
+        paper = settings.preset == "paper"
+        usual = (132 if paper else _PATCH_3D) if self.most else 572 if paper else PATCH
+        batch = settings.batch or (_ON_GPU if on_gpu and not paper else 1)
+        size, slices, memory = self.at_least(settings.patch or usual, batch)
+        while memory > _OF_FREE * free:
+            if not settings.batch and batch > 1:
+                batch //= 2
+            elif settings.patch or self.at_least(size // 2, batch)[0] == size:
+                break
+            else:
+                size //= 2
+            size, slices, memory = self.at_least(size, batch)
+        return size, slices, batch, memory
+
+    def at_least(self, side: int, batch: int) -> tuple[int, int, float]:
+        """Give the side and the slices of the smallest patch of at least `side` that the network takes, and the memory of training."""
+        meta = build_meta_network(self.network)
+        size = meta.input_size(max(side, 2 * meta.step), of_output=False)  # batch normalisation wants more than one pixel
+        slices = meta.axes[0].input_size(max(2, min(self.most, round(side * self.z_step))), of_output=False) if self.most else 0
+        return size, slices, training_memory(self.network, size, batch, self.pixels, slices)
 
 
 def _window_of(images: Sequence[Image], normalisation: NormalisationSettings, channels: int) -> NDArray[np.float32]:

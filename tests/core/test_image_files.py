@@ -116,6 +116,11 @@ def test_colour_tiff(written, planar, samples):
     np.testing.assert_array_equal(image.planes[0], COLOUR.transpose(2, 0, 1))
 
 
+def test_inks_are_no_colours_of_light(written):
+    with pytest.raises(ValueError, match="CMYK; save it as RGB"):
+        written(np.stack([GREY] * 4, axis=-1), photometric="separated")
+
+
 def test_grey_saved_as_colour_is_grey(written):
     image = written(np.stack([GREY] * 3, axis=-1), photometric="rgb")
     assert (image.channels, image.colour) == (1, False)

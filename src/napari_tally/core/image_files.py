@@ -85,6 +85,8 @@ def decode(path: Path, palette: bool = True) -> Opened:
                 if not tif.series:
                     raise ValueError("it holds no image")
                 series = _main_series(tif)
+                if series.keyframe.photometric == tifffile.PHOTOMETRIC.SEPARATED:
+                    raise ValueError("its colours are those of inks, CMYK; save it as RGB")
                 packs = _PACKS.get(tifffile.COMPRESSION(series.keyframe.compression).name, _DEFLATE)
                 _require_plausible(series.nbytes, path.stat().st_size, [(_CLAIMED, packs), *([_NO_IMAGE] if palette else [])])
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()

@@ -154,7 +154,7 @@ def climb_tile(
     own = (rows > 0) & (rows < h - 1) & (columns > 0) & (columns < w - 1)
     index = np.full(h * w, -1, np.int32)  # place among `pixels`
     index[pixels] = np.arange(len(pixels))
-    arrives = _climb(values, pixels, index, own, w)
+    arrives = climb(values, pixels, index, own, w)
 
     is_end = np.zeros(len(pixels), bool)
     is_end[arrives[own]] = True
@@ -191,10 +191,24 @@ def _height_and_mask(
     return height, mask
 
 
-def _climb(values: Any, pixels: Any, index: Any, own: Any, w: int) -> NDArray[np.intp]:
+def climb(values: Any, pixels: Any, index: Any, own: Any, w: int, cells: Any = None) -> NDArray[np.intp]:
     """Go up from every pixel until no neighbour is higher or the tile ends; give the last pixel of the way as a place in `pixels`.
 
     Of equals the later in the row, or in the row below, counts as higher: a plateau has few tops, and no way runs in circles.
+
+    Parameters
+    ----------
+    values : (h * w,) float32
+        -infinity outside the mask, which leaves out the first and last rows, or `own` does.
+    pixels : (n,) int
+        Those of the mask, in order.
+    index : (h * w,) int
+        Places among `pixels`.
+    own : (n,) bool
+        Those that climb; at others a way ends.
+    w : int
+    cells : (h * w,) int, optional
+        No way leaves its cell.
     """
     mine = pixels[own]
     highest, where = np.full(len(mine), -np.inf, np.float32), mine
@@ -203,6 +217,8 @@ def _climb(values: Any, pixels: Any, index: Any, own: Any, w: int) -> NDArray[np
         value = values[mine + step]
         if down and right:
             value = np.where(_beside(values, mine, down * w, right), value, -np.inf)
+        if cells is not None:
+            value = np.where(cells[mine + step] == cells[mine], value, -np.inf)
         higher = value >= highest
         highest, where = np.where(higher, value, highest), np.where(higher, mine + step, where)
     way = np.arange(len(pixels))

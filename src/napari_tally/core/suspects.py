@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
+from napari_tally.core.instances import climb
 from napari_tally.settings import CountingSettings
 
 Fault = Literal["two cells?", "part of a cell?", "not a cell?", "cut by the image border"]
@@ -248,25 +249,16 @@ def _lead(leader: list[int], i: int) -> int:
 
 
 def _hills(height: NDArray[np.float32], cells: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Number the hills of each cell from 1: every pixel belongs to the top that steepest ascent within its cell leads to."""
-    height, owner = np.pad(height, 1), np.pad(cells, 1)
-    width = height.shape[1]
-    level, owner_flat = height.ravel(), owner.ravel()
-    drawn = np.flatnonzero(owner_flat)
-    above, best = drawn.copy(), level[drawn]
-    for step in (-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1):
-        beside = drawn + step
-        higher = (level[beside] > best) | ((level[beside] == best) & (beside > above))  # on a flat top all go the same way
-        higher &= owner_flat[beside] == owner_flat[drawn]
-        above, best = np.where(higher, beside, above), np.where(higher, level[beside], best)
-    to = np.arange(level.size)
-    to[drawn] = above
-    while (to[above] != above).any():  # each round doubles the stride
-        above = to[above]
-        to[drawn] = above
-    hills = np.zeros(level.size, np.intp)
-    hills[drawn] = np.unique(above, return_inverse=True)[1] + 1
-    return hills.reshape(owner.shape)[1:-1, 1:-1]
+    """Number the hills of each cell from 1: every pixel belongs to the top that it climbs to within its cell."""
+    owner = np.pad(cells, 1)
+    drawn = np.flatnonzero(owner)
+    values = np.where(owner, np.pad(height, 1), np.float32(-np.inf)).ravel()
+    index = np.zeros(owner.size, np.intp)
+    index[drawn] = np.arange(len(drawn))
+    tops = climb(values, drawn, index, np.ones(len(drawn), bool), owner.shape[1], owner.ravel())
+    hills = np.zeros(owner.shape, np.intp)
+    hills.ravel()[drawn] = np.unique(tops, return_inverse=True)[1] + 1
+    return hills[1:-1, 1:-1]
 
 
 def _highest(height: NDArray[np.float32], regions: NDArray[np.intp], n: int) -> NDArray[np.float64]:

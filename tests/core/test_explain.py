@@ -58,8 +58,8 @@ def test_stacks_colours_and_types():
     said = words([pair(stack)])
     assert "2 planes, each seen by itself" in said["Images"]
     assert "a quarter of every plane of the series, for" in said["Held out"]
-    assert "a quarter of every plane of the series with more cells" in words([pair(stack)] * 2)["Held out"]
-    assert "a quarter of the image with more cells" in words([pair()] * 2)["Held out"]
+    assert "a quarter of every plane of the series with most cells" in words([pair(stack)] * 2)["Held out"]
+    assert "a quarter of the image with most cells" in words([pair()] * 2)["Held out"]
     assert "time one whole image;" in words([pair()] * 3)["Held out"]
     colour = np.random.default_rng(0).random((200, 200, 3), np.float32)
     assert "colour (red, green, blue)" in words([pair(image=colour)])["Images"]

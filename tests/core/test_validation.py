@@ -89,13 +89,29 @@ def test_large_planes_are_judged_by_their_annotated_middle():
     assert len(to_judge_by([many(n) for n in range(2, 30)])) == 5
 
 
-def test_cells_that_the_middle_cuts_judge_nothing():
+def test_cells_that_a_window_cuts_judge_nothing_in_it():
     labels = np.zeros((20, 600), np.int32)
-    labels[5:15, 30:60], labels[5:15, 100:110], labels[5:15, 545:560] = 1, 2, 3  # the middle begins at 44 and ends at 556
-    (small,) = to_judge_by([plane(labels)])
+    labels[5:15, 30:60], labels[5:15, 100:110], labels[5:15, 545:560] = 1, 2, 3
+    small, left = to_judge_by([plane(labels)])
     assert small.labels.shape == (20, 512)
-    assert cells(small) == {2}
-    assert (small.labels[5:15, :16] == NOT_ANNOTATED).all()
+    assert cells(small) == {1, 2}  # the window from 0 on holds more than the middle one
+    assert cells(left) == {3}  # judged once, in what is left of the plane
+
+
+def test_the_windows_that_judge_are_where_the_cells_are():
+    labels = np.zeros((1500, 1500), np.int32)
+    for n, (y, x) in enumerate(((20, 20), (20, 60), (60, 20), (1440, 1440), (1440, 1400), (800, 30)), start=1):
+        labels[y : y + 18, x : x + 18] = n
+    windows = to_judge_by([plane(labels)])
+    assert [sorted(cells(window)) for window in windows] == [[1, 2, 3], [4, 5], [6]]  # those with most cells first, each cell once
+    assert sum(int((window.labels >= 0).sum()) for window in windows) <= labels.size
+
+
+def test_pictures_of_background_do_not_switch_judging_off():
+    one, empty = many(12), [replace(plane(np.zeros((40, 200), np.int32)), image=n) for n in (50, 51, 52)]
+    for n in range(4):
+        held_out = hold_out([one, *empty[:n]], 10)[1]
+        assert cells(held_out[0]) and len(plan_phases([one, *empty[:n]], 10, from_trained=True)) == 3
 
 
 # --- two folds, and whether training helped --------------------------------------------------------

@@ -5,6 +5,7 @@ from napari_tally.core.channels import ChannelChoice
 from napari_tally.core.estimate import count_parameters, training_seconds
 from napari_tally.core.plan import TrainingPlan, build_meta_network
 from napari_tally.core.sizes import pixels_apart
+from napari_tally.core.validation import are_folds_whole, held_out_whole
 from napari_tally.core.words import number
 
 
@@ -112,16 +113,20 @@ def _classes(plan: TrainingPlan) -> str:
 
 
 def _held_out(plan: TrainingPlan, from_trained: bool) -> str:
-    n = plan.n_images - len(plan.seen)
+    new = {image: n for image, n in enumerate(plan.cells) if image not in plan.seen}
     whole = "volume" if plan.network.dimensions == 3 else "series" if plan.n_planes > plan.n_images else "image"
     part = "plane" if whole == "series" else whole
-    if from_trained and not n:
+    if from_trained and not new:
         return "Nothing: the start model has learned all of these images, so they cannot judge it. Everything is trained on at once."
     if from_trained:
-        halves = "half of the images each" if n >= 4 else f"the halves of every {part}, for there are fewer than four images"
+        halves = (
+            "half of the images each"
+            if are_folds_whole(new.values())
+            else f"the halves of every {part}, for there are fewer than four images with enough cells"
+        )
         return f"Two folds ({halves}) judge each other's model for 30 % of the time each, then everything is trained on."
-    block = f"a quarter of {'every plane of ' * (whole == 'series')}the {whole}{' with more cells' * (n == 2)}"
-    held = "one whole image" if n >= 3 else f"{block}, for there are fewer than three images"
+    block = f"a quarter of {'every plane of ' * (whole == 'series')}the {whole}{' with most cells' * (len(new) > 1)}"
+    held = "one whole image" if held_out_whole(new) is not None else f"{block}, for there are fewer than three images with enough cells"
     return f"For three quarters of the time {held}; then everything is trained on."
 
 

@@ -121,6 +121,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Say it in a sentence."""
+        if not self.after.true_count:
+            return "None of the drawn cells lies whole in what was held out, so nothing says whether training helped."
         cells = f"{self.after.true_count} held-out cells"
         if self.gain == 0:
             return f"Training changed nothing, on {cells}."

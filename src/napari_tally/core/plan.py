@@ -90,6 +90,8 @@ class TrainingPlan:
         Slices of a training patch in network voxels; 0 = patches are planes.
     channels : ChannelChoice or None
         Which channels of the images the network looks at; None = all.
+    cells : tuple of int
+        Cells that are drawn in each image.
     """
 
     network: NetworkSettings
@@ -116,6 +118,7 @@ class TrainingPlan:
     slice_distance: float = 1.0
     slices: int = 0
     channels: ChannelChoice | None = None
+    cells: tuple[int, ...] = ()
 
     @property
     def aspect(self) -> float:
@@ -149,7 +152,7 @@ def plan_training(
     looked_at = [pair.image for pair in as_seen(choice, pairs)]
     channels, colour = require_same_channels(looked_at)
     in_3d = dimensions_for(pairs, settings, start) == 3
-    n_cells, notes = _drawn(pairs, in_3d)
+    cells, notes = _drawn(pairs, in_3d)
     sizes = resolve_sizes(pairs, settings, start, in_3d)
     notes += sizes.notes
     if start is None:
@@ -188,7 +191,7 @@ def plan_training(
         scale=sizes.scale,
         diameter=sizes.diameter,
         n_images=len(pairs),
-        n_cells=n_cells,
+        n_cells=sum(cells),
         settings=replace(settings, patch=size, batch=batch, learning_rate=rate, class_balance=balance),
         device=cast(Device, device.type),
         device_name=describe_device(device),
@@ -207,23 +210,24 @@ def plan_training(
         slice_distance=sizes.slice_distance,
         slices=slices,
         channels=choice,
+        cells=cells,
     )
 
 
-def _drawn(pairs: Sequence[TrainingPair], in_3d: bool) -> tuple[int, list[str]]:
-    """Count the cells that are drawn, with remarks on them; raise a ``ValueError`` if nothing can be learned from them."""
-    parts = (part for pair in pairs for part in volumes_of(pair.labels, pair.image.slices if in_3d else 1))
-    n_cells = sum(len(np.unique(part[part > 0])) for part in parts)
-    if not n_cells:
+def _drawn(pairs: Sequence[TrainingPair], in_3d: bool) -> tuple[tuple[int, ...], list[str]]:
+    """Count the cells of each image, with remarks on them; raise a ``ValueError`` if nothing can be learned from them."""
+    parts = (volumes_of(pair.labels, pair.image.slices if in_3d else 1) for pair in pairs)
+    cells = tuple(sum(len(np.unique(part[part > 0])) for part in own) for own in parts)
+    if not any(cells):
         raise ValueError(f"No cell is drawn in {len(pairs)} image(s). Draw at least a handful of cells, then train.")
     notes = []
     if not any((pair.labels == 0).any() for pair in pairs):
         if not all(map(_fill_it, pairs)):
             raise ValueError("Every annotated pixel is a cell; the network must see background too. Mark a region around some cells.")
         notes.append("Cells fill all that is annotated, so no background is learned: where an image has some, cells may be found in it.")
-    if n_cells < 20:
-        notes.append(f"Only {number(n_cells, 'cell')} drawn: from about 50 on the model becomes dependable.")
-    return n_cells, notes
+    if sum(cells) < 20:
+        notes.append(f"Only {number(sum(cells), 'cell')} drawn: from about 50 on the model becomes dependable.")
+    return cells, notes
 
 
 def _with_types(network: NetworkSettings, pairs: Sequence[TrainingPair], settings: TrainingSettings, in_3d: bool) -> NetworkSettings:

@@ -1,8 +1,8 @@
 """What is held out of training, so that the numbers tell the truth.
 
 A model that starts from nothing needs all the time it can get. One part is held out for three quarters of it: of three
-images or more a whole image, of one or two a block at the end of what is annotated, behind a guard band whose labels
-nobody uses::
+images with cells or more a whole image, of one or two a block at the end of what is annotated, behind a guard band whose
+labels nobody uses::
 
     ┌───────────────┬───────┬─────────┐
     │   training    │ guard │ held out│      labels only: the pixels stay, so that
@@ -18,15 +18,18 @@ model that has learned from the other; then both models are averaged, and that o
                           │ judge B │ judge A │ learn A + B │      of fewer than four the halves of every plane
                           └─────────┴─────────┴─────────────┘
 
-Of a volume the blocks are slabs along the longest of its axes.
+Of a volume the blocks are slabs along the longest of its axes. Pictures of background alone are learned from, but they
+cannot judge by themselves. Of what is held out a few windows judge, those that hold most cells.
 """
 
-from collections.abc import Collection, Generator, Sequence
+import math
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage as ndi
 
 from napari_tally.core.annotations import NOT_ANNOTATED
 from napari_tally.core.samples import Plane
@@ -36,11 +39,11 @@ HOLD_OUT_UNTIL = 0.75
 _FOLD = 0.3
 """Share of the budget that each of two folds gets."""
 _FEWEST = 3
-"""Cells that each side must have."""
+"""Cells that each side must have, and an image that is held out whole."""
 _LARGEST = 512
-"""Largest side in pixels of a plane to judge by, and the most pixels of a volume their square: the user can stop only between two."""
+"""Largest side in pixels of a window to judge by, and the most pixels of a volume their square: the user can stop only between two."""
 _FEW = 5
-"""Most planes to judge by."""
+"""Most windows to judge by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,21 +118,30 @@ def hold_out(planes: Sequence[Plane], guard: int) -> tuple[list[Plane], list[Pla
         Planes or parts of planes. Nothing is held out where fewer than 3 cells would remain on a side.
     """
     images = _by_image(planes)
-    order = sorted(images, key=lambda image: sum(map(_count, images[image])))
-    if len(images) >= 3:
-        middle = order[len(order) // 2]  # neither the emptiest nor the fullest
+    drawn = {image: _cells(own) for image, own in images.items()}
+    if (middle := held_out_whole(drawn)) is not None:
         training, held_out = [plane for plane in planes if plane.image != middle], images[middle]
     elif images:
-        largest = images[order[-1]]
+        largest = images[max(drawn, key=drawn.__getitem__)]
         parts = {id(plane): _split_block(plane, guard, 0.75, _spans_of(largest, plane)) for plane in largest}
         training = [parts[id(plane)][0] if id(plane) in parts else plane for plane in planes]
         held_out = [held for _, held in parts.values()]
     else:
         return [], []
     training, held_out = _annotated(training), _annotated(held_out)
-    if min(sum(map(_count, training)), sum(map(_count, held_out))) < _FEWEST:
-        return list(planes), []
-    return training, held_out
+    return (training, held_out) if min(_cells(training), _cells(held_out)) >= _FEWEST else (list(planes), [])
+
+
+def held_out_whole(cells: Mapping[int, int]) -> int | None:
+    """Choose the image to hold out whole, by the cells in each: neither the emptiest nor the fullest; None = a part of one will do."""
+    order = sorted((image for image in cells if cells[image]), key=cells.__getitem__)
+    middle = order[len(order) // 2] if len(order) >= 3 else None
+    return middle if middle is not None and cells[middle] >= _FEWEST else None
+
+
+def are_folds_whole(cells: Iterable[int]) -> bool:
+    """Whether images with so many cells each make two folds of whole images."""
+    return sum(n >= _FEWEST for n in cells) >= 4
 
 
 def two_folds(planes: Sequence[Plane], guard: int) -> tuple[list[Plane], list[Plane]]:
@@ -143,20 +155,19 @@ def two_folds(planes: Sequence[Plane], guard: int) -> tuple[list[Plane], list[Pl
     Returns
     -------
     a, b : list of Plane
-        From four images on whole images, else the two halves of every plane. Both are empty where one would
-        have fewer than 3 cells.
+        From four images with 3 cells on whole images, else the two halves of every plane. Both are empty where one
+        would have fewer than 3 cells.
     """
     images = _by_image(planes)
-    if len(images) >= 4:
+    if are_folds_whole([_cells(own) for own in images.values()]):
         a: list[Plane] = []
         b: list[Plane] = []
-        for image in sorted(images, key=lambda image: sum(map(_count, images[image])), reverse=True):
-            smaller = a if sum(map(_count, a)) <= sum(map(_count, b)) else b
-            smaller.extend(images[image])
+        for image in sorted(images, key=lambda image: _cells(images[image]), reverse=True):
+            (a if _cells(a) <= _cells(b) else b).extend(images[image])
     else:
         halves = [_split_block(plane, guard, 0.5, _spans_of(planes, plane)) for planes in images.values() for plane in planes]
         a, b = _annotated(half for half, _ in halves), _annotated(half for _, half in halves)
-    return (a, b) if min(sum(map(_count, a)), sum(map(_count, b))) >= _FEWEST else ([], [])
+    return (a, b) if min(_cells(a), _cells(b)) >= _FEWEST else ([], [])
 
 
 def _by_image(planes: Sequence[Plane]) -> dict[int, list[Plane]]:
@@ -170,8 +181,8 @@ def _annotated(planes: "Sequence[Plane] | Generator[Plane]") -> list[Plane]:
     return [plane for plane in planes if (plane.labels != NOT_ANNOTATED).any()]
 
 
-def _count(plane: Plane) -> int:
-    return len(np.unique(plane.labels[plane.labels > 0]))
+def _cells(planes: Sequence[Plane]) -> int:
+    return sum(len(np.unique(plane.labels[plane.labels > 0])) for plane in planes)
 
 
 def _split_block(plane: Plane, guard: int, share: float, spans: Sequence[slice]) -> tuple[Plane, Plane]:
@@ -200,24 +211,56 @@ def _spans_of(planes: Sequence[Plane], plane: Plane) -> list[slice]:
 
 
 def to_judge_by(planes: Sequence[Plane]) -> list[Plane]:
-    """Choose a few planes, evenly, and cut each to the middle of what is annotated: judging must not cost the training its time."""
+    """Choose a few windows: judging must not cost the training its time.
+
+    The one that holds most cells of each of a few planes, evenly chosen; where fewer planes are there, further ones that hold cells.
+    """
     chosen = np.unique(np.linspace(0, len(planes) - 1, min(_FEW, len(planes))).round().astype(int))
-    return [_window(planes[i]) for i in chosen]
+    cut = [_cut_out(planes[i]) for i in chosen]
+    windows, rest = [window for window, _ in cut], [left for _, left in cut]
+    while rest and len(windows) < _FEW:
+        held = [_cells([left]) for left in rest]
+        fullest = int(np.argmax(held))
+        if not held[fullest]:
+            break
+        window, rest[fullest] = _cut_out(rest[fullest])
+        if not _cells([window]):  # the cells that are left are larger than a window
+            break
+        windows.append(window)
+    return windows
 
 
-def _window(plane: Plane) -> Plane:
+def _cut_out(plane: Plane) -> tuple[Plane, Plane]:
+    """Give the window of a plane that holds most cells, and the plane without it; cells on its edge belong to neither."""
     spans = _annotated_spans(plane)
     largest = [_LARGEST] * 2
     if len(spans) == 3:
         slices = min(spans[0].stop - spans[0].start, round(_LARGEST ** (2 / 3) / plane.aspect))
         largest = [slices, *[int((_LARGEST**2 / slices) ** 0.5)] * 2]
-    for i, (span, most) in enumerate(zip(spans, largest, strict=True)):
-        cut = max(0, span.stop - span.start - most)
-        spans[i] = slice(span.start + cut // 2, span.stop - (cut - cut // 2))
-    part = tuple(spans)
+    part = _densest(plane.labels, spans, largest)
     inside = np.zeros(plane.labels.shape, bool)
     inside[part] = True
-    return replace(plane, picture=plane.picture[:, *part], labels=_only(plane.labels, inside)[part], border=plane.border[part])
+    window = replace(plane, picture=plane.picture[:, *part], labels=_only(plane.labels, inside)[part], border=plane.border[part])
+    return window, replace(plane, labels=_only(plane.labels, ~inside))
+
+
+def _densest(labels: NDArray[np.int32], spans: Sequence[slice], largest: Sequence[int]) -> tuple[slice, ...]:
+    """Find the window within a box, at most so large, that holds most cells whole; of equals the one nearest to the middle."""
+    boxes = [box for box in ndi.find_objects(np.maximum(labels, 0)) if box]
+    places: list[list[slice]] = []
+    holds: list[NDArray[np.float32]] = []
+    for axis, (span, most) in enumerate(zip(spans, largest, strict=True)):
+        side = min(most, span.stop - span.start)
+        free = span.stop - span.start - side
+        first = span.start + np.linspace(0, free, 2 * math.ceil(2 * free / side) + 1).round().astype(int)  # three quarters overlap
+        first = first[np.argsort(np.abs(first - span.start - free / 2), kind="stable")]  # from the middle on
+        begin, end = (np.array([getattr(box[axis], which) for box in boxes], int) for which in ("start", "stop"))
+        places.append([slice(int(at), int(at) + side) for at in first])
+        holds.append(((begin >= first[:, None]) & (end <= first[:, None] + side)).astype(np.float32))  # (places, cells)
+    axes = "zyx"[-len(spans) :]
+    cells = np.einsum(f"{','.join(f'{axis}n' for axis in axes)}->{axes}", *holds, optimize=True)
+    best = np.unravel_index(int(np.argmax(cells)), cells.shape)  # the first of equals
+    return tuple(own[place] for own, place in zip(places, best, strict=True))
 
 
 def _annotated_spans(plane: Plane) -> list[slice]:

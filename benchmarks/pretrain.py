@@ -131,6 +131,7 @@ def _train(model: Model, pairs: list[TrainingPair], plan: TrainingPlan, zoom: fl
         "images": [f"{len(names)} images made of the sets that the licence names"],
         "licence": licence,
         "start": began,
+        "plan": [f"Start: From {began}." if line.startswith("Start:") else line for line in model.record["plan"]],
     }
     model.counting = COUNTING[out.stem]  # not those that fit a few of its own training images
     model.any_size = True

@@ -86,6 +86,16 @@ def test_few_cells_are_noted():
     assert note.startswith("Only 3 cells drawn:")
 
 
+def test_a_start_that_knows_colours_learns_three_stains():
+    stains = replace(colour(), image=replace(colour().image, colour=False))
+    start = new_model(plan_training([colour()], CPU))
+    plan = plan_training([stains], CPU, start)
+    assert not plan.colour
+    assert any("three other channels" in note for note in plan.notes)
+    assert not new_model(plan, start).colour
+    assert start.colour
+
+
 def test_colour_and_grey_train_a_colour_model():
     plan = plan_training([pair(), colour()], CPU)
     assert (plan.network.channels, plan.colour) == (3, True)

@@ -15,7 +15,7 @@ from napari_tally.core.images import as_image
 from napari_tally.core.instances import climb_tile
 from napari_tally.core.intensity import intensity_window, normalise
 from napari_tally.core.model_file import Model, build_network
-from napari_tally.core.predict import Predictor, TileDone, predict, predict_plane
+from napari_tally.core.predict import Predictor, TileDone, looking_at, predict, predict_plane
 from napari_tally.settings import NetworkSettings, NormalisationSettings, PredictionSettings
 
 
@@ -119,6 +119,18 @@ def test_a_model_for_other_channels():
     two = as_image(np.zeros((2, 8, 8)), axes="CYX", name="two")
     with pytest.raises(ValueError, match=r"two has 2 channels, but .* with 3 channels \(RGB colour\)"):
         run_to_end(predict(a_model(colour=True, channels=3), two))
+
+
+def test_three_stains_are_no_colours_unless_somebody_says_so(rng):
+    model, stains = (
+        a_model(colour=True, channels=3),
+        as_image(rng.integers(0, 255, (3, 40, 40)).astype(np.uint8), axes="CYX", name="stains"),
+    )
+    with pytest.raises(ValueError, match=r"stains has 3 channels, but .* \(RGB colour\)\. Say which channel shows the cells"):
+        run_to_end(predict(model, stains))
+    told = looking_at(model, stains, PredictionSettings(channels="1 2 3"))
+    colours = as_image(np.moveaxis(stains.planes[0], 0, -1), rgb=True)
+    np.testing.assert_array_equal(run_to_end(predict(told, stains)), run_to_end(predict(model, colours)))
 
 
 def test_walking_away_leaves_the_model_as_it_was(rng):

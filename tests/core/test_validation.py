@@ -111,7 +111,8 @@ def test_pictures_of_background_do_not_switch_judging_off():
     one, empty = many(12), [replace(plane(np.zeros((40, 200), np.int32)), image=n) for n in (50, 51, 52)]
     for n in range(4):
         held_out = hold_out([one, *empty[:n]], 10)[1]
-        assert cells(held_out[0]) and len(plan_phases([one, *empty[:n]], 10, from_trained=True)) == 3
+        assert cells(held_out[0])
+        assert len(plan_phases([one, *empty[:n]], 10, from_trained=True)) == 3
 
 
 # --- two folds, and whether training helped --------------------------------------------------------

@@ -160,7 +160,8 @@ def plan_training(
         network = replace(usual, channels=channels, flat=min(usual.depth, sizes.flat))
     else:
         _require_network(start, settings)
-        fits = start.settings.channels == channels or (start.colour and channels == 1)
+        are_colours = colour or bool(choice and choice.colour)
+        fits = (start.settings.channels == channels and (are_colours or not start.colour)) or (start.colour and channels == 1)
         network = start.settings if fits else replace(start.settings, channels=channels)
         colour = start.colour if fits else colour
     network = _with_types(network, pairs, settings, in_3d)
@@ -170,6 +171,8 @@ def plan_training(
     own = start.normalisation if start else NormalisationSettings()
     normalisation = own if settings.statistics == "auto" else replace(own, statistics=settings.statistics)
     if start is not None:
+        if network.channels == start.settings.channels and colour != start.colour:
+            notes.append("The start model knows red, green and blue; it learns that these are three other channels.")
         notes += _changes_of(start, network, choice, normalisation, len(seen))
     architecture = ARCHITECTURES[network.architecture]
     if not architecture.exact:
@@ -401,7 +404,7 @@ def new_model(plan: TrainingPlan, start: Model | None = None) -> Model:
     """
     if start is not None:
         model = start.copy()
-        if plan.network != start.settings:
+        if (plan.network, plan.colour) != (start.settings, start.colour):
             model.settings, model.colour = plan.network, plan.colour
             model.network = _adapted(start, plan.network)
         counting = counting_at(start.counting, start, plan)

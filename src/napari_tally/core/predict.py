@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_tally.core.blend import blended
-from napari_tally.core.channels import choose_channels, parse_order, pick_channels
+from napari_tally.core.channels import ChannelChoice, choose_channels, parse_order, pick_channels
 from napari_tally.core.devices import choose_device, free_memory
 from napari_tally.core.events import is_out_of_memory, mapped, paced, part_of, run_to_end
 from napari_tally.core.fold import folded
@@ -392,11 +392,12 @@ def looking_at(model: Model, image: Image, settings: PredictionSettings | None) 
     """
     if settings is None or not settings.channels:
         return model
-    asked, n = len(parse_order(settings.channels)), model.settings.channels
-    if asked != n and not (model.colour and asked == 1):
+    order, n = parse_order(settings.channels), model.settings.channels
+    if len(order) != n and not (model.colour and len(order) == 1):
         takes = "1 channel, or 3 for red, green and blue" if model.colour else number(n, "channel")
         raise ValueError(f"The channels {settings.channels!r} are asked for, and this model takes {takes}. Name as many.")
-    return replace(model, channels=choose_channels(settings.channels, [image]))
+    choice = choose_channels(settings.channels, [image])
+    return replace(model, channels=choice or ChannelChoice(order, image.channels, image.colour))  # all of them, but by somebody's word
 
 
 def seen_by(model: Model, image: Image) -> Image:
@@ -410,7 +411,8 @@ def seen_by(model: Model, image: Image) -> Image:
     choice, n = model.channels, model.settings.channels
     if choice is None or choice.takes(image):
         seen = pick_channels(choice, image)
-        if seen.channels == n or (model.colour and seen.channels == 1):
+        are_colours = seen.colour or choice is not None or not model.colour  # three stains are not red, green and blue
+        if (seen.channels == n and are_colours) or (model.colour and seen.channels == 1):
             return seen
     if choice:
         wanted = f"{choice.of} channels, of which it looks at {choice} (an image that has just as many as these is taken as it is)"

@@ -179,6 +179,39 @@ def test_delete_by_key_undo_by_key_and_the_count_follows_at_once(opened, qtbot):
     assert FAINT in listed(widget)
 
 
+def test_undo_takes_back_the_last_step_and_goes_to_its_cell(opened):
+    viewer, widget, labels = opened
+    control = Qt.KeyboardModifier.ControlModifier
+    look_at(widget, FAINT)
+    key(viewer, Qt.Key.Key_D)
+    accepted = widget._cell[1]
+    key(viewer, Qt.Key.Key_A)
+    assert accepted not in listed(widget)
+    key(viewer, Qt.Key.Key_Z, control)  # the acceptance, not the deletion before it
+    assert FAINT not in ids(labels)
+    assert widget._cell[1] == accepted
+    assert accepted in listed(widget)
+    key(viewer, Qt.Key.Key_Z, control)
+    assert widget._cell[1] == FAINT
+    key(viewer, Qt.Key.Key_D)
+    assert ids(labels) == {1, 2, 3, 4, 5, 6, 7} - {FAINT}
+
+
+def test_another_cell_or_escape_puts_down_what_is_in_hand(opened):
+    viewer, widget, labels = opened
+    key(viewer, Qt.Key.Key_R)
+    assert labels.mode == "paint"
+    key(viewer, Qt.Key.Key_N)
+    assert labels.mode == "pan_zoom"
+    key(viewer, Qt.Key.Key_R)
+    key(viewer, Qt.Key.Key_Escape)
+    assert labels.mode == "pan_zoom"
+    key(viewer, Qt.Key.Key_J)
+    key(viewer, Qt.Key.Key_Escape)
+    assert not widget.tool_buttons["merge"].isChecked()
+    assert widget.hint.text().startswith("<b>Cell")
+
+
 def test_a_cell_is_split_by_two_clicks_or_by_a_line(opened):
     viewer, widget, labels = opened
     look_at(widget, TWO_IN_ONE)

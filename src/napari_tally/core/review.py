@@ -90,6 +90,10 @@ class ReviewList:
         rows = np.flatnonzero((self.cells["plane"] == plane) & (self.cells["label"] == label))
         return int(rows[0]) if rows.size else None
 
+    def places(self) -> set[tuple[int, int]]:
+        """Give plane and id of every cell."""
+        return set(self.cells[_KEY].itertuples(index=False, name=None))
+
     def next_id(self) -> int:
         """Give an id that no cell of any plane has, or had: undo may bring it back."""
         return self._top + 1

@@ -7,7 +7,8 @@
                                          │          accept, delete, split, merge, redraw, lasso
                                          └──── count, scores ◀──┘  (each a step that napari's undo takes back)
 
-The list follows the labels whoever changes them: a button here, the brush, Ctrl+Z. See :class:`napari_tally.core.review.ReviewList`.
+The list follows the labels whoever changes them: a button here or the brush. Ctrl+Z takes back what was accepted, too. See
+:class:`napari_tally.core.review.ReviewList`.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,6 +57,7 @@ class ReviewWidget(QWidget):
         self._reviewed: ReviewedLabels | None = None
         self._list: ReviewList | None = None
         self._cell: Cell | None = None  # the one that is looked at
+        self._accepted: list[Cell] = []  # since the labels were changed: the next to be taken back
         self._marks = Marks(self._viewer)
         self._tools = MouseTools(self._viewer)
         self._tools.taken.connect(self._show_tool)
@@ -90,10 +92,10 @@ class ReviewWidget(QWidget):
         }
         self.redraw_button = button(
             "Redraw  (R)",
-            "Take the brush with the number of this cell; the eraser is beside it (key 1). Key 6: back to the camera.",
+            "Take the brush with the number of this cell; the eraser is beside it (key 1). Esc: back to the camera.",
             self._redraw,
         )
-        self.undo_button = button("Undo", "Take back the last change of the labels (Ctrl+Z).", self._undo)
+        self.undo_button = button("Undo", "Take back the last step (Ctrl+Z), and look at its cell.", self._undo)
         self.redo_button = button("Redo", "Do it again (Ctrl+Shift+Z).", self._redo)
         self.hint = note()
         self.hint.setMinimumHeight(2 * self.fontMetrics().lineSpacing() + 4)  # two lines, so that the buttons below stay where they are
@@ -151,6 +153,7 @@ class ReviewWidget(QWidget):
         self._tools.listen(None)
         self._marks.clear()
         self._reviewed = self._list = self._cell = self.sending.labels = None
+        self._accepted.clear()
         self._tools.put_down()
         self._show()
 
@@ -202,6 +205,9 @@ class ReviewWidget(QWidget):
                 "n": self.suspects.go_on,
                 "Shift-n": self.suspects.go_back,
                 "Shift-d": self._tools.lasso,
+                "Escape": self._drop,
+                "Control-Z": self._undo,
+                "Control-Shift-Z": self._redo,
             }
         )
         self._viewer.layers.selection.active = labels
@@ -233,19 +239,22 @@ class ReviewWidget(QWidget):
             self._start()
             return
         if self._list.update(reviewed.layer.data):
+            self._accepted.clear()
             reviewed.count_correction()
             reviewed.write_features(self._list.cells)
             self._show()
             session(self._viewer).cells_mended.emit()
             if self._cell and self._list.where(*self._cell) is None:  # rubbed out
                 self._look_at(None)
+            elif not self._tools.in_hand and reviewed.layer.mode == "pan_zoom":
+                self._describe()
 
     def _show(self) -> None:
         self.suspects.show_list(self._list)
         self._enable()
 
     def _look_at(self, cell: Cell | None, fly: bool = True) -> None:
-        self._cell = cell
+        before, self._cell = self._cell, cell
         row = self._list.where(*cell) if self._list and cell else None
         if self._reviewed is None or self._list is None or row is None:
             self._cell = None
@@ -255,6 +264,8 @@ class ReviewWidget(QWidget):
             self._enable()
             return
         found = self._list.cells.iloc[row]
+        if cell != before and self._reviewed.layer.mode != "pan_zoom":  # the brush was for the other cell
+            self._reviewed.layer.mode = "pan_zoom"
         self._reviewed.layer.selected_label = int(found["label"])
         if fly:
             fly_to(
@@ -289,6 +300,7 @@ class ReviewWidget(QWidget):
         if self._list and self._cell:
             row, known = self.suspects.row(), self._list.cells.iloc[self._list.where(*self._cell)]
             self._list.accept(*self._cell, yes=not known["accepted"])
+            self._accepted.append(self._cell)
             self._show()
             self._go_on(row)
 
@@ -311,25 +323,44 @@ class ReviewWidget(QWidget):
             labels.selected_label = self._cell[1]
             labels.brush_size = float(np.clip(self._reviewed.diameter(*self._cell) / 3, 1, 40))
             labels.mode = "paint"
-            self._hint("Paint what is missing, rub out what is too much (key 1). Key 6: back to the camera.")
+            self._hint("Paint what is missing, rub out what is too much (key 1). Esc: back to the camera.")
 
     def _undo(self) -> None:
-        if self._reviewed is not None:
-            self._reviewed.layer.undo()
-            self._follow()
-            self._stay()
+        """Take back the last step, a change of the labels or that a cell was accepted, and look at its cell."""
+        self._follow()  # a stroke that is not yet in the list
+        if self._list and self._accepted:
+            cell = self._accepted.pop()
+            accepted = self._list.cells.iloc[self._list.where(*cell)]["accepted"]
+            self._list.accept(*cell, yes=not accepted)
+            self._show()
+            self._look_at(cell)
+        elif self._reviewed is not None:
+            self._step(self._reviewed.layer.undo)
 
     def _redo(self) -> None:
         if self._reviewed is not None:
-            self._reviewed.layer.redo()
-            self._follow()
-            self._stay()
+            self._step(self._reviewed.layer.redo)
 
-    def _stay(self) -> None:
-        """Outline the cell anew; look at the first of the list if it is gone."""
-        if self._cell and self._list and self._list.where(*self._cell) is None:
+    def _step(self, step: Callable[[], object]) -> None:
+        """Go through the history of the labels, and look at the cell that came back; at the first of the list where this one is gone."""
+        before = set() if self._list is None else self._list.places()
+        step()
+        self._follow()
+        if self._list is None:
+            return
+        if back := self._list.places() - before:
+            self._look_at(min(back))
+        elif self._cell and self._list.where(*self._cell) is None:
             self.suspects.go_to(0)
         else:
+            self._outline()
+
+    def _drop(self) -> None:
+        """Put down whatever is in hand."""
+        if self._reviewed is not None:
+            self._tools.put_down()
+            self._reviewed.layer.mode = "pan_zoom"
+            self._describe()
             self._outline()
 
     def _mend(self, plane: int, make: Callable[[NDArray[np.integer]], Change]) -> None:

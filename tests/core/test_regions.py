@@ -29,7 +29,7 @@ BOX = [[[2, 0], [6, 0], [6, 3], [2, 3], [2, 0]]]  # x, y of corners: columns 2 t
 
 
 def test_a_cell_belongs_where_its_centroid_lies_and_to_one_region():
-    regions = [Region("a", (SQUARE,), (HOLE,)), Region("b", (SQUARE + 2,)), Region("c", (SQUARE,), plane=1)]
+    regions = [Region("a", (SQUARE,), ((HOLE,),)), Region("b", (SQUARE + 2,)), Region("c", (SQUARE,), plane=1)]
     points = np.array([[0, 0], [3, 3], [5, 5], [1, 1], [9, 9]], float)
     assert locate(regions, points).tolist() == ["a", "a", "b", "outside", "outside"]
     assert locate(regions, points, plane=1).tolist() == ["a", "a", "b", "c", "outside"]
@@ -49,7 +49,23 @@ def test_the_area_of_a_bent_region_that_reaches_out_twice():
 
 
 def test_holes_are_no_area():
-    assert Region("a", (SQUARE,), (HOLE,)).area((9, 9)) == pytest.approx(15)
+    assert Region("a", (SQUARE,), ((HOLE,),)).area((9, 9)) == pytest.approx(15)
+
+
+def ring(first, last):
+    return [[first, first], [last, first], [last, last], [first, last], [first, first]]
+
+
+@pytest.mark.parametrize("kind", ["geojson", "tif"])
+def test_an_island_in_a_hole_belongs_to_its_region(tmp_path, kind):
+    labels = np.zeros((100, 100), np.uint8)
+    for first, last, value in ((10, 90, 1), (20, 80, 0), (40, 60, 1), (45, 50, 0)):
+        labels[first:last, first:last] = value
+    tifffile.imwrite(tmp_path / "a.tif", labels)
+    geojson(tmp_path / "a.geojson", feature([[ring(10, 90), ring(20, 80)], [ring(40, 60), ring(45, 50)]], "MultiPolygon", name="1"))
+    (region,) = read_regions(tmp_path / f"a.{kind}")
+    assert region.area(labels.shape) == labels.sum() == 80**2 - 60**2 + 20**2 - 5**2
+    np.testing.assert_array_equal(region.contains(np.argwhere(labels >= 0).astype(float)).reshape(labels.shape), labels == 1)
 
 
 def square(first, last):

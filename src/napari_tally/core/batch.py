@@ -301,8 +301,7 @@ class Batch:
         """Give digits that stand for all that decides what is found in a file, but for the file."""
         how = [to_dict(part) for part in (self.settings, self.counting, self.rules)]
         regions = self.regions(path) or []
-        rings = [[[ring.tolist() for ring in part] for part in (region.outlines, region.holes)] for region in regions]
-        where = [[region.name, region.plane, both] for region, both in zip(regions, rings, strict=True)]
+        where = [[region.name, region.plane, [[ring.tolist() for ring in piece] for piece in region.pieces]] for region in regions]
         here = versions(), choose_device(self.settings.device).type  # the record states them once for all images
         text = json.dumps([self.model.fingerprint, here, how, self.files.format, where, self.group(path)], default=repr)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

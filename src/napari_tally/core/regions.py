@@ -27,7 +27,7 @@ from skimage.measure import points_in_poly
 
 from napari_tally.core.files import require_file
 from napari_tally.core.label_files import read_labels
-from napari_tally.core.outlines import cell_outlines
+from napari_tally.core.outlines import cell_outlines, pieces
 
 OUTSIDE = "outside"
 _LINES = 2**18
@@ -51,28 +51,37 @@ class Region:
     ----------
     name : str
         Regions of one name count as one.
-    outlines, holes : tuple of (N, 2) float arrays
-        Corners (y, x) in pixels; whole numbers are the centres of pixels.
+    outlines : tuple of (N, 2) float arrays
+        Of its pieces: corners (y, x) in pixels; whole numbers are the centres of pixels.
+    holes : tuple of tuple of (N, 2) float arrays
+        Those of each piece; () = none has any. In a hole another piece may lie, an island.
     plane : int or None
         The plane that it lies on; None = all.
     """
 
     name: str
     outlines: tuple[NDArray[np.float64], ...]
-    holes: tuple[NDArray[np.float64], ...] = ()
+    holes: tuple[tuple[NDArray[np.float64], ...], ...] = ()
     plane: int | None = None
 
     def contains(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Tell which of the points (N, 2), as (y, x), lie inside: (N,) bool."""
-        inside, hole = np.zeros(len(points), bool), np.zeros(len(points), bool)
-        for rings, found in ((self.outlines, inside), (self.holes, hole)):
-            for ring in rings:
-                found |= points_in_poly(points, ring)
-        return inside & ~hole
+        inside = np.zeros(len(points), bool)
+        for outline, *holes in self.pieces:
+            here = points_in_poly(points, outline)
+            for hole in holes:
+                here &= ~points_in_poly(points, hole)
+            inside |= here
+        return inside
 
     def area(self, shape: tuple[int, int]) -> float:
         """Give the pixels that it covers of a plane of this height and width."""
         return _shares((self,), shape, 0)[0] if self.outlines else 0.0
+
+    @property
+    def pieces(self) -> list[tuple[NDArray[np.float64], ...]]:
+        """The outline of each piece and its holes, as GeoJSON has them."""
+        return [(outline, *holes) for outline, holes in zip(self.outlines, self.holes or [()] * len(self.outlines), strict=True)]
 
     @property
     def box(self) -> Box:
@@ -157,7 +166,7 @@ def read_regions(path: str | Path) -> list[Region]:
         labels = read_labels(path)
         if labels.ndim != 2 or labels.dtype.kind not in "ui":
             raise ValueError(f"{path}: regions of shape {labels.shape} and type {labels.dtype}; one plane of whole numbers is wanted.")
-        found = [Region(str(cell), _centred(outer), _centred(holes)) for cell, outer, holes in cell_outlines(labels)]
+        found = [_region(str(cell), pieces(outer, holes)) for cell, outer, holes in cell_outlines(labels)]
     else:
         try:
             require_file(path)
@@ -184,14 +193,14 @@ def _parse(value: Any) -> list[Region]:
         if not all(len(ring) > 2 and np.isfinite(ring).all() for polygon in rings for ring in polygon):
             raise ValueError("an outline has fewer than three corners, or one that is no number")
         name = properties.get("name") or (properties.get("classification") or {}).get("name") or f"region {len(regions) + 1}"
-        outer, holes = [polygon[0] for polygon in rings], [ring for polygon in rings for ring in polygon[1:]]
-        regions.append(Region(str(name), _centred(outer), _centred(holes)))
+        regions.append(_region(str(name), rings))
     return regions
 
 
-def _centred(rings: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], ...]:
-    """From corners of pixels to coordinates in which whole numbers are centres of pixels."""
-    return tuple(ring.astype(float) - 0.5 for ring in rings)
+def _region(name: str, polygons: Sequence[Sequence[NDArray[Any]]]) -> Region:
+    """Make a region of polygons, each an outline and its holes, from corners of pixels."""
+    moved = [[ring - 0.5 for ring in polygon] for polygon in polygons]
+    return Region(name, tuple(outline for outline, *_ in moved), tuple(tuple(holes) for _, *holes in moved))
 
 
 def _of_plane(regions: Sequence[Region], plane: int) -> tuple[Region, ...]:
@@ -271,7 +280,8 @@ class _Lines:
 
     def of(self, region: Region) -> NDArray[np.float64]:
         """Give what a region covers, the same points that :meth:`Region.contains` says are in it."""
-        return _join([self._crossings(ring) for ring in region.outlines], [self._crossings(ring) for ring in region.holes])
+        crossings = [[self._crossings(ring) for ring in piece] for piece in region.pieces]
+        return _join([_join([outline], holes) for outline, *holes in crossings], [])
 
     def _crossings(self, ring: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give where a ring is crossed: an even number of times on each line, so between each two it is inside."""

@@ -16,8 +16,9 @@ end to end, so that regions are joined and cut by sorting. A line that crosses i
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from skimage.measure import points_in_poly
 
 from napari_tally.core.files import require_file
+from napari_tally.core.images import Image
 from napari_tally.core.label_files import read_labels
 from napari_tally.core.outlines import cell_outlines, pieces
 
@@ -57,12 +59,18 @@ class Region:
         Those of each piece; () = none has any. In a hole another piece may lie, an island.
     plane : int or None
         The plane that it lies on; None = all.
+    time_and_slice : (int, int) or None
+        Where its file says that it lies. Which plane that is depends on the image; see :func:`fitted`.
+    size : (int, int) or None
+        Height and width of the label image that it comes from; only images of this size can have it.
     """
 
     name: str
     outlines: tuple[NDArray[np.float64], ...]
     holes: tuple[tuple[NDArray[np.float64], ...], ...] = ()
     plane: int | None = None
+    time_and_slice: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None
 
     def contains(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Tell which of the points (N, 2), as (y, x), lie inside: (N,) bool."""
@@ -89,6 +97,41 @@ class Region:
         corners = np.concatenate(self.outlines)
         (top, left), (bottom, right) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         return top, left, bottom, right
+
+
+def fitted(regions: Sequence[Region], image: Image) -> list[Region]:
+    """Give regions as they were read from a file as those of an image.
+
+    Raises
+    ------
+    ValueError
+        If they are of a label image of another size, or one lies on a plane that the image has not.
+    """
+    found = []
+    for region in regions:
+        if region.size not in (None, image.shape[-2:]):
+            raise ValueError(
+                f"{image.name}: the regions are a label image of {' x '.join(map(str, region.size))} pixels, and the image has "
+                f"{' x '.join(map(str, image.shape[-2:]))}; one of the same size is wanted."
+            )
+        where = region.time_and_slice
+        found.append(replace(region, plane=_plane_of(region.name, where, image), time_and_slice=None) if where else region)
+    return found
+
+
+def _plane_of(name: str, where: tuple[int, int], image: Image) -> int | None:
+    """Give the number of the plane at a time and a slice; an image of one plane has all regions on it."""
+    if len(image.planes) == 1:
+        return None
+    t, z = where
+    if image.axes in ("TZ", "ZT"):
+        slow, fast = where if image.axes == "TZ" else (z, t)
+        plane = slow * image.leading[-1] + fast
+    else:  # one axis; or planes that are numbered through, as :mod:`.export.geojson` writes them
+        plane = -1 if t and z else t + z
+    if min(t, z, plane) < 0 or plane >= len(image.planes):
+        raise ValueError(f"{image.name}: the region {name!r} lies on t {t}, z {z}, and the image has {len(image.planes)} planes.")
+    return plane
 
 
 def locate(regions: Sequence[Region], points: NDArray[np.floating], plane: int = 0) -> NDArray[np.object_]:
@@ -154,7 +197,7 @@ def regions_for(place: str | Path, stem: str) -> list[Region]:
 
 
 def read_regions(path: str | Path) -> list[Region]:
-    """Read polygons from GeoJSON, or the areas of a label image (each id is a region).
+    """Read polygons from GeoJSON, or the areas of a label image (each id is a region); see :func:`fitted` for what an image has of them.
 
     Raises
     ------
@@ -166,7 +209,8 @@ def read_regions(path: str | Path) -> list[Region]:
         labels = read_labels(path)
         if labels.ndim != 2 or labels.dtype.kind not in "ui":
             raise ValueError(f"{path}: regions of shape {labels.shape} and type {labels.dtype}; one plane of whole numbers is wanted.")
-        found = [_region(str(cell), pieces(outer, holes)) for cell, outer, holes in cell_outlines(labels)]
+        size = (labels.shape[0], labels.shape[1])
+        found = [replace(_region(str(cell), pieces(*rings)), size=size) for cell, *rings in cell_outlines(labels)]
     else:
         try:
             require_file(path)
@@ -193,8 +237,14 @@ def _parse(value: Any) -> list[Region]:
         if not all(len(ring) > 2 and np.isfinite(ring).all() for polygon in rings for ring in polygon):
             raise ValueError("an outline has fewer than three corners, or one that is no number")
         name = properties.get("name") or (properties.get("classification") or {}).get("name") or f"region {len(regions) + 1}"
-        regions.append(_region(str(name), rings))
+        regions.append(replace(_region(str(name), rings), time_and_slice=_time_and_slice(geometry.get("plane"))))
+    if any(region.time_and_slice for region in regions):  # QuPath leaves out the first one, and all of them where there is but one
+        regions = [replace(region, time_and_slice=region.time_and_slice or (0, 0)) for region in regions]
     return regions
+
+
+def _time_and_slice(plane: dict[str, int] | None) -> tuple[int, int] | None:
+    return None if plane is None else (index(plane.get("t", 0)), index(plane.get("z", 0)))
 
 
 def _region(name: str, polygons: Sequence[Sequence[NDArray[Any]]]) -> Region:

@@ -307,6 +307,25 @@ def test_the_largest_series_is_read(tmp_path):
     assert read_image(tmp_path / "a.tif").shape == (40, 60)
 
 
+def test_images_that_are_not_read_are_said(tmp_path):
+    def note_of(*images, **options):
+        with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+            for pixels in images:
+                tif.write(pixels, photometric="minisblack", **options)
+        return read_image(tmp_path / "a.tif").note
+
+    assert note_of(GREY) == note_of(GREY, GREY[::2, ::2], GREY[:, ::2], GREY[::4, ::4]) == note_of(np.stack([GREY] * 3)) == ""
+    assert note_of(*[GREY] * 6) == "5 further images in the file are not read; save each as a file."
+    assert (
+        note_of(GREY[:30], GREY) == note_of(GREY, GREY.astype(np.uint8)) == "1 further image in the file is not read; save each as a file."
+    )
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tif:
+        tif.write(GREY, subifds=1)
+        tif.write(GREY[::2, ::2], subfiletype=1)
+        tif.write(GREY)
+    assert read_image(tmp_path / "a.ome.tif").note.startswith("1 further image ")
+
+
 @pytest.mark.parametrize("size", ["NaN", "-1", "0", "1e-9", "wide"])
 def test_a_pixel_size_that_cannot_be_is_not_believed(tmp_path, size):
     ome = (

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import tifffile
+from numpy.typing import NDArray
 
 from napari_tally.core.images import DECODER_ERRORS, Image, as_image
 from napari_tally.core.lazy import Opened, axes_of_ome_zarr, open_ome_zarr, open_tiff
-from napari_tally.core.words import as_text
+from napari_tally.core.words import as_text, number
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
@@ -47,7 +48,8 @@ def read_image(path: str | Path) -> Image:
     Parameters
     ----------
     path : str or Path
-        The file. Of a TIFF with several series or pyramid levels the first, largest is read.
+        The file. Of a TIFF with several series or pyramid levels the first, largest is read; the note of the image says how many
+        others of about its size there are.
 
     Returns
     -------
@@ -90,7 +92,7 @@ def decode(path: Path, palette: bool = True) -> Opened:
                 packs = _PACKS.get(tifffile.COMPRESSION(series.keyframe.compression).name, _DEFLATE)
                 _require_plausible(series.nbytes, path.stat().st_size, [(_CLAIMED, packs), *([_NO_IMAGE] if palette else [])])
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
-                return Opened(pixels, _axes_of(series), *_tiff_sizes(tif, series))
+                return Opened(pixels, _axes_of(series), *_tiff_sizes(tif, series), _left_out(tif, series))
         with PIL.Image.open(path) as picture:
             array = np.asarray(picture.convert("RGB") if picture.mode in colours else picture)
             return Opened(array, "YX" if array.ndim == 2 else "YXS")
@@ -101,6 +103,18 @@ def decode(path: Path, palette: bool = True) -> Opened:
 def _main_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     """Give the image of a file, not its thumbnail."""
     return max(tif.series, key=lambda series: series.size)
+
+
+def _left_out(tif: tifffile.TiffFile, main: tifffile.TiffPageSeries) -> str:
+    """Say so where there are other images than the one that is read; levels of a pyramid and thumbnails are half its size at most."""
+
+    def sides(series: tifffile.TiffPageSeries) -> NDArray[np.int64]:
+        return np.array([series.keyframe.imagelength, series.keyframe.imagewidth])
+
+    further = sum(series is not main and bool((2 * sides(series) > sides(main)).all()) for series in tif.series)
+    if not further:
+        return ""
+    return f"{number(further, 'further image')} in the file {'is' if further == 1 else 'are'} not read; save each as a file."
 
 
 def stated_axes(path: str | Path) -> tuple[str, tuple[int, ...]]:

@@ -182,7 +182,8 @@ def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, shapes: bo
     for n, cell in enumerate(found):  # not regionprops_table, which is at it for many seconds
         if n % _AT_ONCE == 0 and n:
             yield n / len(found)
-        seen = cell.intensity_mean, cell.intensity_min, cell.intensity_max
+        pixels = cell.image_intensity[cell.image]  # (n, C)
+        seen = pixels.mean(axis=0, dtype=float), pixels.min(axis=0), pixels.max(axis=0)  # exact for float16 and float32 too
         shape = (getattr(cell, name) for name in _SHAPES) if shapes else ()
         rows[n] = [cell.label, *cell.centroid, cell.area, *cell.bbox, *shape, *np.concatenate(seen)]
     table = dict(zip(names, rows.T, strict=True))

@@ -28,10 +28,10 @@ _MOST_PLANES = 10**6
 """Of an OME-TIFF: each costs memory before it is known whether the file holds it."""
 LAZY_BYTES = 2**28
 """Images with more pixels than this stay in their files."""
-_PACKS = {"ZSTD": 33_000, "LZMA": 7_500}
+_PACKS = {"ZSTD": 33_000, "LZMA": 7_500, "LZW": 2_600}
 _CLAIMED, _DEFLATE = 2**26, 1100
 """What unfolds to so many bytes, and more of them for each in the file than its compression can hold, is claimed, not held: deflate packs
-at most 1030 to 1, zstd a block of 128 kB of one value into 4 bytes."""
+at most 1030 to 1, zstd a block of 128 kB of one value into 4 bytes, LZW the longest of 4096 strings, 3839 bytes, into a code of 12 bits."""
 _NO_IMAGE = 2**30, 300
 """And a gigabyte of camera noise packs to a third, at best; so many bytes, and times the file, are no image. Empty labels do so well."""
 _UNITS_IN_UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3, "cm": 1e4}

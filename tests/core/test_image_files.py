@@ -1,6 +1,7 @@
 """Files as microscopes and people write them, good and bad."""
 
 import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -184,6 +185,24 @@ def test_png(tmp_path):
     assert read(grey.convert("RGBA")).channels == 1
     assert read(grey.convert("LA")).channels == 1
     assert set(np.unique(read(grey.convert("1")).planes)) == {0, 1}
+
+
+@pytest.mark.parametrize(("samples", "kind"), [(2, 4), (3, 2), (4, 6)])
+def test_png_of_sixteen_bits_and_several_channels(tmp_path, rng, samples, kind):
+    pixels = rng.integers(0, 2**16, (9, 8, samples)).astype(">u2")
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head, lines = struct.pack(">IIBBBBB", 8, 9, 16, kind, 0, 0, 0), b"".join(b"\0" + line.tobytes() for line in pixels)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content)
+    image, channels = read_image(tmp_path / "a.png"), {2: 1, 3: 3, 4: 3}[samples]  # without alpha
+    assert image.planes.dtype == np.uint16
+    np.testing.assert_array_equal(image.planes[0], pixels[..., :channels].transpose(2, 0, 1))
+    (tmp_path / "a.png").write_bytes(content[:-60])
+    with pytest.raises(ValueError, match="a.png: the file cannot be read as an image"):
+        read_image(tmp_path / "a.png")
 
 
 def test_jpeg(tmp_path):

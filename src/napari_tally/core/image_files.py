@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -94,10 +95,24 @@ def decode(path: Path, palette: bool = True) -> Opened:
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
                 return Opened(pixels, _axes_of(series), *_tiff_sizes(tif, series), _left_out(tif, series))
         with PIL.Image.open(path) as picture:
-            array = np.asarray(picture.convert("RGB") if picture.mode in colours else picture)
+            array = _deep_png(path) if picture.format == "PNG" else None
+            if array is None:
+                array = np.asarray(picture.convert("RGB") if picture.mode in colours else picture)
             return Opened(array, "YX" if array.ndim == 2 else "YXS")
     except DECODER_ERRORS as error:
         raise ValueError(f"{path}: the file cannot be read as an image ({str(error).strip() or type(error).__name__}).") from error
+
+
+def _deep_png(path: Path) -> NDArray[Any] | None:
+    """Give the samples of a PNG of 16 bits and several channels, of which Pillow reads the upper 8 bits; None of any other PNG."""
+    with path.open("rb") as file:
+        *_, bits, kind = file.read(26)  # of the header, which comes first
+        if bits != 16 or kind not in (2, 4, 6):  # RGB, grey and alpha, RGB and alpha
+            return None
+        file.seek(0)
+        from imagecodecs import png_decode
+
+        return np.asarray(png_decode(file.read()))
 
 
 def _main_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:

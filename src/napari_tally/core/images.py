@@ -3,7 +3,8 @@
 Whatever the file or array looks like, it becomes an :class:`Image` of planes::
 
     (Y, X)                 one plane, one channel
-    (Y, X, RGB[A])         one plane, three channels; alpha is dropped; one channel where R = G = B
+    (Y, X, RGB[A])         one plane, three channels; alpha is dropped; one channel where R = G = B, of pixels in memory: whether
+                           it is so of pixels that stay in their file, only reading all of them would say, and they stay three
     (C, Y, X)              one plane, C channels, where the file or the caller names the axes; else C planes
     (T, Z, ..., [C,] Y, X) T * Z * ... planes; each is predicted and counted by itself
 

@@ -14,7 +14,7 @@ import napari_tally as nt
 from napari_tally.cli import _COMMANDS
 from napari_tally.core import image_files
 from napari_tally.core.images import is_lazy
-from napari_tally.core.label_files import read_labels
+from napari_tally.core.label_files import read_labels, write_labels
 from napari_tally.widgets._session import SHIPPED
 
 PAGE = "report.html"
@@ -211,3 +211,19 @@ def test_labels_in_zarr_are_exported_as_tiff(tmp_path, folders):
     assert run("predict", "--model", "nuclei", "--format", "ome-zarr", "--out", out, folders[0]) == 0
     assert run("export", out, "--format", "labels") == 0
     np.testing.assert_array_equal(read_labels(out / "labels" / "a.tif"), read_labels(out / "labels" / "a.zarr").reshape(96, 96))
+
+
+@pytest.mark.parametrize(("axes", "points"), [("ZYX", 2), ("TYX", 8), (None, 2)])
+def test_points_of_volumes_are_one_a_cell_and_of_time_one_a_frame(tmp_path, axes, points):
+    """A label file has no axes; the image that the record names has."""
+    labels = np.zeros((4, 30, 40), np.uint8)
+    labels[:, 5:12, 5:12], labels[:, 20:27, 20:27] = 1, 2
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    tifffile.imwrite(tmp_path / "images" / "a.tif", labels, photometric="minisblack", imagej=bool(axes), metadata=axes and {"axes": axes})
+    write_labels(tmp_path / "labels" / "a.tif", labels)
+    out = tmp_path / "out"
+    assert run("count", "--images", tmp_path / "images", "--labels", tmp_path / "labels", "--out", out) == 0
+    assert len((out / "cells.csv").read_text().splitlines()) - 1 == points
+    assert run("export", out, "--format", "points") == 0
+    assert len((out / "points" / "a.csv").read_text().splitlines()) - 1 == points

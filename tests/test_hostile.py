@@ -269,6 +269,14 @@ def test_nor_is_one_that_another_program_packed_with_zstd(tmp_path):
     np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), labels)
 
 
+def test_nor_is_one_in_a_single_strip_of_lzw(tmp_path):
+    labels = np.zeros((6500, 6500), np.uint16)
+    labels[100:120, 100:120] = 1
+    tifffile.imwrite(tmp_path / "a.tif", labels, compression="lzw", rowsperstrip=len(labels))
+    assert (tmp_path / "a.tif").stat().st_size < labels.nbytes / 1200
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.tif"), labels)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="names that Windows does not allow")
 @pytest.mark.parametrize("name", ["two\nlines", "tab\tbell\x07", "\x1b[31mred", "umlaut ü 细胞", " - ", "a;rm -rf b", "%s{0}$HOME"])
 def test_names_as_nobody_should_give_them(tmp_path, capsys, name):

@@ -160,6 +160,14 @@ def test_no_cells(image):
     assert (row["count"], row["count_without_border"], row["covered_percent"], row["cells_per_mm2"]) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_mean_of_short_numbers_is_exact(dtype, rng):
+    """Added up in their own type, 900 values of float16 near 3000 are beyond its largest, and the mean is one of its even numbers."""
+    values = rng.normal(3000, 20, (30, 30)).astype(dtype)
+    cells = measure_cells(np.ones(values.shape, int), as_image(values))
+    assert cells["mean_intensity"].tolist() == [pytest.approx(values.astype(float).mean(), rel=1e-12)]
+
+
 def test_planes_and_channels():
     values = np.stack([np.stack([plane * np.ones_like(LABELS), 100 * np.ones_like(LABELS)]) for plane in (1, 2, 3)])
     image = as_image(values, axes="ZCYX")

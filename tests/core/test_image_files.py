@@ -1,6 +1,7 @@
 """Files as microscopes and people write them, good and bad."""
 
 import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -186,6 +187,24 @@ def test_png(tmp_path):
     assert set(np.unique(read(grey.convert("1")).planes)) == {0, 1}
 
 
+@pytest.mark.parametrize(("samples", "kind"), [(2, 4), (3, 2), (4, 6)])
+def test_png_of_sixteen_bits_and_several_channels(tmp_path, rng, samples, kind):
+    pixels = rng.integers(0, 2**16, (9, 8, samples)).astype(">u2")
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head, lines = struct.pack(">IIBBBBB", 8, 9, 16, kind, 0, 0, 0), b"".join(b"\0" + line.tobytes() for line in pixels)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content)
+    image, channels = read_image(tmp_path / "a.png"), {2: 1, 3: 3, 4: 3}[samples]  # without alpha
+    assert image.planes.dtype == np.uint16
+    np.testing.assert_array_equal(image.planes[0], pixels[..., :channels].transpose(2, 0, 1))
+    (tmp_path / "a.png").write_bytes(content[:-60])
+    with pytest.raises(ValueError, match="a.png: the file cannot be read as an image"):
+        read_image(tmp_path / "a.png")
+
+
 def test_jpeg(tmp_path):
     smooth = (np.add.outer(np.arange(48), np.arange(64)) * 2).astype(np.uint8)
     PIL.Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
@@ -305,6 +324,25 @@ def test_the_largest_series_is_read(tmp_path):
         tif.write(np.zeros((20, 30), np.uint8))  # a thumbnail
         tif.write(np.ones((40, 60), np.uint8))
     assert read_image(tmp_path / "a.tif").shape == (40, 60)
+
+
+def test_images_that_are_not_read_are_said(tmp_path):
+    def note_of(*images, **options):
+        with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+            for pixels in images:
+                tif.write(pixels, photometric="minisblack", **options)
+        return read_image(tmp_path / "a.tif").note
+
+    assert note_of(GREY) == note_of(GREY, GREY[::2, ::2], GREY[:, ::2], GREY[::4, ::4]) == note_of(np.stack([GREY] * 3)) == ""
+    assert note_of(*[GREY] * 6) == "5 further images in the file are not read; save each as a file."
+    assert (
+        note_of(GREY[:30], GREY) == note_of(GREY, GREY.astype(np.uint8)) == "1 further image in the file is not read; save each as a file."
+    )
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tif:
+        tif.write(GREY, subifds=1)
+        tif.write(GREY[::2, ::2], subfiletype=1)
+        tif.write(GREY)
+    assert read_image(tmp_path / "a.ome.tif").note.startswith("1 further image ")
 
 
 @pytest.mark.parametrize("size", ["NaN", "-1", "0", "1e-9", "wide"])

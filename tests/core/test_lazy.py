@@ -75,6 +75,18 @@ def test_ome_zarr(tmp_path, rng, version):
     np.testing.assert_array_equal(image.read(0, WHOLE), pixels)
 
 
+def test_the_scale_of_an_ome_zarr_is_that_of_the_level_times_that_of_the_image(tmp_path):
+    """As in the example of the specification: the time step stands where it is said once for all levels."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=np.zeros((3, 16, 16), np.uint8))
+    axes = [{"name": "t", "type": "time", "unit": "millisecond"}, *({"name": a, "type": "space", "unit": "micrometer"} for a in "yx")]
+    level, whole = ([{"type": "scale", "scale": scale}] for scale in ([1.0, 0.5, 0.25], [100.0, 1.0, 2.0]))
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": level}], "coordinateTransformations": whole}
+    group.attrs["multiscales"] = [image]
+    opened = open_ome_zarr(tmp_path / "a.zarr")
+    assert (opened.pixel_size, opened.steps) == ((0.5, 0.5), {"T": 0.1})
+
+
 def claim(path, shape, chunks, axes="yx"):
     """Write an OME-Zarr that says how large it is, and holds nothing."""
     group = zarr.open_group(path, mode="w")

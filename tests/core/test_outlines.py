@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from pictures import picture
 from skimage.measure import grid_points_in_poly
 
-from napari_tally.core.outlines import cell_outlines, outlines, signed_area
+from napari_tally.core.outlines import cell_outlines, outlines, pieces, signed_area
 
 
 def fill(outer, holes, shape):
@@ -52,6 +52,13 @@ def test_any_mask_comes_back_and_every_ring_is_simple(mask):
     assert sum(map(signed_area, [*outer, *holes])) == mask.sum()
     for ring in [*outer, *holes]:
         assert len({tuple(corner) for corner in ring}) == len(ring) >= 4
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
+def test_the_pieces_of_any_mask_are_apart_and_fill_it(mask):
+    found = pieces(*outlines(mask))
+    covered = sum((fill(piece, [], mask.shape).astype(int) for piece in found), np.zeros(mask.shape, int))
+    np.testing.assert_array_equal(covered, mask)
 
 
 def test_cells_lie_where_they_are():

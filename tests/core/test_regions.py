@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import picture
 
-from napari_tally.core.regions import OUTSIDE, Region, areas, locate, read_regions, regions_for
+from napari_tally.core.counting import apply_rules, measure_cells, summarise
+from napari_tally.core.export.geojson import to_geojson
+from napari_tally.core.images import as_image
+from napari_tally.core.regions import OUTSIDE, Region, areas, fitted, locate, read_regions, regions_for
 
 SQUARE = np.array([[-0.5, -0.5], [-0.5, 3.5], [3.5, 3.5], [3.5, -0.5]])  # 4 x 4 pixels
 HOLE = SQUARE / 4 + 1
@@ -29,7 +32,7 @@ BOX = [[[2, 0], [6, 0], [6, 3], [2, 3], [2, 0]]]  # x, y of corners: columns 2 t
 
 
 def test_a_cell_belongs_where_its_centroid_lies_and_to_one_region():
-    regions = [Region("a", (SQUARE,), (HOLE,)), Region("b", (SQUARE + 2,)), Region("c", (SQUARE,), plane=1)]
+    regions = [Region("a", (SQUARE,), ((HOLE,),)), Region("b", (SQUARE + 2,)), Region("c", (SQUARE,), plane=1)]
     points = np.array([[0, 0], [3, 3], [5, 5], [1, 1], [9, 9]], float)
     assert locate(regions, points).tolist() == ["a", "a", "b", "outside", "outside"]
     assert locate(regions, points, plane=1).tolist() == ["a", "a", "b", "c", "outside"]
@@ -49,7 +52,23 @@ def test_the_area_of_a_bent_region_that_reaches_out_twice():
 
 
 def test_holes_are_no_area():
-    assert Region("a", (SQUARE,), (HOLE,)).area((9, 9)) == pytest.approx(15)
+    assert Region("a", (SQUARE,), ((HOLE,),)).area((9, 9)) == pytest.approx(15)
+
+
+def ring(first, last):
+    return [[first, first], [last, first], [last, last], [first, last], [first, first]]
+
+
+@pytest.mark.parametrize("kind", ["geojson", "tif"])
+def test_an_island_in_a_hole_belongs_to_its_region(tmp_path, kind):
+    labels = np.zeros((100, 100), np.uint8)
+    for first, last, value in ((10, 90, 1), (20, 80, 0), (40, 60, 1), (45, 50, 0)):
+        labels[first:last, first:last] = value
+    tifffile.imwrite(tmp_path / "a.tif", labels)
+    geojson(tmp_path / "a.geojson", feature([[ring(10, 90), ring(20, 80)], [ring(40, 60), ring(45, 50)]], "MultiPolygon", name="1"))
+    (region,) = read_regions(tmp_path / f"a.{kind}")
+    assert region.area(labels.shape) == labels.sum() == 80**2 - 60**2 + 20**2 - 5**2
+    np.testing.assert_array_equal(region.contains(np.argwhere(labels >= 0).astype(float)).reshape(labels.shape), labels == 1)
 
 
 def square(first, last):
@@ -136,6 +155,54 @@ def test_a_label_image_is_regions_to_the_pixel(tmp_path):
     assert names.tolist() == [str(cell) if cell else "outside" for cell in labels.ravel()]
 
 
+def test_a_label_image_of_another_size_is_not_of_this_image(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((50, 60), np.uint8))
+    regions, image = read_regions(tmp_path / "a.tif"), as_image(np.zeros((100, 120), np.uint8), name="a")
+    cells = measure_cells(np.ones(image.shape, int), image)
+    for count in (apply_rules, summarise):
+        with pytest.raises(ValueError, match="a: the regions are a label image of 50 x 60 pixels, and the image has 100 x 120; one of the"):
+            count(cells, image, None, regions)
+
+
+def on_plane(**plane):
+    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": BOX, "plane": {"c": -1, **plane}}, "properties": {}}
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "planes"),
+    [("TZYX", (3, 4), [6, 0]), ("ZTYX", (4, 3), [7, 0]), ("YX", (), [None, None])],
+)
+def test_a_region_lies_on_the_plane_that_its_file_states(tmp_path, axes, shape, planes):
+    """QuPath leaves out the first plane."""
+    image = as_image(np.zeros((*shape, 9, 9), np.uint8), axes=axes)
+    regions = read_regions(geojson(tmp_path / "a.geojson", on_plane(z=2, t=1), feature(BOX)))
+    assert [region.plane for region in fitted(regions, image)] == planes
+    everywhere = read_regions(geojson(tmp_path / "a.geojson", feature(BOX)))
+    assert [region.plane for region in fitted(everywhere, image)] == [None]
+
+
+@pytest.mark.parametrize(
+    ("plane", "where"), [({"z": 2}, 2), ({"t": 2, "z": 0}, 2), ({"t": 1, "z": 1}, None), ({"z": 3}, None), ({"z": -1}, None)]
+)
+def test_of_one_axis_slices_are_its_steps(tmp_path, plane, where):
+    image = as_image(np.zeros((3, 9, 9), np.uint8), name="a")
+    regions = read_regions(geojson(tmp_path / "a.geojson", on_plane(**plane)))
+    if where is None:
+        with pytest.raises(ValueError, match="a: the region 'region 1' lies on t .*, z .*, and the image has 3 planes"):
+            fitted(regions, image)
+    else:
+        assert [region.plane for region in fitted(regions, image)] == [where]
+
+
+@pytest.mark.parametrize("axes", ["ZYX", "TYX"])
+def test_cells_that_were_exported_are_regions_of_their_own_planes(tmp_path, axes):
+    labels = np.stack([picture("11.\n11."), picture("...\n..2"), picture("3..\n...")])
+    (tmp_path / "a.geojson").write_bytes(to_geojson(labels, "a"))
+    image = as_image(labels.astype(np.uint8), axes=axes)
+    regions = fitted(read_regions(tmp_path / "a.geojson"), image)
+    assert [areas(regions, (2, 3), p) for p in range(3)] == [{"1": 4, OUTSIDE: 2}, {"2": 1, OUTSIDE: 5}, {"3": 1, OUTSIDE: 5}]
+
+
 def test_a_file_for_all_or_a_folder_with_one_each(tmp_path):
     path = geojson(tmp_path / "well 1.json", feature(BOX, name="x"))
     assert [region.name for region in regions_for(path, "any")] == ["x"]
@@ -144,11 +211,13 @@ def test_a_file_for_all_or_a_folder_with_one_each(tmp_path):
         regions_for(tmp_path, "well 2")
 
 
+ON = '{"type": "Polygon", "coordinates": [[[0, 0], [4, 0], [4, 4]]], "plane": {"z": %s}}'
 POLYGON = '{"type": "Polygon", "coordinates": [[%s]]}'
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1]", "null", POLYGON % '["a", 1]', POLYGON % "[0, 0], [4, 0]", POLYGON % "[0, 0], [4, NaN], [4, 4]"]
+    "text",
+    ["", "[1]", "null", POLYGON % '["a", 1]', POLYGON % "[0, 0], [4, 0]", POLYGON % "[0, 0], [4, NaN], [4, 4]", ON % 1.5],
 )
 def test_what_is_no_geojson(tmp_path, text):
     (tmp_path / "a.geojson").write_text(text)

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             counts = results.add(labels, image, choice.regions(image_path), choice.group(image_path))
             found = Prediction(None, labels, 1.0, int(counts["found"].sum()))
             kept = _keep(labels_path, labels, image, arguments.out, anew=arguments.split or bool((drawn < 0).any()))
-            record.add(image, image_path, found, kept, (remark,))
+            record.add(image, image_path, found, kept, (image.note, remark))
         except ValueError as error:
             if len(pairs) == 1:
                 raise

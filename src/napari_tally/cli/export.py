@@ -1,11 +1,16 @@
 """``napari-tally export``: the labels of a folder of results as other programs want them."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from napari_tally.cli._parts import Commands, add_split
 from napari_tally.cli._results import say_others
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _FORMATS = ("imagej", "geojson", "points", "labels")
 
@@ -25,12 +30,13 @@ def run(arguments: argparse.Namespace) -> None:
     from napari_tally.core.export import Format, export
     from napari_tally.core.image_files import stated_sizes
     from napari_tally.core.label_files import read_labels
-    from napari_tally.core.record import recorded_labels
+    from napari_tally.core.record import recorded_images, recorded_labels
 
     assert set(_FORMATS) == set(get_args(Format))
     out = arguments.out or arguments.results
     found, others = recorded_labels(arguments.results)
     say_others(others)
+    images = recorded_images(arguments.results)
     for stem, path in found.items():
         target = out / "labels" / f"{stem}.tif"
         there = target.exists() and target.samefile(path)
@@ -38,6 +44,19 @@ def run(arguments: argparse.Namespace) -> None:
         labels = read_labels(path)
         if arguments.split:
             labels = split_pieces(labels, labels.shape[-3] if labels.ndim > 2 else 1)
-        export(require_ids(labels, path), stem, out, formats, stated_sizes(path, labels.shape[-2:])[0])
+        labels = require_ids(labels, path)
+        slices = _slices(labels, filter(None, (path, images.get(stem)))) if "points" in formats else 1
+        export(labels, stem, out, formats, stated_sizes(path, labels.shape[-2:])[0], slices)
     for kind in arguments.format:
         print(f"{kind}: {out / kind}")
+
+
+def _slices(labels: "NDArray[np.integer]", files: "Iterable[Path]") -> int:
+    """Give how many planes are one volume that cells go through, 1 = none. The first file that says what its planes are is believed."""
+    from napari_tally.core.annotations import cells_go_through
+    from napari_tally.core.image_files import stated_axes
+
+    slices = labels.shape[-3] if labels.ndim > 2 else 1
+    stated = ("".join(letter for letter in stated_axes(file)[0] if letter in "TZ") for file in files)
+    is_series = next(filter(None, stated), "").endswith("T")
+    return slices if not is_series and cells_go_through(labels, slices) else 1

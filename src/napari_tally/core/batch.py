@@ -35,7 +35,7 @@ from napari_tally.core.model_file import Model
 from napari_tally.core.predict import TileDone, aside
 from napari_tally.core.range import judging
 from napari_tally.core.record import NAME, RunRecord, read_record, versions
-from napari_tally.core.regions import Region
+from napari_tally.core.regions import Region, fitted
 from napari_tally.core.results import TABLES, Results
 from napari_tally.core.tables import read_table, writing_table
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings, RuleSettings, to_dict
@@ -231,7 +231,7 @@ class Batch:
     def _fill(
         self, path: Path, state: list[int], image: Image, target: Path, labels: LabelsZarr | None
     ) -> Generator[TileDone, None, _Done]:
-        regions, group = self.regions(path), self.group(path)
+        regions, group = fitted(self.regions(path) or (), image), self.group(path)
         runner = self.runner and replace(self.runner, path=path, state=tuple(state), out=target.parent)
         keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
         stated = image.calibrated(self.rules.pixel_size)
@@ -301,8 +301,10 @@ class Batch:
         """Give digits that stand for all that decides what is found in a file, but for the file."""
         how = [to_dict(part) for part in (self.settings, self.counting, self.rules)]
         regions = self.regions(path) or []
-        rings = [[[ring.tolist() for ring in part] for part in (region.outlines, region.holes)] for region in regions]
-        where = [[region.name, region.plane, both] for region, both in zip(regions, rings, strict=True)]
+        where = [
+            [region.name, region.plane, region.time_and_slice, [[ring.tolist() for ring in piece] for piece in region.pieces]]
+            for region in regions
+        ]
         here = versions(), choose_device(self.settings.device).type  # the record states them once for all images
         text = json.dumps([self.model.fingerprint, here, how, self.files.format, where, self.group(path)], default=repr)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -31,7 +31,7 @@ from napari_tally.core.body_table import measuring_bodies
 from napari_tally.core.events import mapped, part_of, run_to_end
 from napari_tally.core.images import Image
 from napari_tally.core.large import measuring_pieces
-from napari_tally.core.regions import Region, areas, locate
+from napari_tally.core.regions import Region, areas, fitted, locate
 from napari_tally.settings import RuleSettings
 
 _OTHER_SIZE = 2.0
@@ -82,7 +82,7 @@ def measure_cells(
     Raises
     ------
     ValueError
-        If the shapes differ, or the rule is in um2 and the pixel size is unknown.
+        If the shapes differ, the rule is in um2 and the pixel size is unknown, or the regions are not of this image.
     """
     return run_to_end(measuring_cells(labels, image, rules, regions, shapes, are_bodies))
 
@@ -127,7 +127,7 @@ def apply_rules(
     Raises
     ------
     ValueError
-        If the rule is in um2 and the pixel size is unknown.
+        If the rule is in um2 and the pixel size is unknown, or the regions are not of this image.
     """
     rules = rules or RuleSettings()
     image = image.calibrated(rules.pixel_size)
@@ -136,7 +136,7 @@ def apply_rules(
     if regions:
         names = np.full(len(cells), "", object)
         slices, planes = (image.slices, cells["volume"] * image.slices) if "volume_vx" in cells else (1, cells["plane"])
-        regions = _from_above(regions, slices)
+        regions = _from_above(fitted(regions, image), slices)
         for p in range(0, len(image.planes), slices):
             here = (planes == p).to_numpy()
             names[here] = locate(regions, cells.loc[here, ["y", "x"]].to_numpy(float), p)
@@ -182,7 +182,8 @@ def _measure_plane(labels: NDArray[np.integer], image: Image, p: int, shapes: bo
     for n, cell in enumerate(found):  # not regionprops_table, which is at it for many seconds
         if n % _AT_ONCE == 0 and n:
             yield n / len(found)
-        seen = cell.intensity_mean, cell.intensity_min, cell.intensity_max
+        pixels = cell.image_intensity[cell.image]  # (n, C)
+        seen = pixels.mean(axis=0, dtype=float), pixels.min(axis=0), pixels.max(axis=0)  # exact for float16 and float32 too
         shape = (getattr(cell, name) for name in _SHAPES) if shapes else ()
         rows[n] = [cell.label, *cell.centroid, cell.area, *cell.bbox, *shape, *np.concatenate(seen)]
     table = dict(zip(names, rows.T, strict=True))
@@ -257,7 +258,7 @@ def summarise(
     mm2 = image.pixel_size[0] * image.pixel_size[1] * 1e-6 if image.pixel_size else float("nan")
     shape = (image.shape[-2], image.shape[-1])
     mm3 = mm2 * image.z_size * 1e-3 if image.z_size else float("nan")
-    regions = _from_above(regions or (), slices)
+    regions = _from_above(fitted(regions or (), image), slices)
     for p in range(0, len(image.planes), slices):
         plane = cells[cells["volume"] == p // slices] if bodies else cells[cells["plane"] == p]
         parts = _areas(regions, shape, p, rules)

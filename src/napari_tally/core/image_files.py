@@ -11,14 +11,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import tifffile
+from numpy.typing import NDArray
 
 from napari_tally.core.images import DECODER_ERRORS, Image, as_image
 from napari_tally.core.lazy import Opened, axes_of_ome_zarr, open_ome_zarr, open_tiff
-from napari_tally.core.words import as_text
+from napari_tally.core.words import as_text, number
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
@@ -27,10 +29,10 @@ _MOST_PLANES = 10**6
 """Of an OME-TIFF: each costs memory before it is known whether the file holds it."""
 LAZY_BYTES = 2**28
 """Images with more pixels than this stay in their files."""
-_PACKS = {"ZSTD": 33_000, "LZMA": 7_500}
+_PACKS = {"ZSTD": 33_000, "LZMA": 7_500, "LZW": 2_600}
 _CLAIMED, _DEFLATE = 2**26, 1100
 """What unfolds to so many bytes, and more of them for each in the file than its compression can hold, is claimed, not held: deflate packs
-at most 1030 to 1, zstd a block of 128 kB of one value into 4 bytes."""
+at most 1030 to 1, zstd a block of 128 kB of one value into 4 bytes, LZW the longest of 4096 strings, 3839 bytes, into a code of 12 bits."""
 _NO_IMAGE = 2**30, 300
 """And a gigabyte of camera noise packs to a third, at best; so many bytes, and times the file, are no image. Empty labels do so well."""
 _UNITS_IN_UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "mm": 1e3, "cm": 1e4}
@@ -47,7 +49,8 @@ def read_image(path: str | Path) -> Image:
     Parameters
     ----------
     path : str or Path
-        The file. Of a TIFF with several series or pyramid levels the first, largest is read.
+        The file. Of a TIFF with several series or pyramid levels the first, largest is read; the note of the image says how many
+        others of about its size there are.
 
     Returns
     -------
@@ -90,17 +93,43 @@ def decode(path: Path, palette: bool = True) -> Opened:
                 packs = _PACKS.get(tifffile.COMPRESSION(series.keyframe.compression).name, _DEFLATE)
                 _require_plausible(series.nbytes, path.stat().st_size, [(_CLAIMED, packs), *([_NO_IMAGE] if palette else [])])
                 pixels = open_tiff(path, tif.series.index(series)) if series.nbytes > LAZY_BYTES else series.asarray()
-                return Opened(pixels, _axes_of(series), *_tiff_sizes(tif, series))
+                return Opened(pixels, _axes_of(series), *_tiff_sizes(tif, series), _left_out(tif, series))
         with PIL.Image.open(path) as picture:
-            array = np.asarray(picture.convert("RGB") if picture.mode in colours else picture)
+            array = _deep_png(path) if picture.format == "PNG" else None
+            if array is None:
+                array = np.asarray(picture.convert("RGB") if picture.mode in colours else picture)
             return Opened(array, "YX" if array.ndim == 2 else "YXS")
     except DECODER_ERRORS as error:
         raise ValueError(f"{path}: the file cannot be read as an image ({str(error).strip() or type(error).__name__}).") from error
 
 
+def _deep_png(path: Path) -> NDArray[Any] | None:
+    """Give the samples of a PNG of 16 bits and several channels, of which Pillow reads the upper 8 bits; None of any other PNG."""
+    with path.open("rb") as file:
+        *_, bits, kind = file.read(26)  # of the header, which comes first
+        if bits != 16 or kind not in (2, 4, 6):  # RGB, grey and alpha, RGB and alpha
+            return None
+        file.seek(0)
+        from imagecodecs import png_decode
+
+        return np.asarray(png_decode(file.read()))
+
+
 def _main_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     """Give the image of a file, not its thumbnail."""
     return max(tif.series, key=lambda series: series.size)
+
+
+def _left_out(tif: tifffile.TiffFile, main: tifffile.TiffPageSeries) -> str:
+    """Say so where there are other images than the one that is read; levels of a pyramid and thumbnails are half its size at most."""
+
+    def sides(series: tifffile.TiffPageSeries) -> NDArray[np.int64]:
+        return np.array([series.keyframe.imagelength, series.keyframe.imagewidth])
+
+    further = sum(series is not main and bool((2 * sides(series) > sides(main)).all()) for series in tif.series)
+    if not further:
+        return ""
+    return f"{number(further, 'further image')} in the file {'is' if further == 1 else 'are'} not read; save each as a file."
 
 
 def stated_axes(path: str | Path) -> tuple[str, tuple[int, ...]]:

@@ -3,8 +3,9 @@
 Whatever the file or array looks like, it becomes an :class:`Image` of planes::
 
     (Y, X)                 one plane, one channel
-    (Y, X, RGB[A])         one plane, three channels; alpha is dropped; one channel where R = G = B
-    (C, Y, X)              one plane, C channels
+    (Y, X, RGB[A])         one plane, three channels; alpha is dropped; one channel where R = G = B, of pixels in memory: whether
+                           it is so of pixels that stay in their file, only reading all of them would say, and they stay three
+    (C, Y, X)              one plane, C channels, where the file or the caller names the axes; else C planes
     (T, Z, ..., [C,] Y, X) T * Z * ... planes; each is predicted and counted by itself
 
 and `Image.leading` remembers (T, Z, ...) so that labels come back in the shape of the image. A model for volumes sees the planes

@@ -74,6 +74,7 @@ def measuring_window(image: Image, settings: NormalisationSettings) -> Generator
         noise = np.median(apart) / 0.954 if apart.size else 0.0
         smallest = 1.0 if image.planes.dtype.kind in "ui" else 1e-6 * max(abs(float(low)), abs(float(high))) or 1.0
         window[c] = low, max(high, low + settings.noise * noise, low + smallest)
+        window[c, 1] = max(window[c, 1], np.nextafter(window[c, 0], np.float32(np.inf)))  # from 2^24 on, float32 has no low + 1
     return window
 
 

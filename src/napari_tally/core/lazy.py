@@ -170,13 +170,17 @@ def missing_chunks(array: Any) -> str:
 
 
 def _steps(letters: str, multiscale: dict[str, Any], level: dict[str, Any]) -> dict[str, float]:
-    """Give axis -> step in um, of time in s, where a scale and a unit are stated."""
-    scale = next((t["scale"] for t in level.get("coordinateTransformations", []) if t.get("type") == "scale"), None)
+    """Give axis -> step in um, of time in s, where a scale and a unit are stated.
+
+    A scale may stand at the level and, for what all levels share, at the image; both hold.
+    """
+    parts = [t for part in (level, multiscale) for t in part.get("coordinateTransformations") or []]
+    scales = [t["scale"] for t in parts if t.get("type") == "scale"]
     steps = {}
-    for letter, axis, number in zip(letters, multiscale["axes"], scale or (), strict=False):
+    for letter, axis, *numbers in zip(letters, multiscale["axes"], *scales, strict=False):
         unit = (_SECONDS if letter == "T" else _UM).get(axis.get("unit", "") if isinstance(axis, dict) else "")
-        if unit and letter in "TZYX":
-            steps[letter] = float(number) * unit
+        if numbers and unit and letter in "TZYX":
+            steps[letter] = math.prod(map(float, numbers)) * unit
     return steps
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import regionprops
+from skimage.measure import points_in_poly, regionprops
 from skimage.segmentation import relabel_sequential
 
 Ring = NDArray[np.int64]
@@ -76,6 +76,29 @@ def cell_outlines(labels: NDArray[np.integer]) -> Iterator[tuple[int, list[Ring]
     for number, cell in cells_of(labels):
         outer, holes = outlines(cell.image)
         yield number, [ring + cell.bbox[:2] for ring in outer], [ring + cell.bbox[:2] for ring in holes]
+
+
+def pieces(outer: list[Ring], holes: list[Ring]) -> list[list[Ring]]:
+    """Sort the rings of :func:`outlines` by pieces: an outline and its own holes. In a hole another piece may lie.
+
+    Returns
+    -------
+    list of list of (N, 2) int arrays
+        From the smallest piece on.
+    """
+    found = [[ring] for ring in sorted(outer, key=signed_area)]  # a hole belongs to the smallest piece around it
+    ends = np.array([[*ring.min(axis=0), *-ring.max(axis=0)] for (ring,) in found])
+    for hole in holes:
+        near = np.flatnonzero((ends <= [*hole.min(axis=0), *-hole.max(axis=0)]).all(axis=1))
+        found[next(i for i in near if _inside(hole, found[i][0]))].append(hole)
+    return found
+
+
+def _inside(hole: Ring, ring: Ring) -> bool:
+    """Whether a hole lies in a ring: its first edge bounds the hole, and the pixels on both sides of it lie in the ring."""
+    middle = (hole[0] + hole[1]) / 2
+    across = (hole[1] - hole[0])[::-1] * (1, -1) / np.abs(hole[1] - hole[0]).max() / 4
+    return bool(points_in_poly(np.array([middle + across, middle - across]), ring).all())
 
 
 def cells_of(labels: NDArray[np.integer]) -> Iterator[tuple[int, Any]]:

@@ -262,8 +262,7 @@ def recorded_labels(folder: str | Path) -> tuple[dict[str, Path], list[str]]:
         If there are none, or one that the record names is gone.
     """
     folder = Path(folder)
-    results = next((place for place in (folder, folder.parent) if (place / NAME).is_file()), None)
-    if results is None or (folder != results and folder.name != "labels"):
+    if (results := _recorded(folder)) is None:
         return list_images(folder / "labels" if (folder / "labels").is_dir() else folder), []
     named = [results / entry["labels"] for entry in read_record(results).content["images"] if entry["labels"]]
     for path in named:
@@ -391,3 +390,16 @@ def _again(
     if not same and not why:
         why = ("no reason is known: model, image, versions and kind of device are those of the record",)
     return Replayed(name, same, pixels, (entry["found"], found.cells), why)
+
+
+def recorded_images(folder: str | Path) -> dict[str, Path]:
+    """Give where the images of a study were, by the stems of their label images; {} where there is no record."""
+    results = _recorded(Path(folder))
+    entries = read_record(results).content["images"] if results else []
+    return {Path(entry["labels"]).stem: Path(entry["path"]) for entry in entries if entry["labels"] and entry["path"]}
+
+
+def _recorded(folder: Path) -> Path | None:
+    """Find the folder of results that has the record of a folder, where there is one."""
+    results = next((place for place in (folder, folder.parent) if (place / NAME).is_file()), None)
+    return results if folder == results or folder.name == "labels" else None

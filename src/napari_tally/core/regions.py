@@ -16,8 +16,9 @@ end to end, so that regions are joined and cut by sorting. A line that crosses i
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from numpy.typing import NDArray
 from skimage.measure import points_in_poly
 
 from napari_tally.core.files import require_file
+from napari_tally.core.images import Image
 from napari_tally.core.label_files import read_labels
-from napari_tally.core.outlines import cell_outlines
+from napari_tally.core.outlines import cell_outlines, pieces
 
 OUTSIDE = "outside"
 _LINES = 2**18
@@ -51,28 +53,43 @@ class Region:
     ----------
     name : str
         Regions of one name count as one.
-    outlines, holes : tuple of (N, 2) float arrays
-        Corners (y, x) in pixels; whole numbers are the centres of pixels.
+    outlines : tuple of (N, 2) float arrays
+        Of its pieces: corners (y, x) in pixels; whole numbers are the centres of pixels.
+    holes : tuple of tuple of (N, 2) float arrays
+        Those of each piece; () = none has any. In a hole another piece may lie, an island.
     plane : int or None
         The plane that it lies on; None = all.
+    time_and_slice : (int, int) or None
+        Where its file says that it lies. Which plane that is depends on the image; see :func:`fitted`.
+    size : (int, int) or None
+        Height and width of the label image that it comes from; only images of this size can have it.
     """
 
     name: str
     outlines: tuple[NDArray[np.float64], ...]
-    holes: tuple[NDArray[np.float64], ...] = ()
+    holes: tuple[tuple[NDArray[np.float64], ...], ...] = ()
     plane: int | None = None
+    time_and_slice: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None
 
     def contains(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Tell which of the points (N, 2), as (y, x), lie inside: (N,) bool."""
-        inside, hole = np.zeros(len(points), bool), np.zeros(len(points), bool)
-        for rings, found in ((self.outlines, inside), (self.holes, hole)):
-            for ring in rings:
-                found |= points_in_poly(points, ring)
-        return inside & ~hole
+        inside = np.zeros(len(points), bool)
+        for outline, *holes in self.pieces:
+            here = points_in_poly(points, outline)
+            for hole in holes:
+                here &= ~points_in_poly(points, hole)
+            inside |= here
+        return inside
 
     def area(self, shape: tuple[int, int]) -> float:
         """Give the pixels that it covers of a plane of this height and width."""
         return _shares((self,), shape, 0)[0] if self.outlines else 0.0
+
+    @property
+    def pieces(self) -> list[tuple[NDArray[np.float64], ...]]:
+        """The outline of each piece and its holes, as GeoJSON has them."""
+        return [(outline, *holes) for outline, holes in zip(self.outlines, self.holes or [()] * len(self.outlines), strict=True)]
 
     @property
     def box(self) -> Box:
@@ -80,6 +97,41 @@ class Region:
         corners = np.concatenate(self.outlines)
         (top, left), (bottom, right) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         return top, left, bottom, right
+
+
+def fitted(regions: Sequence[Region], image: Image) -> list[Region]:
+    """Give regions as they were read from a file as those of an image.
+
+    Raises
+    ------
+    ValueError
+        If they are of a label image of another size, or one lies on a plane that the image has not.
+    """
+    found = []
+    for region in regions:
+        if region.size not in (None, image.shape[-2:]):
+            raise ValueError(
+                f"{image.name}: the regions are a label image of {' x '.join(map(str, region.size))} pixels, and the image has "
+                f"{' x '.join(map(str, image.shape[-2:]))}; one of the same size is wanted."
+            )
+        where = region.time_and_slice
+        found.append(replace(region, plane=_plane_of(region.name, where, image), time_and_slice=None) if where else region)
+    return found
+
+
+def _plane_of(name: str, where: tuple[int, int], image: Image) -> int | None:
+    """Give the number of the plane at a time and a slice; an image of one plane has all regions on it."""
+    if len(image.planes) == 1:
+        return None
+    t, z = where
+    if image.axes in ("TZ", "ZT"):
+        slow, fast = where if image.axes == "TZ" else (z, t)
+        plane = slow * image.leading[-1] + fast
+    else:  # one axis; or planes that are numbered through, as :mod:`.export.geojson` writes them
+        plane = -1 if t and z else t + z
+    if min(t, z, plane) < 0 or plane >= len(image.planes):
+        raise ValueError(f"{image.name}: the region {name!r} lies on t {t}, z {z}, and the image has {len(image.planes)} planes.")
+    return plane
 
 
 def locate(regions: Sequence[Region], points: NDArray[np.floating], plane: int = 0) -> NDArray[np.object_]:
@@ -145,7 +197,7 @@ def regions_for(place: str | Path, stem: str) -> list[Region]:
 
 
 def read_regions(path: str | Path) -> list[Region]:
-    """Read polygons from GeoJSON, or the areas of a label image (each id is a region).
+    """Read polygons from GeoJSON, or the areas of a label image (each id is a region); see :func:`fitted` for what an image has of them.
 
     Raises
     ------
@@ -157,7 +209,8 @@ def read_regions(path: str | Path) -> list[Region]:
         labels = read_labels(path)
         if labels.ndim != 2 or labels.dtype.kind not in "ui":
             raise ValueError(f"{path}: regions of shape {labels.shape} and type {labels.dtype}; one plane of whole numbers is wanted.")
-        found = [Region(str(cell), _centred(outer), _centred(holes)) for cell, outer, holes in cell_outlines(labels)]
+        size = (labels.shape[0], labels.shape[1])
+        found = [replace(_region(str(cell), pieces(*rings)), size=size) for cell, *rings in cell_outlines(labels)]
     else:
         try:
             require_file(path)
@@ -184,14 +237,20 @@ def _parse(value: Any) -> list[Region]:
         if not all(len(ring) > 2 and np.isfinite(ring).all() for polygon in rings for ring in polygon):
             raise ValueError("an outline has fewer than three corners, or one that is no number")
         name = properties.get("name") or (properties.get("classification") or {}).get("name") or f"region {len(regions) + 1}"
-        outer, holes = [polygon[0] for polygon in rings], [ring for polygon in rings for ring in polygon[1:]]
-        regions.append(Region(str(name), _centred(outer), _centred(holes)))
+        regions.append(replace(_region(str(name), rings), time_and_slice=_time_and_slice(geometry.get("plane"))))
+    if any(region.time_and_slice for region in regions):  # QuPath leaves out the first one, and all of them where there is but one
+        regions = [replace(region, time_and_slice=region.time_and_slice or (0, 0)) for region in regions]
     return regions
 
 
-def _centred(rings: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], ...]:
-    """From corners of pixels to coordinates in which whole numbers are centres of pixels."""
-    return tuple(ring.astype(float) - 0.5 for ring in rings)
+def _time_and_slice(plane: dict[str, int] | None) -> tuple[int, int] | None:
+    return None if plane is None else (index(plane.get("t", 0)), index(plane.get("z", 0)))
+
+
+def _region(name: str, polygons: Sequence[Sequence[NDArray[Any]]]) -> Region:
+    """Make a region of polygons, each an outline and its holes, from corners of pixels."""
+    moved = [[ring - 0.5 for ring in polygon] for polygon in polygons]
+    return Region(name, tuple(outline for outline, *_ in moved), tuple(tuple(holes) for _, *holes in moved))
 
 
 def _of_plane(regions: Sequence[Region], plane: int) -> tuple[Region, ...]:
@@ -271,7 +330,8 @@ class _Lines:
 
     def of(self, region: Region) -> NDArray[np.float64]:
         """Give what a region covers, the same points that :meth:`Region.contains` says are in it."""
-        return _join([self._crossings(ring) for ring in region.outlines], [self._crossings(ring) for ring in region.holes])
+        crossings = [[self._crossings(ring) for ring in piece] for piece in region.pieces]
+        return _join([_join([outline], holes) for outline, *holes in crossings], [])
 
     def _crossings(self, ring: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give where a ring is crossed: an even number of times on each line, so between each two it is inside."""

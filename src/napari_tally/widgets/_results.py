@@ -289,7 +289,9 @@ def _export(folder: Path, shown: Sequence["Counted"], kind: Format, rules: RuleS
         labels = found.found.labels
         if not isinstance(labels, np.ndarray):
             labels = np.stack([labels[p, : labels.shape[1], : labels.shape[2]] for p in range(labels.shape[0])]).astype(np.int32)
-        export(labels, _file_name(found.image.name, names), folder, [kind], found.image.calibrated(rules.pixel_size).pixel_size)
+        image = found.image.calibrated(rules.pixel_size)
+        slices = image.slices if "volume_vx" in found.cells else 1
+        export(labels, _file_name(image.name, names), folder, [kind], image.pixel_size, slices)
         yield
     return f"Exported {number(len(shown), 'image')} to {folder / kind}."
 

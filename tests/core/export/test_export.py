@@ -135,6 +135,18 @@ def test_napari_reads_the_points(tmp_path):
     np.testing.assert_allclose(data, [cell.centroid for cell in regionprops(np.maximum(LABELS, 0))], rtol=1e-5)
 
 
+def test_a_body_is_one_point(tmp_path):
+    """Seven voxels in an L: the corner is the first of four in a column through the slices. Numbers count within a volume."""
+    volume = np.zeros((4, 5, 6), int)
+    volume[:, 1, 1] = volume[0, 1, 1:5] = 3
+    volume[1:3, 3, 5] = 2**40
+    (path,) = export(np.stack([volume, volume[::-1]]), "a", tmp_path, ["points"], slices=4)
+    points = np.loadtxt(path, delimiter=",", skiprows=1)
+    bodies = [(0 + 0 + 0 + 0 + 1 + 2 + 3) / 7, 1, (1 + 1 + 1 + 1 + 2 + 3 + 4) / 7], [1.5, 3, 5]
+    turned = [[4 + 3 - z, y, x] for z, y, x in bodies]
+    np.testing.assert_allclose(points, [[n, *place] for n, place in enumerate([*bodies, *turned])], rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_written_anew_and_the_same_each_time(tmp_path, kind):
     (path,) = export(LABELS, "a", tmp_path, [kind])

@@ -39,6 +39,7 @@ def export(
     folder: str | Path,
     formats: Iterable[Format],
     pixel_size: tuple[float, float] | None = None,
+    slices: int = 1,
 ) -> list[Path]:
     """Write a label image in other formats.
 
@@ -54,6 +55,8 @@ def export(
         Of :data:`FORMATS`.
     pixel_size : tuple of float, optional
         Height and width of a pixel in um, for the label image.
+    slices : int
+        Planes that are one volume, where cells go through them: there each has one centroid. ROIs and GeoJSON have an outline a slice.
 
     Returns
     -------
@@ -70,7 +73,8 @@ def export(
             write_labels(path, np.maximum(labels, 0), pixel_size)
         else:
             path = place / fitting_name(name, _SUFFIXES[kind])
-            content = {"imagej": to_imagej, "geojson": to_geojson, "points": to_points}[kind](stack, name)
+            outlines = to_imagej if kind == "imagej" else to_geojson
+            content = to_points(stack, name, slices) if kind == "points" else outlines(stack, name)
             with whole_file(path) as partial:
                 partial.write_bytes(content)
         written.append(path)

@@ -6,9 +6,8 @@ from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import points_in_poly
 
-from napari_tally.core.outlines import Ring, cell_outlines, signed_area
+from napari_tally.core.outlines import Ring, cell_outlines, pieces
 
 
 def to_geojson(stack: NDArray[np.integer], name: str) -> bytes:
@@ -28,18 +27,8 @@ def to_geojson(stack: NDArray[np.integer], name: str) -> bytes:
 
 def _geometry(outer: list[Ring], holes: list[Ring]) -> dict[str, Any]:
     """Make a polygon, or of several pieces a multi-polygon, each with its own holes."""
-    outer = sorted(outer, key=signed_area)  # a hole belongs to the smallest piece around it
-    homes = [next(i for i, ring in enumerate(outer) if _inside(hole, ring)) for hole in holes]
-    polygons = [[ring, *(hole for hole, home in zip(holes, homes, strict=True) if home == i)] for i, ring in enumerate(outer)]
-    coordinates = [[_closed(ring) for ring in polygon] for polygon in polygons]
+    coordinates = [[_closed(ring) for ring in piece] for piece in pieces(outer, holes)]
     return {"type": "MultiPolygon", "coordinates": coordinates} if len(outer) > 1 else {"type": "Polygon", "coordinates": coordinates[0]}
-
-
-def _inside(hole: Ring, ring: Ring) -> bool:
-    """Whether a hole lies in a ring: its first edge bounds the hole, and the pixels on both sides of it lie in the ring."""
-    middle = (hole[0] + hole[1]) / 2
-    across = (hole[1] - hole[0])[::-1] * (1, -1) / np.abs(hole[1] - hole[0]).max() / 4
-    return bool(points_in_poly(np.array([middle + across, middle - across]), ring).all())
 
 
 def _closed(ring: Ring) -> list[list[int]]:

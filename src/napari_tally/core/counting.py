@@ -278,7 +278,7 @@ def summarise(
                 "cells_per_mm2": len(here) / (area * mm2) if area else float("nan"),
                 "mean_area_px": here["area_px"].mean(),
                 "mean_area_um2": here["area_um2"].mean(),
-                **(_of_bodies(here, area * (slices - (rules.border == "frame" and not regions)), slices, mm3) if bodies else {}),
+                **(_of_bodies(here, area * (slices - (rules.border == "frame")), slices, mm3) if bodies else {}),
                 "rule": describe_rule(rules),
                 **({f"count_type_{k}": int(n) for k, n in here["type"].value_counts(sort=False).items()} if "type" in here else {}),
             }

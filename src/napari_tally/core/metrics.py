@@ -173,11 +173,11 @@ class Evaluation:
 
 def _set_apart(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     """Make the ids of cells differ from plane to plane, of bodies from volume to volume: a drawing may begin at 1 in each."""
-    # Bodies that were cut here and there are bodies still, and wrong; cells of which half the ids change were found plane by plane.
+    # Bodies that were cut here and there are bodies still, and wrong.
     if truth.ndim < 3:
         return truth, predicted
     shape = truth.shape
-    bodies = cells_go_through(predicted if predicted.any() else truth, shape[-3], share=0.5)
+    bodies = cells_go_through(predicted if predicted.any() else truth, shape[-3])
     together = shape[-3:] if bodies else shape[-2:]  # within these ids count
 
     def numbered(labels: NDArray[np.integer]) -> NDArray[np.integer]:

@@ -10,6 +10,7 @@ Every finished run goes into a JSON file at once; a run that is in the file is n
 
 import json
 import time
+from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -254,11 +255,14 @@ def _profiles(labels: NDArray[np.int32]) -> NDArray[np.int64]:
 def rows(runs: Sequence[Run]) -> list[Row]:
     """Pool the folds of each architecture and loss, the best average precision (mean over the IoU) first.
 
-    The spread is that between seeds, each over all folds: largest minus smallest.
+    The spread is that between seeds, each over all folds: largest minus smallest. Of a comparison that was stopped, seeds with fewer folds
+    than others are left out: folds are not equally hard.
     """
     table = []
     for architecture, loss in dict.fromkeys((run.architecture, run.loss) for run in runs):
         own = [run for run in runs if (run.architecture, run.loss) == (architecture, loss)]
+        folds = Counter(run.seed for run in own)
+        own = [run for run in own if folds[run.seed] == max(folds.values())]
         sums = np.array([run.counts for run in own]).sum(0)
         per_seed = ([run.counts for run in own if run.seed == seed] for seed in {run.seed for run in own})
         by_seed = [float(average_precision(np.array(counts).sum(0)).mean()) for counts in per_seed]

@@ -18,7 +18,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_tally.core.architectures import ARCHITECTURES
 from napari_tally.core.events import mapped, run_to_end
@@ -229,8 +228,8 @@ def _run(
     began = time.perf_counter()
     found = [run_to_end(find_cells(model, pair.image, PredictionSettings(device=settings.device))).labels for pair in test]
     seconds = time.perf_counter() - began
-    true = (pair.labels if model.settings.dimensions == 3 else _profiles(pair.labels) for pair in test)
-    scores = evaluate((pair.image.name, t, labels) for pair, t, labels in zip(test, true, found, strict=True))
+    triples = ((pair.image.name, pair.labels, labels) for pair, labels in zip(test, found, strict=True))
+    scores = evaluate(triples, bodies=model.settings.dimensions == 3)
     return Run(
         settings.architecture,
         settings.loss,
@@ -244,12 +243,6 @@ def _run(
         sum(p.numel() for p in model.network.parameters()),
         round(seconds / sum(pair.labels.size for pair in test) * 1e6, 2),
     )
-
-
-def _profiles(labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Give cells that go through the planes another number in each."""
-    planes = np.arange(labels[..., 0, 0].size).reshape(*labels.shape[:-2], 1, 1)
-    return np.where(labels > 0, labels + planes * (int(labels.max(initial=0)) + 1), labels)
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:

@@ -228,12 +228,12 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
     return problems
 
 
-def require_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
+def require_labels(labels: NDArray[Any], image: Image) -> NDArray[np.int32]:
     """Give known labels, or raise a ``ValueError`` with the first problem that stops training, or would count many cells as one."""
-    for problem in check_labels(labels, image, region):
+    for problem in check_labels(labels, image):
         if problem.stops or problem.kind == "binary mask":
             raise ValueError(problem.message)
-    return known_labels(labels, region)
+    return known_labels(labels)
 
 
 def require_ids(labels: NDArray[Any], name: object) -> NDArray[np.integer]:

@@ -18,6 +18,7 @@ import napari_tally as nt
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import estimate_diameter, find_cells
 from napari_tally.core.metrics import evaluate
+from napari_tally.core.predict import window_for
 from napari_tally.core.samples import cell_diameter
 from napari_tally.settings import PredictionSettings
 
@@ -40,7 +41,8 @@ def _rows(model: nt.Model, data: Path, sets: list[str]) -> Iterator[str]:
     for name in sets:
         pairs = [pair for pair in read_set(data, name) if cell_diameter([pair]) > 0]
         true = [cell_diameter([pair]) for pair in pairs]
-        estimated = [run_to_end(estimate_diameter(model, pair.image, PredictionSettings())) for pair in pairs]
+        how = PredictionSettings()
+        estimated = [run_to_end(estimate_diameter(model, pair.image, how, window_for(model, pair.image))) for pair in pairs]
         off = np.exp(np.abs(np.log(np.divide(estimated, true)))) - 1
         scores = []
         for diameters in (estimated, true):

@@ -44,7 +44,7 @@ def test_labels_have_the_shape_of_the_image(model):
         result = nt.predict(array, model)
         assert result.labels.shape == array.shape
         assert result.labels.dtype == np.int32
-        assert len(nt.count(result.labels, array)) == len(np.unique(result.labels)) - (0 in result.labels)
+        assert len(nt.count(result.labels, array, bodies=False)) == len(np.unique(result.labels)) - (0 in result.labels)
 
 
 def test_settings_reach_the_engine(model):
@@ -74,6 +74,16 @@ def test_saved_and_loaded_it_predicts_the_same(model, tmp_path):
     nt.save_model(model, tmp_path / "a.safetensors")
     again = nt.load_model(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(nt.predict(IMAGE, again).probabilities, nt.predict(IMAGE, model).probabilities)
+
+
+def test_count_says_what_the_cells_of_a_stack_are_taken_as():
+    stack = np.stack([LABELS] * 4)
+    image = nt.as_image(np.zeros(stack.shape, np.uint8), axes="ZYX")
+    bodies = len(np.unique(LABELS)) - 1
+    with pytest.warns(UserWarning, match="Cells are counted as bodies, each once.* State it: bodies=True or bodies=False"):
+        assert len(nt.count(stack, image)) == bodies
+    assert len(nt.count(stack, image, bodies=True)) == bodies  # stated: no warning
+    assert len(nt.count(stack, image, bodies=False)) == 4 * bodies
 
 
 def test_count_knows_the_pixel_size():

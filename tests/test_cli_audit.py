@@ -16,6 +16,7 @@ import napari_tally as nt
 from napari_tally.cli.audit import _is_of
 from napari_tally.core.audit import Audit, StudyImage, Window, draw_audit
 from napari_tally.core.audit_file import read_audit, write_audit
+from napari_tally.core.overlay import frame_picture
 from napari_tally.settings import AuditSettings
 
 
@@ -90,6 +91,42 @@ def test_draw_count_and_report(study, capsys):
     fill_in(study)
     assert run("audit", "report", study / "audit") == 0
     assert "from 26 windows" in capsys.readouterr().out
+
+
+def test_an_audit_that_is_stopped_at_its_pictures_can_be_counted(study, capsys, monkeypatch):
+    written = []
+
+    def stopped_at_the_third(image, window):
+        written.append(window)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        return frame_picture(image, window)
+
+    monkeypatch.setattr("napari_tally.core.overlay.frame_picture", stopped_at_the_third)
+    draw(study, "--images", study / "images")
+    fill_in(study)
+    assert run("audit", "report", study / "audit") == 0
+    assert "from 16 windows" in capsys.readouterr().out
+
+
+def test_hand_counts_without_their_audit_are_not_written_over(study, capsys):
+    draw(study)
+    (study / "audit" / "audit.json").unlink()
+    assert draw(study) == 0  # nothing is counted yet
+    fill_in(study)
+    (study / "audit" / "audit.json").unlink()
+    counted = (study / "audit" / "windows.csv").read_bytes()
+    capsys.readouterr()
+    assert draw(study) == 2
+    assert "windows.csv holds hand counts, and the audit.json that they belong to is gone" in one_line(capsys)
+    assert (study / "audit" / "windows.csv").read_bytes() == counted
+
+
+def test_pictures_of_images_with_long_names(study):
+    for folder in ("images", "labels"):
+        (study / folder / "im0.tif").rename(study / folder / f"{'x' * 250}.tif")
+    assert draw(study, "--images", study / "images") == 0
+    assert len(list((study / "audit" / "windows").iterdir())) == 16
 
 
 def test_points_give_the_same_as_counts(study, capsys):

@@ -4,6 +4,7 @@ The same image, model and settings give the same labels here, in the window and 
 line, to the pixel.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from napari_tally.core.annotations import require_ids, require_labels
-from napari_tally.core.counting import measure_cells
+from napari_tally.core.counting import measure_cells, planes_remark
 from napari_tally.core.events import run_to_end
 from napari_tally.core.images import Image, as_image
 from napari_tally.settings import CountingSettings, PredictionSettings, TrainingSettings, from_dict
@@ -107,7 +108,7 @@ def predict(
     return run_to_end(find_cells(model, _as_image(image), settings, counting))
 
 
-def count(labels: ArrayLike, image: Image | ArrayLike) -> "pd.DataFrame":
+def count(labels: ArrayLike, image: Image | ArrayLike, bodies: bool | None = None) -> "pd.DataFrame":
     """Measure and count the cells of a label image: one row a cell.
 
     Parameters
@@ -116,6 +117,9 @@ def count(labels: ArrayLike, image: Image | ArrayLike) -> "pd.DataFrame":
         0 = background.
     image : array or Image
         The image that the labels belong to; its pixel size gives areas in um2.
+    bodies : bool, optional
+        Of a z-stack: whether cells go through the slices, a row each, or every slice is counted by itself. Left out: seen from the
+        labels, whether cells keep their ids from slice to slice; a warning says what they were taken as.
 
     Raises
     ------
@@ -130,7 +134,11 @@ def count(labels: ArrayLike, image: Image | ArrayLike) -> "pd.DataFrame":
     True
     """
     picture = _as_image(image)
-    return measure_cells(require_ids(np.asarray(labels), picture.name), picture)
+    cells = measure_cells(require_ids(np.asarray(labels), picture.name), picture, are_bodies=bodies)
+    if bodies is None and picture.slices > 1:
+        remark = planes_remark(picture, "volume_vx" in cells, by_labels=True)
+        warnings.warn(f"{picture.name}: {remark} State it: bodies=True or bodies=False.", stacklevel=2)
+    return cells
 
 
 def _as_image(image: Image | ArrayLike) -> Image:

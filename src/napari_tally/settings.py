@@ -500,7 +500,8 @@ class RuleSettings:
         {
             "label": "Cells at the border",
             "tooltip": "'all': every cell counts. 'exclude': cells that touch the border of the image do not count. 'frame': the unbiased "
-            "counting frame: cells that touch the top or left edge do not count, those at the bottom and right do (Gundersen 1977).",
+            "counting frame: cells that touch the top or left edge do not count, those at the bottom and right do (Gundersen 1977). It is "
+            "fair to whole images, not to a region along one edge.",
         },
     ] = "all"
     smallest: Annotated[

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pictures import balls, picture
+from scipy.spatial import cKDTree
 
 from napari_tally.core.annotations import cells_go_through, check_labels, known_labels, require_ids, require_labels, split_pieces
 from napari_tally.core.images import as_image
@@ -176,6 +177,35 @@ def test_split_pieces():
             ??5555..
             """),
     )
+
+
+@pytest.mark.parametrize("thick", [2, 3, 6, 12])
+def test_bodies_of_tissue_without_gaps_go_through_their_slices(thick):
+    """However few slices each is in; numbered anew in each slice they are profiles."""
+    places = np.random.default_rng(0).uniform(0, 1, (round(12 * 80 * 80 / (16 * 16 * thick)), 3)) * [12 * 16 / thick, 80, 80]
+    voxels = np.stack(np.meshgrid(np.arange(12) * 16 / thick, np.arange(80), np.arange(80), indexing="ij"), axis=-1)
+    bodies = cKDTree(places).query(voxels)[1] + 1
+    assert cells_go_through(bodies, 12)
+    assert cells_go_through(bodies * 10**6, 12)  # the height of the numbers does not matter
+    anew = np.stack([np.unique(plane, return_inverse=True)[1].reshape(plane.shape) + 1 for plane in bodies])
+    assert not cells_go_through(anew, 12)
+    assert not cells_go_through(anew + 1000 * np.arange(12)[:, None, None], 12)
+
+
+def test_what_comes_again_elsewhere_does_not_go_through():
+    slices = (
+        picture("""
+        111....222
+        111....222
+        ....333...
+        """),
+        picture("""
+        ....111...
+        222....333
+        222....333
+        """),
+    )
+    assert not cells_go_through(np.stack(slices * 3), 6)
 
 
 def test_bodies_are_split_through_their_slices():

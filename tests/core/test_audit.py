@@ -200,5 +200,9 @@ def test_where_something_is_seen_that_is_not_predicted_windows_are_drawn_more_of
 
 def test_a_volume_is_not_checked_in_planes():
     bodies = np.broadcast_to(discs((60, 60), (20, 20, 5), (40, 40, 5)), (6, 60, 60))
-    with pytest.raises(ValueError, match="its cells go through the slices of a volume"):
+    with pytest.raises(
+        ValueError, match="its cells go through the slices of a volume.* If these are the frames of a time series, give the images too"
+    ):  # labels alone do not tell
         draw_audit([StudyImage("a", np.array(bodies))], AuditSettings())
+    film = nt.as_image(np.zeros(bodies.shape, np.uint8), axes="TYX")
+    assert draw_audit([StudyImage("a", np.array(bodies), image=film)], AuditSettings()).windows["predicted"].sum() == 12

@@ -24,7 +24,7 @@ from napari_tally.core.inflate import inflated
 from napari_tally.core.intensity import intensity_window
 from napari_tally.core.model_file import load_model, save_model
 from napari_tally.core.plan import new_model, plan_training, prepare
-from napari_tally.core.predict import Predictor, predict, seen_by, window_for
+from napari_tally.core.predict import predict, seen_by, window_for
 from napari_tally.core.range import fingerprint_images, judging, measure
 from napari_tally.core.samples import TrainingPair
 from napari_tally.core.start import choose_start
@@ -167,9 +167,9 @@ def test_a_model_sees_of_an_image_what_it_has_learned(choice, colour):
     np.testing.assert_array_equal(found.labels, wanted.labels)
     np.testing.assert_array_equal(found.probabilities, wanted.probabilities)
     np.testing.assert_array_equal(run_to_end(predict(model, image, here)), run_to_end(predict(plain, taken, here)))
-    assert run_to_end(estimate_diameter(model, image, here)) == run_to_end(estimate_diameter(plain, taken, here))
-    np.testing.assert_array_equal(window_for(model, image), window_for(plain, taken))
-    np.testing.assert_array_equal(Predictor(model, image, here).window, window_for(plain, taken))
+    window = window_for(plain, taken)
+    np.testing.assert_array_equal(window_for(model, image), window)
+    assert run_to_end(estimate_diameter(model, image, here, window)) == run_to_end(estimate_diameter(plain, taken, here, window))
     np.testing.assert_array_equal(measure(model, image, found), measure(plain, taken, wanted))
     known = fingerprint_images(model, [image], device="cpu")
     assert known.as_dict() == fingerprint_images(plain, [taken], device="cpu").as_dict()

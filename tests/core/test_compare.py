@@ -83,6 +83,13 @@ def test_the_table_adds_up():
     assert (second.steps, second.seconds, second.spread) == (15, 6, 0)
 
 
+def test_a_seed_with_fewer_folds_than_others_is_left_out():
+    """As a comparison that was stopped leaves it: folds are not equally hard."""
+    hard, again = replace(RUN, fold=1, counts=((2, 9, 9),) * 5), replace(RUN, seed=1, counts=((9, 0, 0),) * 5)
+    assert rows([RUN, hard, again]) == rows([RUN, hard])
+    assert rows([RUN, hard, again, replace(hard, seed=1)])[0].runs == 4
+
+
 def test_the_plot_is_a_drawing_with_a_line_for_each_row():
     table = rows([RUN, replace(RUN, loss="focal")])
     drawing = ElementTree.fromstring(plot(table))
@@ -179,11 +186,13 @@ def test_what_is_done_is_in_the_table_when_it_stops(pairs, tmp_path, monkeypatch
     assert main(command) == 130
     assert "Stopped; the table, the plot and the runs that are done are in" in capsys.readouterr().out
     assert "| unet | cross-entropy | 1 |" in (tmp_path / "out" / "table.md").read_text()
+    assert "1 of 2 runs are done; a row stands on" in (tmp_path / "out" / "table.md").read_text()
     assert "<polyline" in (tmp_path / "out" / "plot.svg").read_text()
     assert [len(np.unique(pair.labels)) for pair in calls[0][0]] == [5] * len(calls[0][0])  # the masks are split
     monkeypatch.setattr(core_compare, "_run", usual)
     assert main(command) == 0
     assert "| unet | cross-entropy | 2 |" in (tmp_path / "out" / "table.md").read_text()
+    assert "runs are done" not in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_points_and_settings_as_for_training(pairs, tmp_path, capsys):

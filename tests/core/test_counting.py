@@ -44,6 +44,17 @@ def test_planes_that_are_counted_one_by_one_are_remarked():
     assert not planes_remark(as_image(LABELS), are_bodies=False)
 
 
+def test_what_the_cells_of_a_stack_were_taken_as_is_remarked():
+    stack, seen = np.stack([LABELS] * 4), {"by_labels": True}
+    bodies = planes_remark(as_image(stack, axes="ZYX"), are_bodies=True, **seen)
+    assert bodies == "Cells are counted as bodies, each once, as they keep their numbers through the 4 planes of this stack."
+    unknown = planes_remark(as_image(stack), are_bodies=True, **seen)
+    assert unknown == bodies + " If they are frames of a time series, each cell should count in each of them."
+    profiles = planes_remark(as_image(stack, axes="ZYX"), are_bodies=False, **seen)
+    assert profiles.endswith("Cells that keep their numbers through four slices or more are counted as bodies.")
+    assert not planes_remark(as_image(LABELS), are_bodies=False, **seen)
+
+
 def test_one_row_a_cell(image):
     cells = measure_cells(LABELS, image)
     assert cells.drop(columns=["perimeter_px", "perimeter_um", "eccentricity", "solidity"]).to_dict("list") == {

@@ -11,6 +11,7 @@ from napari_tally.core.events import run_to_end
 from napari_tally.core.find import believed, estimate_diameter, find_cells
 from napari_tally.core.images import as_image
 from napari_tally.core.model_file import find_model
+from napari_tally.core.predict import window_for
 from napari_tally.sample_data import simulate_nuclei
 from napari_tally.settings import CountingSettings, PredictionSettings
 
@@ -31,13 +32,15 @@ def wells(radius):
 
 def test_usual_cells_are_taken_as_they_are(nuclei):
     image, _ = wells(10)
-    assert run_to_end(estimate_diameter(nuclei, image, PredictionSettings())) == nuclei.diameter
+    assert run_to_end(estimate_diameter(nuclei, image, PredictionSettings(), window_for(nuclei, image))) == nuclei.diameter
 
 
 @pytest.mark.parametrize("radius", [28, 34])
 def test_large_cells_are_seen_to_be_large(nuclei, radius):
     image, labels = wells(radius)
-    assert run_to_end(estimate_diameter(nuclei, image, PredictionSettings())) == pytest.approx(2 * radius, rel=0.2)
+    assert run_to_end(estimate_diameter(nuclei, image, PredictionSettings(), window_for(nuclei, image))) == pytest.approx(
+        2 * radius, rel=0.2
+    )
     found = run_to_end(find_cells(nuclei, image))
     assert found.labels.max() == labels.max()
     assert found.zoom == pytest.approx(2 * radius / nuclei.diameter, rel=0.2)
@@ -61,7 +64,7 @@ def test_which_diameter_is_believed(measured, believes):
 
 def test_nothing_to_see_changes_nothing(nuclei):
     image = as_image(np.random.default_rng(0).normal(500, 10, (300, 300)).astype(np.uint16))
-    assert run_to_end(estimate_diameter(nuclei, image, PredictionSettings())) == nuclei.diameter
+    assert run_to_end(estimate_diameter(nuclei, image, PredictionSettings(), window_for(nuclei, image))) == nuclei.diameter
     assert run_to_end(find_cells(nuclei, image)).labels.max() == 0
 
 

@@ -16,7 +16,7 @@ from napari_tally.core.images import as_image
 from napari_tally.core.instances import find_instances
 from napari_tally.core.model_file import Model, build_network
 from napari_tally.core.plan import new_model, plan_training, prepare
-from napari_tally.core.predict import Predictor, predict_plane
+from napari_tally.core.predict import Predictor, predict_plane, window_for
 from napari_tally.core.samples import TrainingPair, body_diameter, cell_diameter, class_map
 from napari_tally.core.sizes import own_scale, working_scale, z_scale_for
 from napari_tally.core.train import train
@@ -120,7 +120,7 @@ def test_two_magnifications_are_one_size_in_training_and_at_prediction(magnified
     model = new_model(plan)
     run_to_end(train(model, magnified, plan))
     for one, plane, scale in zip(magnified, planes, plan.scales, strict=True):
-        predictor = Predictor(model, one.image, PredictionSettings(device="cpu"))
+        predictor = Predictor(model, one.image, PredictionSettings(device="cpu"), window_for(model, one.image))
         assert (predictor.scale, predictor.grid) == (scale, plane.labels.shape)
         found = run_to_end(predictor.network_tile(0, tuple(slice(0, n) for n in predictor.grid)))
         np.testing.assert_allclose(found, run_to_end(predict_plane(model.network, plane.picture)), atol=1e-6)
@@ -176,7 +176,7 @@ def test_volumes_of_two_magnifications_are_one_size_in_training_and_at_predictio
     model = new_model(plan)
     run_to_end(train(model, both, plan))
     for one, volume in zip(both, volumes, strict=True):
-        assert volume.labels.shape == Predictor(model, one.image, PredictionSettings(device="cpu")).grid
+        assert volume.labels.shape == Predictor(model, one.image, PredictionSettings(device="cpu"), window_for(model, one.image)).grid
 
 
 @pytest.mark.parametrize("thickness", [0.5, 1.0, 2.2])

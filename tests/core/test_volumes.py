@@ -511,3 +511,14 @@ def test_regions_of_a_volume_are_seen_from_above():
         counts = summarise(table, pair.image, regions=[left]).set_index("region")
         assert counts["count"].to_dict() == {"left": 1, OUTSIDE: 1}
         assert counts.loc["left", "area_px"] > 0
+
+
+def test_regions_of_a_volume_make_up_its_unbiased_brick():
+    """Without its first slice, as without its first row and column."""
+    labels, rules = balls((10, 30, 40), (5, 15, 10, 3), (5, 15, 30, 3)), RuleSettings(border="frame")
+    pair = stack(labels, pixel_size=(1.0, 1.0), z_size=1.0)
+    left = Region("left", (np.array([[-1, -1], [-1, 19.5], [31, 19.5], [31, -1]], float),))
+    cells = measure_cells(labels, pair.image, rules, [left])
+    parts = summarise(cells, pair.image, rules, [left]).set_index("region")["volume_mm3"]
+    assert parts["left"] == pytest.approx(9 * 29 * 19 * 1e-9)
+    assert parts.sum() == pytest.approx(summarise(cells, pair.image, rules)["volume_mm3"].item())

@@ -63,11 +63,15 @@ def _draw(arguments: argparse.Namespace) -> None:
     from napari_tally.core.label_files import read_labels
     from napari_tally.core.record import recorded_labels
     from napari_tally.core.results import few, read_groups
+    from napari_tally.core.tables import read_table
 
     settings = settings_from(AuditSettings, arguments)
     out: Path = arguments.out
+    table = out / "windows.csv"
     if (out / "audit.json").exists():
         raise ValueError(f"{out} holds an audit already; name another folder, or add windows with: napari-tally audit more {out}")
+    if table.exists() and read_table(table, ["hand"], ["hand"])["hand"].notna().any():
+        raise ValueError(f"{table} holds hand counts, and the audit.json that they belong to is gone; name another folder for this audit.")
     labels, others = recorded_labels(arguments.labels)
     say_others(others)
     pictures = list_images(arguments.images) if arguments.images else {}
@@ -88,9 +92,10 @@ def _draw(arguments: argparse.Namespace) -> None:
 
     audit = draw_audit(study(), settings)
     out.mkdir(parents=True, exist_ok=True)
-    _write_windows(out / "windows.csv", audit)
-    _write_pictures(out / "windows", audit, 0, pictures)
+    # Pictures take long and may be stopped; whoever counts without them must have the audit too.
+    _write_windows(table, audit)
     write_audit(out / "audit.json", audit)
+    _write_pictures(out / "windows", audit, 0, pictures)
     total = audit.total()
     where = words.number(len(audit.images), "image")
     print(f"Drew {audit.wanted} windows of {len(audit.windows)} in {where} with {total.predicted:.0f} predicted cells.")
@@ -98,9 +103,7 @@ def _draw(arguments: argparse.Namespace) -> None:
         print(f"Note: windows that touch training annotations are left out, with {audit.left_out} predicted cells in them.")
     if not pictures:
         print("Note: with --images, windows go by what is seen in the images too: the interval is narrower where cells are missed.")
-    print(
-        f"Write the number of cells of each window into the column 'hand' of {out / 'windows.csv'}: those whose middle lies in the window."
-    )
+    print(f"Write the number of cells of each window into the column 'hand' of {table}: those whose middle lies in the window.")
     print(f"Then: napari-tally audit report {out}")
 
 
@@ -225,13 +228,15 @@ def _write_pictures(folder: Path, audit: "Audit", first: int, pictures: dict[str
         return
     from PIL import Image as Pillow
 
+    from napari_tally.core.files import fitting_name
     from napari_tally.core.image_files import read_image
     from napari_tally.core.overlay import frame_picture
 
     folder.mkdir(exist_ok=True)
     for number in range(first, audit.wanted):
         window = audit.window(number)
-        Pillow.fromarray(frame_picture(read_image(pictures[window.image]), window)).save(folder / f"{number + 1:03d}_{window.image}.png")
+        picture = Pillow.fromarray(frame_picture(read_image(pictures[window.image]), window))
+        picture.save(folder / fitting_name(f"{number + 1:03d}_{window.image}", ".png"))
 
 
 def _counts_in(table: "pd.DataFrame", audit: "Audit") -> dict[int, int]:

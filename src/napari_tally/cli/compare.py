@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     from napari_tally.core.events import run_to_end
 
     out, asked = arguments.out, (arguments.architectures, arguments.losses)
+    wanted = len(set(asked[0])) * len(set(asked[1])) * arguments.folds * arguments.seeds
     out.mkdir(parents=True, exist_ok=True)
     written = False
     with Progress("comparing") as progress:
@@ -46,7 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
             if isinstance(news, Run):
                 what = f"{news.architecture}, {news.loss}, fold {news.fold + 1}, seed {news.seed}"
                 progress.say(f"{what}: {news.steps} steps, {news.seconds:.0f} s.")
-                _write(out, done_so_far(out / "runs.json", *asked, range(settings.seed, settings.seed + arguments.seeds)))
+                done = done_so_far(out / "runs.json", *asked, range(settings.seed, settings.seed + arguments.seeds))
+                _write(out, done, wanted)
                 written = True
             elif isinstance(news, Note):
                 progress.say(f"Note: {news.text}")
@@ -60,16 +62,18 @@ def run(arguments: argparse.Namespace) -> None:
             if written:
                 progress.say(f"Stopped; the table, the plot and the runs that are done are in {out}. The same command goes on.")
             raise
-    print(f"{_write(out, runs)}\nThe table, a plot and the runs are in {out}.")
+    print(f"{_write(out, runs, wanted)}\nThe table, a plot and the runs are in {out}.")
 
 
-def _write(out: Path, runs: "Sequence[Run]") -> str:
+def _write(out: Path, runs: "Sequence[Run]", wanted: int) -> str:
     """Write the table and the plot of these runs, whole or not at all; give the table."""
     from napari_tally.core.compare import plot, rows
     from napari_tally.core.files import whole_file
 
     table = rows(runs)
     text = as_markdown(table)
+    if len(runs) < wanted:
+        text += f"\n{len(runs)} of {wanted} runs are done; a row stands on the seeds of which most folds are.\n"
     for name, content in (("table.md", text), ("plot.svg", plot(table))):
         with whole_file(out / name) as partial:
             partial.write_text(content, encoding="utf-8")

@@ -268,9 +268,10 @@ def draw_audit(images: Iterable[StudyImage], settings: AuditSettings | None = No
             raise ValueError(f"{image.name}: annotations of shape {image.annotated.shape} on labels of shape {image.labels.shape}.")
         slices = image.image.slices if image.image else image.labels.shape[-3] if image.labels.ndim > 2 else 1
         if cells_go_through(image.labels, slices):
+            series = "" if image.image else " If these are the frames of a time series, give the images too: they say so."
             raise ValueError(
                 f"{image.name}: its cells go through the slices of a volume, and the windows lie in planes, so this count cannot be "
-                "checked with them. Leave the image out."
+                f"checked with them. Leave the image out.{series}"
             )
         planes = np.asarray(image.labels).reshape(-1, *image.labels.shape[-2:])
         places, sizes = zip(*map(_centres, planes), strict=True)

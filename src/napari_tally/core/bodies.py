@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
-from napari_tally.core.instances import TRUNCATE, Hills, TileHills
+from napari_tally.core.instances import TRUNCATE, Hills, TileHills, highest_passes
 from napari_tally.settings import CountingSettings
 
 _NEIGHBOURS = np.array(list(product((-1, 0, 1), repeat=3)))
@@ -99,11 +99,6 @@ def _passes(
         there = index[voxels + step]
         here = np.flatnonzero(there >= 0)
         here = here[hill[here] != hill[there[here]]]
-        pairs.append(np.sort([hill[here] + 1, hill[there[here]] + 1], axis=0))
+        pairs.append(np.stack([hill[here] + 1, hill[there[here]] + 1]))
         heights.append(np.minimum(values[voxels[here]], values[voxels[here] + step]))
-    pair, height = np.concatenate(pairs, axis=1), np.concatenate(heights)
-    order = np.lexsort((-height, pair[1], pair[0]))
-    pair, height = pair[:, order], height[order]
-    once = np.ones(len(height), bool)
-    once[1:] = (pair[:, 1:] != pair[:, :-1]).any(0)
-    return pair[:, once], height[once]
+    return highest_passes(np.concatenate(pairs, axis=1), np.concatenate(heights))

@@ -10,6 +10,7 @@ Every finished run goes into a JSON file at once; a run that is in the file is n
 
 import json
 import time
+from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,7 +18,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_tally.core.architectures import ARCHITECTURES
 from napari_tally.core.events import mapped, run_to_end
@@ -228,8 +228,8 @@ def _run(
     began = time.perf_counter()
     found = [run_to_end(find_cells(model, pair.image, PredictionSettings(device=settings.device))).labels for pair in test]
     seconds = time.perf_counter() - began
-    true = (pair.labels if model.settings.dimensions == 3 else _profiles(pair.labels) for pair in test)
-    scores = evaluate((pair.image.name, t, labels) for pair, t, labels in zip(test, true, found, strict=True))
+    triples = ((pair.image.name, pair.labels, labels) for pair, labels in zip(test, found, strict=True))
+    scores = evaluate(triples, bodies=model.settings.dimensions == 3)
     return Run(
         settings.architecture,
         settings.loss,
@@ -245,20 +245,17 @@ def _run(
     )
 
 
-def _profiles(labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Give cells that go through the planes another number in each."""
-    planes = np.arange(labels[..., 0, 0].size).reshape(*labels.shape[:-2], 1, 1)
-    return np.where(labels > 0, labels + planes * (int(labels.max(initial=0)) + 1), labels)
-
-
 def rows(runs: Sequence[Run]) -> list[Row]:
     """Pool the folds of each architecture and loss, the best average precision (mean over the IoU) first.
 
-    The spread is that between seeds, each over all folds: largest minus smallest.
+    The spread is that between seeds, each over all folds: largest minus smallest. Of a comparison that was stopped, seeds with fewer folds
+    than others are left out: folds are not equally hard.
     """
     table = []
     for architecture, loss in dict.fromkeys((run.architecture, run.loss) for run in runs):
         own = [run for run in runs if (run.architecture, run.loss) == (architecture, loss)]
+        folds = Counter(run.seed for run in own)
+        own = [run for run in own if folds[run.seed] == max(folds.values())]
         sums = np.array([run.counts for run in own]).sum(0)
         per_seed = ([run.counts for run in own if run.seed == seed] for seed in {run.seed for run in own})
         by_seed = [float(average_precision(np.array(counts).sum(0)).mean()) for counts in per_seed]

@@ -279,7 +279,7 @@ def summarise(
                 "cells_per_mm2": len(here) / (area * mm2) if area else float("nan"),
                 "mean_area_px": here["area_px"].mean(),
                 "mean_area_um2": here["area_um2"].mean(),
-                **(_of_bodies(here, area * (slices - (rules.border == "frame" and not regions)), slices, mm3) if bodies else {}),
+                **(_of_bodies(here, area * (slices - (rules.border == "frame")), slices, mm3) if bodies else {}),
                 "rule": describe_rule(rules),
                 **({f"count_type_{k}": int(n) for k, n in here["type"].value_counts(sort=False).items()} if "type" in here else {}),
             }
@@ -313,16 +313,24 @@ def pixel_remark(image: Image, rules: RuleSettings) -> str:
     return f"Pixels are taken to be {rules.pixel_size:.4g} µm wide, as you stated; the file says {own} µm."
 
 
-def planes_remark(image: Image, are_bodies: bool) -> str:
-    """Say so where one cell may count several times, as planes are counted one by one; "" where there are none, or cells are bodies."""
+def planes_remark(image: Image, are_bodies: bool, by_labels: bool = False) -> str:
+    """Say so where one cell may count several times, as planes are counted one by one; "" where there are none, or cells are bodies.
+
+    Where it was seen from the labels whether they are (`by_labels`), it is said of every stack as what they were taken.
+    """
     n, slices = len(image.planes), image.slices if image.axes.endswith("Z") else 1
+    if by_labels and image.slices > 1 and are_bodies:
+        odd = "" if slices > 1 else " If they are frames of a time series, each cell should count in each of them."
+        return f"Cells are counted as bodies, each once, as they keep their numbers through the {image.slices} planes of this stack.{odd}"
     if are_bodies and n <= image.slices or n < 2:
         return ""
     if slices > 1 and not are_bodies:
-        return (
-            f"The {slices} slices of this z-stack are counted one by one, so a cell counts in each slice that shows it. "
-            "A model that was trained on volumes (3-D) counts each cell once."
+        once = (
+            "Cells that keep their numbers through four slices or more are counted as bodies."
+            if by_labels
+            else "A model that was trained on volumes (3-D) counts each cell once."
         )
+        return f"The {slices} slices of this z-stack are counted one by one, so a cell counts in each slice that shows it. {once}"
     if "T" in image.axes:
         return f"The {n // slices} frames of this time series are counted one by one and added up: a cell counts in each that shows it."
     return (

@@ -13,6 +13,8 @@ from scipy import ndimage as ndi
 from skimage.draw import line, polygon
 from skimage.segmentation import watershed
 
+from napari_tally.core.tiles import around
+
 _EIGHT = np.ones((3, 3), bool)
 _CRUMB = 0.02
 """Parts of a cut cell smaller than this share of it are scraps of the cut, no cells."""
@@ -103,7 +105,7 @@ def merge_cells(labels: NDArray[np.integer], first: int, second: int) -> Change:
         _require_cell(labels, cell_id)
     if first == second:
         raise ValueError("Both points lie in the same cell. Click on two cells that are one.")
-    window = _window(np.isin(labels, [first, second]), margin=2)
+    window = around(np.isin(labels, [first, second]), margin=2)
     near = labels[window]
     one, other = near == first, near == second
     gap = float(ndi.distance_transform_edt(~one)[other].min()) - 1  # 0 where they touch
@@ -149,7 +151,7 @@ def split_by_points(
     if seeds[0] == seeds[1]:
         raise ValueError("Both points are the same pixel. Click on the middle of each of the two cells.")
     (cell_id,) = ids
-    window = _window(labels == cell_id, margin=1)
+    window = around(labels == cell_id, margin=1)
     cell = labels[window] == cell_id
     height = ndi.distance_transform_edt(cell)
     if inside is not None:
@@ -188,7 +190,7 @@ def split_by_line(labels: NDArray[np.integer], start: Point, end: Point, new_id:
     for tip, direction in ((start, -step), (end, step)):
         while _id_at(labels, np.round(tip).astype(int)) == cell_id:
             tip += direction
-    window = _window(labels == cell_id, margin=1)
+    window = around(labels == cell_id, margin=1)
     cell = labels[window] == cell_id
     corner = np.array([window[0].start, window[1].start])
     rows, columns = line(*np.round(start).astype(int) - corner, *np.round(end).astype(int) - corner)
@@ -275,13 +277,6 @@ def _change(labels: NDArray[np.integer], wanted: NDArray[np.integer], window: tu
     if window:
         indices = tuple(along + side.start for along, side in zip(indices, window, strict=True))
     return Change(indices, old, new)
-
-
-def _window(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
-    """Give the part of the plane around what is marked."""
-    spans = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
-    rows, columns = (slice(max(0, int(s[0]) - margin), min(n, int(s[-1]) + 1 + margin)) for s, n in zip(spans, mask.shape, strict=True))
-    return rows, columns
 
 
 def _id_at(labels: NDArray[np.integer], pixel: Sequence[int] | NDArray[np.integer]) -> int:

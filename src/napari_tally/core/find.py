@@ -36,7 +36,6 @@ from napari_tally.core.predict import (
     require_channels,
     seen_by,
     to_channels,
-    window_for,
 )
 from napari_tally.core.prediction import Prediction
 from napari_tally.core.rescale import rescale, scaled_shape
@@ -133,7 +132,7 @@ def find_cells(
         if runner:
             raise ValueError("A model for volumes is computed in one piece, on this machine. Leave out the workers and the scheduler.")
         keep = not image.is_lazy and out is None if keep is None else keep
-        return (yield from find_in_volumes(model, image, settings, counting, out, keep, planes, window))
+        return (yield from find_in_volumes(model, image, settings, counting, window, out, keep, planes))
     if model.any_size and not settings.diameter:
         diameter = yield from estimate_diameter(model, image, settings, window)
         settings = replace(settings, diameter=diameter)
@@ -275,9 +274,9 @@ def next_of(results: Iterator[tuple[int, TileResult] | None]) -> Generator[float
 
 
 def estimate_diameter(
-    model: Model, image: Image, settings: PredictionSettings, window: NDArray[np.float32] | None = None
+    model: Model, image: Image, settings: PredictionSettings, window: NDArray[np.float32]
 ) -> Generator[TileDone, None, float]:
-    """Estimate how large the cells of an image are, seen through the intensity window of the model, or the one given.
+    """Estimate how large the cells of an image are, seen through an intensity window (C, 2).
 
     The model looks at the middle of the image at four scales, and cells are measured at each. A scale agrees with itself where the cells
     that are found come out about as large as those the model knows. Of the scales that agree the longest run in a row is believed (where
@@ -293,7 +292,6 @@ def estimate_diameter(
     """
     best, types = model.diameter * model.scale, model.settings.types
     network = model.copy().network.to(choose_device(settings.device))
-    window = window_for(model, image) if window is None else window
     image = seen_by(model, image)
     seen = normalise(image.read(len(image.planes) // 2, middle(image.shape, _SIDE)), window)
     picture = to_channels(seen, model.settings.channels)

@@ -249,15 +249,29 @@ def _passes(values: Any, numbers: Any, pixels: Any, index: Any, plane_pixel: Any
     height = np.minimum(values[a], values[b])
     first, second = numbers[a].astype(np.int64), numbers[b].astype(np.int64)
     within = (first > 0) & (second > 0)
-    low, high, top = np.minimum(first, second)[within], np.maximum(first, second)[within], height[within]
-    order = np.lexsort((-top, high, low))
-    low, high, top = low[order], high[order], top[order]
-    once = np.ones(len(low), bool)
-    once[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    (low, high), top = highest_passes(np.stack([first, second])[:, within], height[within])
     mine = np.maximum(first, second)[~within]
     theirs = plane_pixel[index[np.where(first > 0, b, a)[~within]]]
-    pairs = np.stack([np.concatenate([low[once], mine]), np.concatenate([high[once], -1 - theirs])])
-    return pairs, np.concatenate([top[once], height[~within]])
+    pairs = np.stack([np.concatenate([low, mine]), np.concatenate([high, -1 - theirs])])
+    return pairs, np.concatenate([top, height[~within]])
+
+
+def highest_passes(pairs: NDArray[np.integer], heights: NDArray[np.floating]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Of passes between hills, (2, n) and (n,), keep the highest between each two: (2, k) pairs, the lower number first, and (k,)."""
+    low, high = np.sort(pairs, axis=0)
+    order = np.lexsort((-heights, high, low))
+    pairs, heights = np.stack([low, high])[:, order], heights[order]
+    once = np.ones(len(heights), bool)
+    once[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)
+    return pairs[:, once], heights[once]
+
+
+def root(parent: list[int], i: int) -> int:
+    """Follow the chain of parents to its end, and shorten it."""
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
 
 
 @dataclass
@@ -317,12 +331,6 @@ class Hills:
         parent = list(range(len(heights)))
         height, top = heights.tolist(), tops.tolist()
 
-        def root(i: int) -> int:
-            while parent[i] != i:
-                parent[i] = parent[parent[i]]
-                i = parent[i]
-            return i
-
         def join(i: int, j: int) -> None:
             """Put the lower hill to the higher; of two equals the later top counts as higher, as in climbing."""
             if (height[i], top[i]) > (height[j], top[j]):
@@ -333,23 +341,23 @@ class Hills:
         for n, (i, j) in enumerate(zip(ways.tolist(), hill_of(leads[ways]).tolist(), strict=True)):
             if n % _AT_ONCE == 0 and n:
                 yield 0.1
-            if j and (a := root(i)) != (b := root(j)):
+            if j and (a := root(parent, i)) != (b := root(parent, j)):
                 join(a, b)
         # From the highest pass down; among equals by where the tops are, for the numbers of hills depend on the tiling.
-        top_of = tops[[root(i) for i in range(len(parent))]]
+        top_of = tops[[root(parent, i) for i in range(len(parent))]]
         ends = np.sort([top_of[first], top_of[second]], axis=0)
         order = np.lexsort((ends[1], ends[0], -passes))
         ranked = zip(first[order].tolist(), second[order].tolist(), passes[order].tolist(), strict=True)
         for n, (i, j, pass_height) in enumerate(ranked):
             if n % _AT_ONCE == 0 and n:
                 yield 0.2 + 0.7 * n / len(order)
-            if not j or (a := root(i)) == (b := root(j)):
+            if not j or (a := root(parent, i)) == (b := root(parent, j)):
                 continue
             lower = min(height[a], height[b])
             if lower - pass_height < s.valley - _FLAT or lower <= s.seed_threshold:
                 join(a, b)
 
-        roots = np.array([root(i) for i in range(len(parent))])
+        roots = np.array([root(parent, i) for i in range(len(parent))])
         area = np.bincount(roots, weights=areas, minlength=len(roots))
         kept = (heights > s.seed_threshold) & (area >= s.min_area * self.zoom**2) & (roots == np.arange(len(roots)))
         kept[0] = False

@@ -67,15 +67,15 @@ def binary_cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor) -> Te
     return _weighted_mean(each / n, classes, weights)
 
 
-def focal(logits: Tensor, classes: Tensor, weights: Tensor, gamma: float = 2.0) -> Tensor:
-    """Average -w (1 - p_l)^gamma log p_l: pixels that are right already count little; parameters as above.
+def focal(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
+    """Average -w (1 - p_l)^2 log p_l: pixels that are right already count little; parameters as above.
 
     References
     ----------
-    T.-Y. Lin et al., ICCV 2017, equation 4; w(x) is its alpha.
+    T.-Y. Lin et al., ICCV 2017, equation 4; w(x) is its alpha, 2 its gamma.
     """
     each = F.cross_entropy(logits.float(), classes, ignore_index=NOT_ANNOTATED, reduction="none")
-    return _weighted_mean(each * (1 - torch.exp(-each)) ** gamma, classes, weights)
+    return _weighted_mean(each * (1 - torch.exp(-each)) ** 2, classes, weights)
 
 
 def tversky(
@@ -107,14 +107,14 @@ def tversky(
     return (1 - score).mean() * known.any()  # 0 where nothing is annotated
 
 
-def dice(logits: Tensor, classes: Tensor, weights: Tensor | None = None, smooth: float = 1.0) -> Tensor:
-    """Give 1 - (2 Σpy + s) / (Σp + Σy + s) of each class over the whole batch, the mean over classes; see :func:`tversky`.
+def dice(logits: Tensor, classes: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Give 1 - (2 Σpy + 1) / (Σp + Σy + 1) of each class over the whole batch, the mean over classes; see :func:`tversky`.
 
     References
     ----------
     F. Milletari et al., 3DV 2016 (there with squares in the denominator). M. Drozdzal et al., DLMIA 2016, equation 1.
     """
-    return tversky(logits, classes, weights, 0.5, 0.5, smooth / 2)
+    return tversky(logits, classes, weights, 0.5, 0.5, 0.5)
 
 
 def bce_dice(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:

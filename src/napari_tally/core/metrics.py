@@ -171,13 +171,15 @@ class Evaluation:
         }
 
 
-def _set_apart(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+def _set_apart(
+    truth: NDArray[np.integer], predicted: NDArray[np.integer], bodies: bool | None
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     """Make the ids of cells differ from plane to plane, of bodies from volume to volume: a drawing may begin at 1 in each."""
-    # Bodies that were cut here and there are bodies still, and wrong; cells of which half the ids change were found plane by plane.
     if truth.ndim < 3:
         return truth, predicted
     shape = truth.shape
-    bodies = cells_go_through(predicted if predicted.any() else truth, shape[-3], share=0.5)
+    if bodies is None:  # those that were cut here and there are bodies still, and wrong
+        bodies = cells_go_through(predicted if predicted.any() else truth, shape[-3])
     together = shape[-3:] if bodies else shape[-2:]  # within these ids count
 
     def numbered(labels: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -188,16 +190,20 @@ def _set_apart(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> tu
     return numbered(truth), numbered(predicted)
 
 
-def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.integer]]], rule: TypeRule | None = None) -> Evaluation:
+def evaluate(
+    triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.integer]]], rule: TypeRule | None = None, bodies: bool | None = None
+) -> Evaluation:
     """Compare predicted with true label images.
 
     Parameters
     ----------
     triples : iterable of (name, truth, predicted)
         Label images, of one shape each pair, 0 = background; -1 in the truth = not annotated, and not judged. In a stack ids count within a
-        plane; where the predicted cells go through planes (the true ones, where none were predicted), within a volume.
+        plane; of bodies within a volume.
     rule : TypeRule, optional
         How to know the types of cells; left out: they are all of one.
+    bodies : bool, optional
+        Whether cells go through planes. Left out: seen from the predicted ones (the true ones, where none were predicted).
 
     Returns
     -------
@@ -215,7 +221,7 @@ def evaluate(triples: Iterable[tuple[str, NDArray[np.integer], NDArray[np.intege
         if true_labels.shape != found.shape:
             raise ValueError(f"{name}: the true labels have the shape {true_labels.shape}, the predicted ones {found.shape}.")
         judged = what_can_be_judged(true_labels, found)
-        t, p = _set_apart(*judged)
+        t, p = _set_apart(*judged, bodies)
         if (unknown := true_labels == NOT_ANNOTATED).any():
             t = np.where(unknown, NOT_ANNOTATED, t)
         shared = overlap(t, p)

@@ -120,8 +120,8 @@ class Predictor:
         A copy of its network is used; it may be trained meanwhile.
     image : Image
     settings : PredictionSettings
-    window : (C, 2) float32, optional
-        Intensities that become 0 and 1; left out: measured, or those of the model.
+    window : (C, 2) float32
+        Intensities that become 0 and 1; see :func:`window_for`.
 
     Attributes
     ----------
@@ -135,8 +135,8 @@ class Predictor:
         Network pixels per pixel.
     """
 
-    def __init__(self, model: Model, image: Image, settings: PredictionSettings, window: NDArray[np.float32] | None = None) -> None:
-        self.window = window_for(model, image) if window is None else window
+    def __init__(self, model: Model, image: Image, settings: PredictionSettings, window: NDArray[np.float32]) -> None:
+        self.window = window
         image = seen_by(model, image)
         self.image, self.settings, self.model_scale = image, settings, model.scale
         self._device = choose_device(settings.device)

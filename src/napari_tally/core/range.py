@@ -112,12 +112,11 @@ def measure(model: Model, image: Image, found: Prediction, window: NDArray[np.fl
     """
     assert found.probabilities is not None
     p = len(image.planes) // 2
-    height, width = image.planes.shape[2:]
-    rows, columns = (slice(max(0, (n - _SIDE) // 2), max(0, (n - _SIDE) // 2) + _SIDE) for n in (height, width))
+    rows, columns = middle(image.shape, _SIDE)
     window = window_for(model, image) if window is None else window
     grey = normalise(seen_by(model, image).read(p, (rows, columns)), window).mean(axis=0)
     cell = 1 - np.asarray(found.probabilities[p][0, rows, columns], np.float32)
-    labels = np.asarray(found.labels).reshape(-1, height, width)[p][rows, columns]
+    labels = np.asarray(found.labels).reshape(-1, *image.shape[-2:])[p][rows, columns]
     inside, maybe, scale = cell > 0.5, cell > 0.1, model.scale / found.zoom
     numbers = dict.fromkeys(NAMES, float("nan"))
     numbers["certainty"] = float(np.abs(2 * cell[maybe] - 1).mean()) if maybe.any() else 1.0
@@ -125,10 +124,10 @@ def measure(model: Model, image: Image, found: Prediction, window: NDArray[np.fl
     cells = regionprops(relabel_sequential(np.maximum(labels, 0))[0])  # those of a middle may have high ids, which it would walk through
     if len(cells) >= _FEW:
         seen = rescale(grey[None], (max(8, round(grey.shape[0] * scale)), max(8, round(grey.shape[1] * scale))))[0]
-        fine, middle, coarse = (ndi.gaussian_filter(seen, sigma) for sigma in (0.7, 1.4, 2.8))
+        fine, medium, coarse = (ndi.gaussian_filter(seen, sigma) for sigma in (0.7, 1.4, 2.8))
         coarser = ndi.gaussian_filter(seen, 5.6)
         areas = np.array([found.area for found in cells], float)
-        numbers["sharpness"] = float(np.log(((fine - middle).std() + 1e-3) / ((coarse - coarser).std() + 1e-3)))
+        numbers["sharpness"] = float(np.log(((fine - medium).std() + 1e-3) / ((coarse - coarser).std() + 1e-3)))
         numbers["brightness"] = float(np.median(grey))
         numbers["contrast"] = float(grey[inside].mean() - grey[~inside].mean()) if inside.any() and not inside.all() else 0.0
         numbers["size"] = float(np.log(np.sqrt(4 / np.pi * np.median(areas)) * scale))
@@ -138,21 +137,19 @@ def measure(model: Model, image: Image, found: Prediction, window: NDArray[np.fl
     return np.array(list(numbers.values()))
 
 
-def fingerprint(points: Sequence[NDArray[np.float64]] | NDArray[np.float64], seed: int = 0) -> Fingerprint:
+def fingerprint(points: Sequence[NDArray[np.float64]] | NDArray[np.float64]) -> Fingerprint:
     """Make the fingerprint of training images from their numbers.
 
     Parameters
     ----------
     points : (N, 8) floats
-        From :func:`measure`; at least one.
-    seed : int
-        Which of more than 256 images are kept.
+        From :func:`measure`; at least one. Of more than 256 so many are kept.
     """
     known = np.asarray(points, float)
     apart = [distance(Fingerprint(np.delete(known, i, axis=0), 0.0), point) for i, point in enumerate(known)] if len(known) > 1 else []
     limit = max(_LEAST, _SLACK * float(np.percentile(apart, 99))) if apart else _ALONE
     if len(known) > _MOST:
-        known = known[np.sort(np.random.default_rng(seed).choice(len(known), _MOST, replace=False))]
+        known = known[np.sort(np.random.default_rng(0).choice(len(known), _MOST, replace=False))]
     return Fingerprint(known, limit)
 
 

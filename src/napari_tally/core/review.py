@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from napari_tally.core.instances import TRUNCATE
 from napari_tally.core.suspects import measure_signs, rank_suspects
+from napari_tally.core.tiles import around
 from napari_tally.settings import CountingSettings
 
 _KEY = ["plane", "label"]
@@ -124,10 +125,10 @@ class ReviewList:
         known[pixels] = labels[pixels]
         self._top = max(self._top, int(changed[-1]))
         area = pixels | np.isin(labels, changed[changed > 0])
-        affected = self._ids_in(p, _box(area, 1))  # with the neighbours: their borders are others now
-        context = self._ids_in(p, _box(area | np.isin(labels, affected), 1))  # the valley to a neighbour needs the whole of it
+        affected = self._ids_in(p, around(area, 1))  # with the neighbours: their borders are others now
+        context = self._ids_in(p, around(area | np.isin(labels, affected), 1))  # the valley to a neighbour needs the whole of it
         reach = int(np.ceil(TRUNCATE * self._settings.smoothing * self._zoom)) + 2
-        signs = self._measure(p, _box(area | np.isin(labels, context), reach))
+        signs = self._measure(p, around(area | np.isin(labels, context), reach))
         stale = (self._signs["plane"] == p) & self._signs["label"].isin(np.union1d(affected, changed))
         kept = self._signs[~stale], signs[signs["label"].isin(affected)]
         self._signs = pd.concat(kept, ignore_index=True).sort_values(_KEY, ignore_index=True)
@@ -135,12 +136,3 @@ class ReviewList:
     def _ids_in(self, p: int, box: tuple[slice, slice]) -> NDArray[np.integer]:
         ids = np.unique(self._known[p][box])
         return ids[ids > 0]
-
-
-def _box(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
-    """Give the part of a plane around what is marked."""
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    return (
-        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),
-        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + 1 + margin),
-    )

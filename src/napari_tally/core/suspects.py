@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
-from napari_tally.core.instances import climb
+from napari_tally.core.instances import climb, highest_passes, root
 from napari_tally.settings import CountingSettings
 
 Fault = Literal["two cells?", "part of a cell?", "not a cell?", "cut by the image border"]
@@ -232,20 +232,12 @@ def _valley_inside(height: NDArray[np.float32], cells: NDArray[np.intp], n: int)
     leader = list(range(count))  # of each hill, the highest that it has been joined to
     deepest = np.zeros(n)
     for i, j, pass_level in zip(*(along[within][order].tolist() for along in (a, b, level)), strict=True):
-        i, j = _lead(leader, i), _lead(leader, j)
+        i, j = root(leader, i), root(leader, j)
         if i != j:
             lower, higher = (i, j) if top[i] < top[j] else (j, i)
             deepest[owner[i]] = max(deepest[owner[i]], top[lower] - pass_level)
             leader[lower] = higher
     return deepest
-
-
-def _lead(leader: list[int], i: int) -> int:
-    """Follow the chain of leaders to its end, and shorten it."""
-    while leader[i] != i:
-        leader[i] = leader[leader[i]]
-        i = leader[i]
-    return i
 
 
 def _hills(height: NDArray[np.float32], cells: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -279,10 +271,7 @@ def _passes(height: NDArray[np.float32], regions: NDArray[np.intp]) -> _Passes:
     ):
         a, b = regions[one], regions[other]
         meet = (a != b) & (a > 0) & (b > 0)
-        pairs.append(np.sort(np.stack([a[meet], b[meet]]), axis=0))
+        pairs.append(np.stack([a[meet], b[meet]]))
         levels.append(np.minimum(height[one][meet], height[other][meet]))
-    pair, level = np.concatenate(pairs, axis=1), np.concatenate(levels)
-    order = np.lexsort((level, *pair))
-    pair, level = pair[:, order], level[order]
-    last = np.append((pair[:, 1:] != pair[:, :-1]).any(axis=0), True)[: level.size]
-    return _Passes(pair[0, last], pair[1, last], level[last])
+    (a, b), level = highest_passes(np.concatenate(pairs, axis=1), np.concatenate(levels))
+    return _Passes(a, b, level)

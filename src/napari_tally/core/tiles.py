@@ -103,6 +103,13 @@ def grown(region: Region, by: int, shape: tuple[int, ...]) -> Region:
     return tuple(slice(max(0, part.start - by), min(n, part.stop + by)) for part, n in zip(region, shape, strict=True))
 
 
+def around(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """Give the rows and columns of a plane around what is marked, with so many pixels at each side, as far as the plane goes."""
+    spans = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+    rows, columns = (slice(max(0, int(s[0]) - margin), min(n, int(s[-1]) + 1 + margin)) for s, n in zip(spans, mask.shape, strict=True))
+    return rows, columns
+
+
 def middle(shape: Sequence[int], side: int) -> tuple[slice, slice]:
     """Give the rows and columns in the middle of a plane (..., Y, X), so many pixels wide at most."""
     rows, columns = (slice(max(0, n - side) // 2, max(0, n - side) // 2 + min(n, side)) for n in shape[-2:])

@@ -43,10 +43,10 @@ def find_in_volumes(
     image: Image,
     settings: PredictionSettings,
     counting: CountingSettings,
+    window: NDArray[np.float32],
     out: Any = None,
     keep: bool = True,
     planes: Sequence[int] | None = None,
-    window: NDArray[np.float32] | None = None,
 ) -> Generator[TileDone, None, Prediction]:
     """Find the cells of the volumes of an image, one volume after the other.
 
@@ -54,8 +54,8 @@ def find_in_volumes(
     ----------
     model, image, settings, counting, out, keep, planes
         As for :func:`napari_tally.core.find.find_cells`, which comes here with a model for volumes.
-    window : (C, 2) float32, optional
-        Intensities that become 0 and 1; left out: measured, or those of the model.
+    window : (C, 2) float32
+        Intensities that become 0 and 1.
 
     Raises
     ------

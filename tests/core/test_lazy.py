@@ -145,6 +145,19 @@ def test_a_folder_that_is_no_ome_zarr(tmp_path):
         read_image(tmp_path / "a.zarr")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "last", "is_colour"), [("uint8", "0000FF", True), ("uint8", "FF00FF", False), ("uint16", "0000ff", False)]
+)
+def test_channels_that_are_shown_in_red_green_and_blue_are_colours(tmp_path, dtype, last, is_colour):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("0", shape=(3, 20, 30), chunks=(1, 10, 10), dtype=dtype)[...] = 7
+    channels = [{"color": colour} for colour in ("ff0000", "00FF00", last)]
+    multiscales = [{"axes": [{"name": name} for name in "cyx"], "datasets": [{"path": "0"}]}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales, "omero": {"channels": channels}}
+    image = read_image(tmp_path / "a.zarr")
+    assert (image.channels, image.shape, image.colour) == (3, (20, 30), is_colour)
+
+
 @pytest.mark.parametrize(("written", "missing"), [((0, 1, 2, 3), 0), ((0, 2, 3), 1), ((), 4)])
 def test_chunks_that_are_missing_are_told(tmp_path, written, missing):
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")

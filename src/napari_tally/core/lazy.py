@@ -32,6 +32,9 @@ _MOST_LISTED = 10**5
 _UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "angstrom": 1e-4, "meter": 1e6}
 _SECONDS = {"millisecond": 1e-3, "second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 
+_RGB = ["FF0000", "00FF00", "0000FF"]
+"""Colours in which an OME-Zarr has its channels shown: of bytes, these are the samples of a picture in colour."""
+
 
 def open_tiff(path: Path, series: int = 0) -> Any:
     """Open the largest level of a series of a TIFF file as a dask array; tiles or strips are read when they are asked for."""
@@ -129,7 +132,11 @@ def _largest_level(path: Path) -> tuple[Any, str, dict[str, Any], dict[str, Any]
     array = group[level["path"]]
     if not isinstance(array, zarr.Array) or array.ndim != len(axes):
         raise ValueError("the axes do not fit the pixels")
-    return array, "".join(axis[0].upper() for axis in axes), multiscale, level
+    letters = "".join(axis[0].upper() for axis in axes)
+    shown = attributes.get("ome", attributes).get("omero", {}).get("channels", [])
+    if array.dtype == np.uint8 and [str(channel.get("color", "")).upper() for channel in shown] == _RGB:
+        letters = letters.replace("C", "S")
+    return array, letters, multiscale, level
 
 
 def _chunks(array: Any, letters: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pictures import discs
 
+from napari_tally.core import find
 from napari_tally.core.events import run_to_end
 from napari_tally.core.find import believed, estimate_diameter, find_cells
 from napari_tally.core.images import as_image
@@ -44,6 +45,15 @@ def test_large_cells_are_seen_to_be_large(nuclei, radius):
     found = run_to_end(find_cells(nuclei, image))
     assert found.labels.max() == labels.max()
     assert found.zoom == pytest.approx(2 * radius / nuclei.diameter, rel=0.2)
+
+
+def test_cells_are_measured_where_they_are(nuclei, monkeypatch):
+    labels = discs((520, 520), *((y, x, 28) for y in (40, 160, 480) for x in (400, 480)), (40, 40, 28), (160, 480, 28))
+    picture = 100 + 400 * (labels > 0) + np.random.default_rng(0).normal(0, 10, labels.shape)
+    image = as_image(picture.astype(np.uint16))
+    monkeypatch.setattr(find, "_SIDE", 200)  # the middle of this image is empty, as that of a large one may be
+    seen = run_to_end(estimate_diameter(nuclei, image, PredictionSettings(), window_for(nuclei, image)))
+    assert seen == pytest.approx(56, rel=0.2)
 
 
 @pytest.mark.parametrize(

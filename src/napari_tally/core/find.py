@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ from napari_tally.settings import CountingSettings, PredictionSettings
 
 _SIDE = 1024
 """Pixels along a side, at most, of the middle of an image that tells how large its cells are."""
+_ALONG = 4
+"""Parts along a side, at most, among which another is looked for where the middle shows no cells."""
 _SCALES = 0.5 ** (np.arange(4) / 2)
 """At which cells are measured: 1 and down, by the square root of two."""
 _AGREES = 4 / 3
@@ -278,7 +281,8 @@ def estimate_diameter(
 ) -> Generator[TileDone, None, float]:
     """Estimate how large the cells of an image are, seen through an intensity window (C, 2).
 
-    The model looks at the middle of the image at four scales, and cells are measured at each. A scale agrees with itself where the cells
+    The model looks at the middle of the image, or where that shows no cells at the part with most contrast, at four scales, and cells are
+    measured at each. A scale agrees with itself where the cells
     that are found come out about as large as those the model knows. Of the scales that agree the longest run in a row is believed (where
     the network sees a cell much too large, pieces of it may by chance be as large as a cell; but hardly at two scales), and of this run the
     coarsest, where cells are least broken. Where none agrees, that which is nearest. There cells are about as large as they should be, so a
@@ -292,11 +296,9 @@ def estimate_diameter(
     """
     best, types = model.diameter * model.scale, model.settings.types
     network = model.copy().network.to(choose_device(settings.device))
-    image = seen_by(model, image)
-    seen = normalise(image.read(len(image.planes) // 2, middle(image.shape, _SIDE)), window)
-    picture = to_channels(seen, model.settings.channels)
+    image, plane = seen_by(model, image), len(image.planes) // 2
 
-    def look(scale: float, counting: CountingSettings) -> Generator[TileDone, None, float]:
+    def look(picture: NDArray[np.float32], scale: float, counting: CountingSettings) -> Generator[TileDone, None, float]:
         """Give the typical diameter of what is found at a scale, in pixels of the image; NaN where that is too little."""
         part = picture[:, *middle(picture.shape, int(_SIDE / max(1.0, scale)))]  # what is enlarged would take long
         probabilities = yield from predict_plane(network, rescale(part, scaled_shape(part.shape, scale)), settings.tile)
@@ -304,14 +306,27 @@ def estimate_diameter(
         areas = np.bincount(labels[labels > 0])[1:]
         return float(np.sqrt(4 / np.pi * np.median(areas)) / scale) if areas.size >= _FEW else math.nan
 
-    measured = []
-    for scale in _SCALES:  # not with the model's own thresholds: what suits cells of the right size joins those that are seen too small
-        measured.append((yield from look(scale, CountingSettings())))
+    part = middle(image.shape, _SIDE)
+    for is_last in (max(image.shape[-2:]) <= _SIDE, True):
+        picture = to_channels(normalise(image.read(plane, part), window), model.settings.channels)
+        measured = []
+        for scale in _SCALES:  # not with the model's own thresholds: what suits cells of the right size joins those that are seen too small
+            measured.append((yield from look(picture, scale, CountingSettings())))
+        if is_last or not np.isnan(measured).all():
+            break
+        part = yield from saying(beside(_liveliest, image, plane, window), TileDone(0, 1, "looking for cells"))
     steps = _steps(believed(measured, best) / best)
-    again = yield from look(2 ** (-steps / 4), model.counting)
+    again = yield from look(picture, 2 ** (-steps / 4), model.counting)
     if not math.isnan(again):
         steps = min(max(_steps(again / best), steps - 1), steps + 1)
     return best * 2 ** (steps / 4)
+
+
+def _liveliest(image: Image, plane: int, window: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Find the part of a plane, as large as its middle that is looked at, with most contrast; of a large plane among a few."""
+    starts = [np.linspace(0, max(0, n - _SIDE), min(_ALONG, math.ceil(n / _SIDE))).round().astype(int) for n in image.shape[-2:]]
+    parts = [(slice(int(y), int(y) + _SIDE), slice(int(x), int(x) + _SIDE)) for y, x in product(*starts)]
+    return max(parts, key=lambda part: float(normalise(image.read(plane, part)[:, ::4, ::4], window).std()))
 
 
 def _steps(ratio: float) -> int:

@@ -320,7 +320,7 @@ def planes_remark(image: Image, are_bodies: bool) -> str:
     if slices > 1 and not are_bodies:
         return (
             f"The {slices} slices of this z-stack are counted one by one, so a cell counts in each slice that shows it. "
-            "A model that was trained on volumes (3-D) counts each cell once."
+            "It counts once where it keeps its number from slice to slice, as a model that was trained on volumes (3-D) gives it."
         )
     if "T" in image.axes:
         return f"The {n // slices} frames of this time series are counted one by one and added up: a cell counts in each that shows it."

@@ -183,7 +183,7 @@ def test_a_file_is_no_folder_for_results(tmp_path, folders, capsys):
     assert run("predict", "--model", "nuclei", "--out", tmp_path / "out", images) == 2
     assert "is a file; a folder for the results is wanted" in one_line(capsys)
     assert run("count", "--images", images, "--labels", labels, "--out", tmp_path / "out") == 2
-    assert "is a file; --out wants a folder" in one_line(capsys)
+    assert "is a file; a folder for the results is wanted" in one_line(capsys)
 
 
 def test_a_mask_is_split_where_the_message_says_so(tmp_path, folders, capsys):
@@ -195,6 +195,16 @@ def test_a_mask_is_split_where_the_message_says_so(tmp_path, folders, capsys):
         assert "--split on the command line" in one_line(capsys)
         assert run(*command, "--split") == 0
     assert len(pd.read_csv(tmp_path / "out" / "cells.csv")) == len(pd.read_csv(labels / "points" / "a.csv")) == n
+
+
+def test_count_says_what_is_odd(tmp_path, folders, capsys):
+    images, labels = folders
+    three = np.isin(read_labels(labels / "a.tif"), (1, 2, 3))
+    tifffile.imwrite(labels / "a.tif", 7 * three.astype(np.uint8))
+    assert run("count", "--images", images, "--labels", labels, "--out", tmp_path / "out") == 0
+    told = capsys.readouterr().out
+    assert "Note: a.tif: 1 of 1 ids are in several pieces that do not touch. Split them (on the command line: --split)" in told
+    assert "1 cell in 1 image." in told
 
 
 def test_a_run_says_what_an_earlier_one_left_in_its_folder(tmp_path, folders, capsys):

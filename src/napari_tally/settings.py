@@ -427,7 +427,11 @@ class BatchSettings:
         {"label": "Label images as", "tooltip": "TIFF (opens in Fiji) or OME-Zarr (with a pyramid, for slides)."},
     ] = "tiff"
     anew: Annotated[
-        bool, {"label": "Count all anew", "tooltip": "Count images anew that an earlier run with the same settings has counted already."}
+        bool,
+        {
+            "label": "Count all anew",
+            "tooltip": "Predict and count images again that are counted already, those too whose cells were corrected by hand.",
+        },
     ] = False
 
 

@@ -19,16 +19,18 @@ from models import bright_is_cell, nine_discs
 import napari_tally as nt
 from napari_tally.cli import main
 from napari_tally.core import batch as module
+from napari_tally.core import done as notes
 from napari_tally.core import image_files
-from napari_tally.core.batch import Batch, ImageDone, PassedOver, Working
+from napari_tally.core.batch import Batch
+from napari_tally.core.done import ImageDone, PassedOver, Working
 from napari_tally.core.events import run_to_end
 from napari_tally.core.files import LOCK
 from napari_tally.core.image_files import read_image
-from napari_tally.core.label_files import read_labels
+from napari_tally.core.label_files import read_labels, write_labels
 from napari_tally.core.model_file import find_model, save_model
-from napari_tally.core.record import read_record
+from napari_tally.core.record import changed_labels, read_record
 from napari_tally.core.regions import Region
-from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings
+from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings, RuleSettings
 
 SETTINGS = PredictionSettings(diameter=20, tile=64, device="cpu")
 
@@ -362,7 +364,7 @@ def test_the_note_of_another_run_does_not_vouch_for_labels_that_were_replaced(mo
     """The process ends between the labels and the note: what an earlier run noted must not be believed any more."""
     first, other = batch(model, tmp_path / "out"), replace(batch(model, tmp_path / "out"), counting=CountingSettings(min_area=400))
     events_of(first.run(paths[:1]))
-    monkeypatch.setattr(module, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(notes, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         events_of(other.run(paths[:1]))
     monkeypatch.undo()
@@ -436,3 +438,122 @@ def test_a_region_that_was_redrawn_is_counted_anew(model, paths, tmp_path):
         assert not any(event.again for event in news if isinstance(event, ImageDone))
         areas.append(results.tables()["regions"]["area_px"].iloc[0])
     assert areas[1] < areas[0]
+
+
+def discs_file(path, **how):
+    path.parent.mkdir(exist_ok=True)
+    tifffile.imwrite(path, nine_discs(), **how)
+    return path
+
+
+def discs_batch(out, **how):
+    return replace(batch(bright_is_cell(), out), settings=PredictionSettings(device="cpu"), **how)
+
+
+def take_out(place, *ids):
+    """Correct labels as a user does: some cells go."""
+    if place.suffix == ".zarr":
+        array = zarr.open_group(place)["0"]
+        array[:] = np.where(np.isin(array[:], ids), 0, array[:])
+    else:
+        write_labels(place, np.where(np.isin(read_labels(place), ids), 0, read_labels(place)))
+
+
+OTHER = {
+    "nothing": {},
+    "rule": {"rules": RuleSettings(border="frame")},
+    "region": {"regions": lambda path: [Region("left", (np.array([(-1.0, -1), (-1, 30), (65, 30), (65, -1)]),))]},
+    "group": {"group": lambda path: "b"},
+    "threshold": {"counting": CountingSettings(min_area=30)},
+}
+
+
+@pytest.mark.parametrize("file_format", ["tiff", "ome-zarr"])
+@pytest.mark.parametrize("other", OTHER)
+def test_labels_that_were_corrected_are_counted_as_they_are(tmp_path, other, file_format):
+    """Whatever is asked anew of them: three of nine cells went, two of these at the upper border, where one is left."""
+    image, out = discs_file(tmp_path / "in" / "a.tif"), tmp_path / "out"
+    first = discs_batch(out, files=BatchSettings(format=file_format))
+    events_of(first.run([image]))
+    (place,) = (out / "labels").iterdir()
+    take_out(place, 1, 2, 4)
+    kept = read_labels(place)
+    for again in (False, True):
+        news, results = events_of(replace(first, **OTHER[other]).run([image]))
+        np.testing.assert_array_equal(read_labels(place), kept)
+        done = news[-1]
+        assert done.again == again
+        assert done.remark.startswith(
+            f"The cells of labels/{place.name} were corrected by hand after they were predicted, so they are counted"
+        )
+        (row,) = results.tables()["counts"].to_dict("records")
+        assert row["found"] == 6
+        assert row["count"] == (5 if other == "rule" else 6)
+        assert changed_labels(out) == []
+        assert read_record(out).content["images"][0]["found"] == 6
+    take_out(place, 3)
+    news, results = events_of(replace(first, **OTHER[other]).run([image]))
+    assert results.tables()["counts"]["found"].tolist() == [5]
+    news, results = events_of(replace(first, files=BatchSettings(format=file_format, anew=True)).run([image]))
+    assert results.tables()["counts"]["found"].tolist() == [9]
+    assert read_labels(place).max() == 9
+    assert not news[-1].remark
+
+
+def test_corrected_labels_of_an_image_that_is_another_now_are_left_alone(tmp_path):
+    image, out = discs_file(tmp_path / "in" / "a.tif"), tmp_path / "out"
+    events_of(discs_batch(out).run([image]))
+    take_out(out / "labels" / "a.tif", 1)
+    kept = (out / "labels" / "a.tif").read_bytes()
+    discs_file(image, resolution=(2e4, 2e4), resolutionunit="CENTIMETER")  # the same pixels
+    news, _ = events_of(discs_batch(out).run([image]))
+    assert news[-1].counts["found"].tolist() == [8]
+    tifffile.imwrite(image, nine_discs()[::-1].copy())
+    news, _ = events_of(discs_batch(out).run([image]))
+    assert "a.tif was corrected by hand, and" in news[-1].reason
+    assert "--anew" in news[-1].reason
+    assert (out / "labels" / "a.tif").read_bytes() == kept
+    (out / "labels" / "a.tif").write_bytes(b"torn")
+    news, _ = events_of(discs_batch(out).run([image]))
+    assert "delete them, or predict --anew" in news[-1].reason
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("other", ["rule", "region", "group"])
+def test_other_rules_need_no_other_prediction_and_give_the_tables_of_one(tmp_path, monkeypatch, other, lazy):
+    paths = [discs_file(tmp_path / "in" / "a.tif", resolution=(2e4, 2e4), resolutionunit="CENTIMETER"), tmp_path / "in" / "empty.tif"]
+    tifffile.imwrite(paths[1], np.zeros((64, 64), np.uint8))
+    if lazy:
+        monkeypatch.setattr(image_files, "LAZY_BYTES", 1000)
+    events_of(discs_batch(tmp_path / "once", **OTHER[other]).run(paths))
+    before = OTHER["region"] | {"group": lambda path: "a"} if other == "rule" else {"rules": RuleSettings(smallest=50)}
+    events_of(discs_batch(tmp_path / "out", **before).run(paths))
+    monkeypatch.setattr(module, "find_cells", None)
+    news, _ = events_of(discs_batch(tmp_path / "out", **OTHER[other]).run(paths))
+    assert [event.again for event in news if isinstance(event, ImageDone)] == [False, False]
+    for name in ("cells", "counts", "regions", "groups"):
+        files = [tmp_path / out / f"{name}.csv" for out in ("once", "out")]
+        assert files[0].exists() == files[1].exists() == (name in ("cells", "counts") or other == name.removesuffix("s"))
+        if files[0].exists():
+            pd.testing.assert_frame_equal(*map(pd.read_csv, files))
+    first, second = (json.loads((tmp_path / out / "record.json").read_text()) for out in ("once", "out"))
+    assert first["images"] == second["images"]
+    assert first["settings"] == second["settings"]
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_second_run_that_is_broken_off_keeps_what_still_holds(tmp_path, anew):
+    paths = [discs_file(tmp_path / "in" / f"{stem}.tif") for stem in "abcd"]
+    out = tmp_path / "out"
+    events_of(discs_batch(out).run(paths[:3]))
+    paths[2].write_bytes(b"torn since")
+    work = discs_batch(out, files=BatchSettings(anew=anew)).run(paths)
+    next(event for event in work if isinstance(event, ImageDone))
+    work.close()
+    assert pd.read_csv(out / "counts.csv")["image"].tolist() == ["a", "b"]
+    assert len(pd.read_csv(out / "cells.csv")) == 18
+    assert [entry["name"] for entry in read_record(out).content["images"]] == ["a", "b"]
+    work = discs_batch(out).run(paths[:2])
+    next(work)
+    work.close()  # before anything has come of it
+    assert pd.read_csv(out / "counts.csv")["image"].tolist() == ["a", "b"]

@@ -16,6 +16,7 @@ from napari_tally.core.cell_types import (
     shares,
     together,
     typed,
+    types_by_number,
     types_of_cells,
     types_of_ids,
     with_types,
@@ -200,3 +201,13 @@ def test_an_empty_plane_has_its_columns(pair):
     cells = with_types(measure_cells(0 * LABELS, pair.image), np.zeros(1, np.uint8), 2)
     assert len(cells) == 0
     assert summarise(cells, pair.image)["count_type_2"].tolist() == [0]
+
+
+def test_a_cell_that_the_table_does_not_know_is_of_no_kind():
+    """7 was drawn by hand after the others were found."""
+    table = pd.DataFrame({"label": [1, 2, 4], "type": pd.array([2, 1, None], "Int64")})
+    kinds = types_by_number(table, 7)
+    assert kinds.tolist() == [0, 2, 1, 0, 0, 0, 0, 0]
+    now = with_types(pd.DataFrame({"label": [2, 7]}), kinds, 2)
+    assert now["type"].cat.codes.tolist() == [0, -1]
+    assert types_by_number(table[["label"]], 7) is None

@@ -8,8 +8,9 @@ import pytest
 import tifffile
 
 import napari_tally as nt
-from napari_tally.core.batch import Batch, ImageDone, Working
+from napari_tally.core.batch import Batch
 from napari_tally.core.cluster import Cluster, _compute, _Task, connect, gpu_of
+from napari_tally.core.done import ImageDone, Working
 from napari_tally.core.events import run_to_end
 from napari_tally.core.files import file_state
 from napari_tally.core.label_files import read_labels

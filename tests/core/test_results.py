@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from pictures import picture
 
+from napari_tally.core.events import run_to_end
 from napari_tally.core.images import as_image
 from napari_tally.core.regions import Region
 from napari_tally.core.results import Results, by_group, group_of, read_groups
@@ -44,6 +45,20 @@ def test_the_rule_applies_in_regions_too_and_is_written():
     assert tables["regions"]["count"].tolist() == [1, 0]
     words = "unbiased frame: cells that do not touch the top or left edge, of at least 2 px"
     assert {*tables["counts"]["rule"], *tables["regions"]["rule"]} == {words}
+
+
+@pytest.mark.parametrize("types", [None, np.array([0, 2, 1, 2], np.uint8)])
+def test_cells_that_are_measured_are_counted_by_other_rules(types):
+    how = {"types": types, "n_types": 3}
+    rules = RuleSettings(border="frame", smallest=2)
+    measured, *_ = run_to_end(Results().measuring(LABELS, image("a"), [LEFT], "x", **how))
+    for regions, group in (([LEFT], "y"), (None, "")):
+        wanted = run_to_end(Results(rules).measuring(LABELS, image("a"), regions, group, **how))
+        made = Results(rules).by_rules(measured, image("a"), regions, group, 3)
+        for one, other in zip(made, wanted, strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                pd.testing.assert_frame_equal(one, other)
 
 
 def test_groups_are_compared_by_image_not_by_plane():

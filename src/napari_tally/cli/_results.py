@@ -1,15 +1,18 @@
-"""What `predict` and `count` share: the options for rules, regions and groups, and where they lead."""
+"""What `predict` and `count` share: the options for rules, regions and groups, where they lead, and how a run is told."""
 
 import argparse
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_tally.cli._parts import add_settings, settings_from
+from napari_tally.cli._parts import Progress, add_settings, settings_from
 from napari_tally.settings import RuleSettings
 
 if TYPE_CHECKING:
+    from napari_tally.core.done import Event, ImageDone, PassedOver
     from napari_tally.core.regions import Region
+    from napari_tally.core.results import Results
 
 
 def add_rules(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +60,52 @@ def rules_from(arguments: argparse.Namespace) -> Choice:
     if arguments.regions and not arguments.regions.exists():
         raise ValueError(f"{arguments.regions}: there is no such file or folder of regions.")
     return Choice(settings_from(RuleSettings, arguments), arguments.regions, groups)
+
+
+@dataclass
+class Told:
+    """A run that was told: its results, the images that it counted and those that it passed over."""
+
+    results: "Results"
+    done: "list[ImageDone]"
+    bad: "list[PassedOver]"
+
+
+def tell(work: "Generator[Event, None, Results]", doing: str) -> Told:
+    """Run over many images to the end and tell how it goes; a bad file is reported and passed over.
+
+    Raises
+    ------
+    ValueError
+        If there is but one image and it is bad.
+    """
+    from napari_tally.core.done import ImageDone, PassedOver, Working
+    from napari_tally.core.events import run_to_end
+
+    done: list[ImageDone] = []
+    bad: list[PassedOver] = []
+    with Progress(doing) as progress:
+
+        def show(event: object) -> None:
+            if isinstance(event, Working):
+                progress.what = f"{event.number}/{event.total} {event.path.name}"
+                if event.tile:
+                    progress.tile(event.tile)
+                else:
+                    progress.restart()
+            elif isinstance(event, PassedOver):
+                bad.append(event)
+                if event.total > 1:
+                    progress.warn(f"napari-tally: passed over: {event.reason}")
+            elif isinstance(event, ImageDone):
+                done.append(event)
+                if event.remark:
+                    progress.say(f"Note: {event.path.name}: {event.remark}")
+
+        results = run_to_end(work, show)
+    if bad and bad[0].total == 1:
+        raise ValueError(bad[0].reason)
+    return Told(results, done, bad)
 
 
 def say_others(names: "list[str]") -> None:

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from napari_tally.cli._parts import Commands, Progress, add_settings, expand, require_other_stems, settings_from
-from napari_tally.cli._results import add_rules, rules_from, say_others
+from napari_tally.cli._parts import Commands, add_settings, expand, require_other_stems, settings_from
+from napari_tally.cli._results import add_rules, rules_from, say_others, tell
 from napari_tally.core.words import number
 from napari_tally.settings import BatchSettings, CountingSettings, PredictionSettings
 
@@ -58,51 +58,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def predict_files(paths: list[Path], batch: "Batch") -> int:
-    """Run a batch and tell how it goes; a bad file is reported and passed over. Gives how many were bad."""
-    from napari_tally.core.batch import ImageDone, PassedOver, Working
-    from napari_tally.core.events import run_to_end
+    """Run a batch and tell how it goes; gives how many files were bad."""
     from napari_tally.core.export import Format
     from napari_tally.core.record import recorded_labels
     from napari_tally.core.results import few
 
-    bad: list[PassedOver] = []
-    again = 0
-    with Progress("predicting") as progress:
-
-        def show(event: object) -> None:
-            nonlocal again
-            if isinstance(event, Working):
-                progress.what = f"{event.number}/{event.total} {event.path.name}"
-                if event.tile:
-                    progress.tile(event.tile)
-                else:
-                    progress.restart()
-            elif isinstance(event, PassedOver):
-                bad.append(event)
-                if len(paths) > 1:
-                    progress.warn(f"napari-tally: passed over: {event.reason}")
-            elif isinstance(event, ImageDone):
-                again += event.again
-                if event.remark:
-                    progress.say(f"Note: {event.path.name}: {event.remark}")
-
-        try:
-            results = run_to_end(batch.run(paths), show)
-        except KeyboardInterrupt:
-            progress.warn("napari-tally: what is counted by now is kept; the same command goes on from there.")
-            raise
-    if bad and len(paths) == 1:
-        raise ValueError(bad[0].reason)
-    if not len(results):
+    try:
+        told = tell(batch.run(paths), "predicting")
+    except KeyboardInterrupt:
+        print("napari-tally: what is counted by now is kept; the same command goes on from there.", file=sys.stderr, flush=True)
+        raise
+    if not len(told.results):
         raise ValueError(f"None of the images could be predicted; {batch.out / 'failed.csv'} says why.")
-    counts = results.tables()["counts"]
+    counts = told.results.tables()["counts"]
     n, rule = int(counts["count"].sum()), counts["rule"].iloc[0]
-    print(f"{number(n, 'cell')} in {number(len(results), 'image')} ({rule}); labels and tables are in {batch.out}.")
+    print(f"{number(n, 'cell')} in {number(len(told.results), 'image')} ({rule}); labels and tables are in {batch.out}.")
     if outdated := [name for name in ("report.html", *get_args(Format)) if name != "labels" and (batch.out / name).exists()]:
         print(f"Note: {few(outdated)} in that folder may be of an earlier run; 'napari-tally report' and 'export' write them anew.")
     say_others(recorded_labels(batch.out)[1])
-    if again:
+    if again := sum(event.again for event in told.done):
         print(f"{again} of them had been counted by an earlier run (--anew counts them again).")
-    if bad:
-        print(f"napari-tally: {len(bad)} of {len(paths)} images could not be predicted; failed.csv says why.", file=sys.stderr)
-    return len(bad)
+    if told.bad:
+        print(f"napari-tally: {len(told.bad)} of {len(paths)} images could not be predicted; failed.csv says why.", file=sys.stderr)
+    return len(told.bad)

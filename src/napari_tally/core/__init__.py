@@ -23,10 +23,12 @@ Prediction: :mod:`~napari_tally.core.tiles`, :mod:`~napari_tally.core.rescale`, 
 layer), :mod:`~napari_tally.core.blend` (networks that look at a whole tile), :mod:`~napari_tally.core.predict`,
 :mod:`~napari_tally.core.instances`, :mod:`~napari_tally.core.bodies` (the same in three dimensions), :mod:`~napari_tally.core.volumes`,
 :mod:`~napari_tally.core.find` (image and model to cells: the one path), :mod:`~napari_tally.core.prediction` (what was found),
-:mod:`~napari_tally.core.batch` (many files), :mod:`~napari_tally.core.cluster` (many processes).
+:mod:`~napari_tally.core.batch` (many files), :mod:`~napari_tally.core.done` (which of them are counted),
+:mod:`~napari_tally.core.cluster` (many processes).
 
 The count: :mod:`~napari_tally.core.counting`, :mod:`~napari_tally.core.body_table`, :mod:`~napari_tally.core.large` (labels that do not fit
-into memory), :mod:`~napari_tally.core.regions`, :mod:`~napari_tally.core.results`, :mod:`~napari_tally.core.outlines`,
+into memory), :mod:`~napari_tally.core.regions`, :mod:`~napari_tally.core.results`,
+:mod:`~napari_tally.core.count_labels` (labels that there are already), :mod:`~napari_tally.core.outlines`,
 :mod:`~napari_tally.core.overlay`, :mod:`~napari_tally.core.record`, :mod:`~napari_tally.core.report`, :mod:`~napari_tally.core.range` (is
 the image like those that the model knows?), :mod:`~napari_tally.core.suspects` (which cells to look at), :mod:`~napari_tally.core.edit`
 (mending them), :mod:`~napari_tally.core.review`, :mod:`~napari_tally.core.audit` (which windows to count by hand),

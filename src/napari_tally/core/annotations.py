@@ -212,7 +212,7 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
             Problem(
                 "pieces",
                 f"{name}: {split} of {ids.size} ids are in several pieces that do not touch. "
-                "Split them if the pieces are different cells; keep them if a cell is hidden in part.",
+                "Split them (on the command line: --split) if the pieces are different cells; keep them if a cell is hidden in part.",
                 fix="split",
             )
         )
@@ -230,10 +230,16 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
 
 def require_labels(labels: NDArray[Any], image: Image) -> NDArray[np.int32]:
     """Give known labels, or raise a ``ValueError`` with the first problem that stops training, or would count many cells as one."""
-    for problem in check_labels(labels, image):
+    return known_and_odd(labels, image)[0]
+
+
+def known_and_odd(labels: NDArray[Any], image: Image) -> tuple[NDArray[np.int32], list[Problem]]:
+    """Do :func:`require_labels`; give the problems too that stop nothing."""
+    problems = check_labels(labels, image)
+    for problem in problems:
         if problem.stops or problem.kind == "binary mask":
             raise ValueError(problem.message)
-    return known_labels(labels)
+    return known_labels(labels), problems
 
 
 def require_ids(labels: NDArray[Any], name: object) -> NDArray[np.integer]:

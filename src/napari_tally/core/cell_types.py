@@ -145,9 +145,23 @@ def with_types(cells: pd.DataFrame, of_cell: NDArray[np.integer] | None, types: 
     cells : pandas.DataFrame
         With the column ``label``.
     of_cell : (n + 1,) int
-        The kind of each label.
+        The kind of each label; 0 = none.
     types : int
     """
     if of_cell is None:
         return cells
-    return cells.assign(type=pd.Categorical(of_cell[cells["label"].to_numpy()], categories=list(range(1, types + 1))))
+    codes = of_cell[cells["label"].to_numpy()].astype(int) - 1
+    return cells.assign(type=pd.Categorical.from_codes(codes, categories=list(range(1, types + 1))))
+
+
+def types_by_number(cells: pd.DataFrame, top: int) -> NDArray[np.uint8] | None:
+    """Give the kind of each cell up to the number `top` as a table of cells says it, for :func:`with_types`; None where it says none.
+
+    A cell that is not in the table, as one that was drawn by hand later, has kind 0, which is none.
+    """
+    if "type" not in cells:
+        return None
+    known = cells.dropna(subset="type")
+    kinds = np.zeros(1 + max(top, int(known["label"].max() if len(known) else 0)), np.uint8)
+    kinds[known["label"].to_numpy(int)] = known["type"].to_numpy(int)
+    return kinds

@@ -279,12 +279,12 @@ def changed_labels(folder: str | Path) -> list[str]:
     return [
         entry["name"]
         for entry in read_record(folder).content["images"]
-        if entry["labels"] and _print_of(folder / entry["labels"], entry["shape"]) != entry["labels_fingerprint"]
+        if entry["labels"] and print_of(folder / entry["labels"], entry["shape"]) != entry["labels_fingerprint"]
     ]
 
 
-def _print_of(path: Path, shape: Sequence[int]) -> str:
-    """Give the fingerprint of labels as those of an image of this shape: an OME-Zarr may hold several axes as one."""
+def print_of(path: Path, shape: Sequence[int]) -> str:
+    """Give the fingerprint of a label image as that of an image of this shape ("" = it is gone): OME-Zarr may hold several axes as one."""
     if not path.exists():
         return ""
     labels = read_labels(path)
@@ -378,7 +378,7 @@ def _again(
         return Replayed(name, False, None, None, (str(error), *why))
     same = fingerprint_labels(found.labels) == entry["labels_fingerprint"]
     pixels, file = 0 if same else None, folder / entry["labels"] if entry["labels"] else None
-    if same and file and file.exists() and _print_of(file, entry["shape"]) != entry["labels_fingerprint"]:
+    if same and file and file.exists() and print_of(file, entry["shape"]) != entry["labels_fingerprint"]:
         why = (f"{file.name} in the folder was changed since", *why)
     if not same and file and file.exists():
         then = read_labels(file)

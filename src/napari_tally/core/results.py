@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from napari_tally.core.cell_types import with_types
-from napari_tally.core.counting import describe_rule, measuring_cells, summarise
+from napari_tally.core.counting import apply_rules, describe_rule, measuring_cells, summarise
 from napari_tally.core.events import run_to_end
 from napari_tally.core.files import whole_file
 from napari_tally.core.image_files import SUFFIXES
@@ -35,6 +35,8 @@ from napari_tally.core.words import as_text
 from napari_tally.settings import RuleSettings
 
 TABLES = ("cells", "counts", "regions", "groups", "failed")
+Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]
+"""Of the cells of an image, of the image, and of its regions, if there are any."""
 
 
 def few(names: Sequence[str], most: int = 5) -> str:
@@ -76,7 +78,7 @@ class Results:
         types: NDArray[np.integer] | None = None,
         n_types: int = 1,
         are_bodies: bool | None = None,
-    ) -> Generator[float, None, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]]:
+    ) -> Generator[float, None, Tables]:
         """Count the cells of an image; give the tables of cells, of the image and of its regions, for :meth:`take`.
 
         Parameters
@@ -102,7 +104,19 @@ class Results:
             As :func:`measure_cells`.
         """
         cells = yield from measuring_cells(labels, image, self.rules, regions, are_bodies=are_bodies)
-        cells = with_types(cells, types, n_types)
+        return self._tables(with_types(cells, types, n_types), image, regions, group)
+
+    def by_rules(
+        self, cells: pd.DataFrame, image: Image, regions: Sequence[Region] | None = None, group: str = "", n_types: int = 1
+    ) -> Tables:
+        """Decide anew which of the cells count that :meth:`measuring` gave of an image, whatever its rules, regions and group were."""
+        types = cells.get("type")
+        cells = apply_rules(cells.drop(columns=["group", "type"], errors="ignore"), image, self.rules, regions)
+        if types is not None:
+            cells = cells.assign(type=pd.Categorical(types, categories=list(range(1, n_types + 1))))
+        return self._tables(cells, image, regions, group)
+
+    def _tables(self, cells: pd.DataFrame, image: Image, regions: Sequence[Region] | None, group: str) -> Tables:
         counts = summarise(cells, image, self.rules)
         parts = summarise(cells, image, self.rules, regions) if regions else None
         for table in (cells, counts) if parts is None else (cells, counts, parts):

@@ -274,7 +274,8 @@ class BatchWidget(QWidget):
 
 def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSettings, way: Way) -> Generator[News, None, str]:
     """Run the batch on the worker thread; give a summary."""
-    from napari_tally.core.batch import Batch, ImageDone, PassedOver, Working
+    from napari_tally.core.batch import Batch
+    from napari_tally.core.done import ImageDone, PassedOver, Working
 
     rows: dict[int, tuple[str, str]] = {}
     cells = bad = odd = 0

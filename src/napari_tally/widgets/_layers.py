@@ -10,6 +10,7 @@ Layers of four kinds belong to an image. What a layer is stands in its metadata,
                                      {"role": "aid", "image": id}                          only to look at: preview, weight map
 """
 
+from itertools import count
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,8 @@ from napari_tally.widgets._geometry import as_array, axes_of, full_size, is_zarr
 
 KEY = "napari_tally"
 Role = Literal["annotation", "prediction", "probability", "aid"]
+_NUMBERS = count()
+"""Tell which of two layers of an image is the newer one."""
 _BLENDED = ("additive", "minimum", "multiplicative")
 
 
@@ -75,7 +78,9 @@ def what_is_odd(layer: ImageLayer) -> str:
 
 def belong(layer: Layer, role: Role, image: ImageLayer, region: Shapes | None = None) -> None:
     """Note in the metadata of `layer` what it is, and of which image; from now on it, and its region, go where the image goes."""
-    layer.metadata[KEY] = {"role": role, "image": image.unique_id} | ({"region": region.unique_id} if region else {})
+    layer.metadata[KEY] = {"role": role, "image": image.unique_id, "number": next(_NUMBERS)} | (
+        {"region": region.unique_id} if region else {}
+    )
     for part in (layer, *([region] if region else [])):
         _FOLLOWING[part] = _Following(part, image)
 
@@ -129,8 +134,8 @@ def _overlap(one: Layer, other: Layer) -> bool:
 
 
 def layers_of(viewer: ViewerModel, role: Role, image: ImageLayer) -> list[Any]:
-    """Find the layers of an image that have this role, the newest last."""
-    return [layer for layer in viewer.layers if is_a(layer, role, image)]
+    """Find the layers of an image that have this role, the newest last, in whatever order they lie."""
+    return sorted((layer for layer in viewer.layers if is_a(layer, role, image)), key=lambda layer: _notes(layer).get("number", 0))
 
 
 def is_a(layer: Layer, role: Role, image: ImageLayer) -> bool:

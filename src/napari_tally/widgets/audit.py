@@ -59,6 +59,7 @@ class AuditWidget(QWidget):
         self._number = 0
         self._frame = CountingFrame(self._viewer, {"n": self._done, "b": self._back, "0": self._none_here})
         self._frame.clicked.connect(self._clicked)
+        self._frame.elsewhere.connect(self._tell_elsewhere)
         self._frame.lost.connect(self._lost)
         self.destroyed.connect(self._frame.forget)
         self._images = AuditImages(self._viewer)
@@ -237,6 +238,9 @@ class AuditWidget(QWidget):
             self._audit.counts.pop(self._number, None)  # until it is done again
             self._later.start()
         self._show_window()
+
+    def _tell_elsewhere(self) -> None:
+        say(self.clicks_text, "<b>This click was not taken:</b> the window lies on another plane. Press “Go there” to come back to it.")
 
     def _done(self) -> None:
         """Take the clicks as the count of the window, and go on."""

@@ -83,9 +83,10 @@ class CountingFrame:
         self._setting = True
         frame.data = frame_lines(window)
         frame.edge_width = [side / 150] * len(frame.data)
+        self._put_clicks(points)
+        self._setting = True
         points.size = points.current_size = side / 22
         self._setting = False
-        self._put_clicks(points)
         points.mode = "add"
         self.fly()
 

@@ -54,12 +54,17 @@ def image_from_layer(layer: ImageLayer) -> Image:
     ValueError
         If the values are no real, finite numbers.
     """
+    size, steps = sizes_of(layer)
+    return as_image(as_array(full_size(layer)), axes=axes_of(layer), name=layer.name, pixel_size=size, steps=steps)
+
+
+def sizes_of(layer: ImageLayer) -> tuple[tuple[float, float] | None, dict[str, float]]:
+    """Give the pixel size of an image and the steps of its other axes in um: as the layer says, else as its file does."""
     size, distance = pixel_size(layer), z_size(layer)
-    steps = {"Z": distance} if distance else {}
     if not (size or distance or np.any(layer.scale != 1)) and layer.source.path:
         height, width = label_shape(layer)[-2:]
-        size, steps = stated_sizes(layer.source.path, (height, width))
-    return as_image(as_array(full_size(layer)), axes=axes_of(layer), name=layer.name, pixel_size=size, steps=steps)
+        return stated_sizes(layer.source.path, (height, width))
+    return size, {"Z": distance} if distance else {}
 
 
 def what_is_odd(layer: ImageLayer) -> str:

@@ -1,5 +1,6 @@
 """The part of the widget *Train* that keeps the current model of the viewer: in a file, out of a file, or not at all."""
 
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,8 +78,11 @@ class ModelPart(QWidget):
 
     def load(self, path: str) -> None:
         """Make the model in a file the current one."""
-        if may_lose_model(self, self._session) and not self.is_busy:
-            self._loading.start(lambda: load_file(Path(path)), description=_DOING)
+        if not self.is_busy:
+            may_lose_model(self, self._session, partial(self._load, path))
+
+    def _load(self, path: str) -> None:
+        self._loading.start(lambda: load_file(Path(path)), description=_DOING)
 
     def ask_for_model(self) -> None:
         """Ask for a file to load."""
@@ -99,9 +103,11 @@ class ModelPart(QWidget):
         self._session.put(model, path)
 
     def _reset(self) -> None:
-        if may_lose_model(self, self._session):
-            self._session.put(None)
-            self.replaced.emit()
+        may_lose_model(self, self._session, self._forget)
+
+    def _forget(self) -> None:
+        self._session.put(None)
+        self.replaced.emit()
 
     def _show_name(self, model: object = None) -> None:
         name = self._session.model_name

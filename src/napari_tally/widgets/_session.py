@@ -10,6 +10,7 @@ from psygnal import Signal
 
 import napari_tally
 from napari_tally.settings import CountingSettings, PredictionSettings, RuleSettings
+from napari_tally.widgets._counted import CountedImages
 
 if TYPE_CHECKING:
     from napari_tally.core.model_file import Model
@@ -28,7 +29,11 @@ def usual_way(model: "Model | None") -> Way:
 
 
 class Session:
-    """The current model of a viewer.
+    """The current model of a viewer, and what was counted in it.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer or ViewerModel
 
     Attributes
     ----------
@@ -43,6 +48,8 @@ class Session:
         Whether it is in a file.
     model_changed : psygnal signal (object)
         The new model, or None.
+    counted : CountedImages
+        The newest count of each image. It outlives the dock.
     way : tuple of CountingSettings, PredictionSettings and RuleSettings, or None
         How the user wants cells to be found and counted; None = as the model says.
     way_changed : psygnal signal (object)
@@ -55,7 +62,8 @@ class Session:
     way_changed = Signal(object)
     cells_mended = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, viewer: Any) -> None:
+        self.counted = CountedImages(viewer)
         self.model: Model | None = None
         self.model_name = self.model_source = ""
         self.saved = True
@@ -85,7 +93,7 @@ def session(viewer: Any) -> Session:
     """
     viewer = unwrap(viewer)
     if viewer not in _sessions:
-        _sessions[viewer] = Session()
+        _sessions[viewer] = Session(viewer)
         viewer.layers.events.removing.connect(partial(_put_brush_down, ref(viewer)))
     return _sessions[viewer]
 

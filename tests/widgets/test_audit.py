@@ -14,6 +14,7 @@ import napari_tally as nt
 from napari_tally.core.audit import StudyImage, Window, draw_audit
 from napari_tally.core.audit_file import read_audit, write_audit
 from napari_tally.settings import AuditSettings
+from napari_tally.widgets import _layers
 from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._frame import CountingFrame, frame_lines
 from napari_tally.widgets._geometry import shown_plane
@@ -125,9 +126,8 @@ def test_by_mouse_and_keys_through_a_whole_audit(make_napari_viewer, qtbot, trut
     QTest.mouseClick(widget.result.more_button, Qt.MouseButton.LeftButton)
     assert widget.place_text.text() == "Window 5 of 14"
     viewer.window.remove_dock_widget(dock)  # midway
-    viewer.layers["Click on cells"].add([1.0, 1.0])
-    viewer.layers.remove(widget._frame.window.image)
     assert not widget._frame.is_shown
+    assert [layer.name for layer in viewer.layers if layer.visible] == [n for name in truth for n in (name, f"{name} labels")]
     viewer.layers.clear()
 
 
@@ -198,7 +198,7 @@ def test_labels_of_another_origin_lie_on_one_image(qtbot, truth, tmp_path):
     for name in ("b cells", "a cells"):
         viewer.layers[name].name = "cells"
     viewer.layers.remove("cells")
-    assert [layer.name for layer in viewer.layers if widget._can_be_audited(layer)] == ["b DAPI"]  # the next one below
+    assert [layer.name for layer in widget.image_choice.layers] == ["b DAPI"]  # the next one below
 
 
 def test_no_window_lies_where_nobody_has_counted(qtbot, truth, tmp_path):
@@ -398,6 +398,33 @@ def test_the_newest_cells_are_audited_in_whatever_order_the_layers_lie(model, wi
     belong(newer, "prediction", image)
     model.layers.move(model.layers.index(older), len(model.layers))
     assert cells_on(model, image) is newer
+
+
+def test_the_frame_does_not_lie_on_other_pixels(started, model):
+    window = started._frame.window
+    image = model.layers[window.image]
+    before, image.data = image.data, image.data[::-1].copy()
+    assert not started._frame.is_shown
+    assert f"{window.image} has other pixels now" in started.message.text()
+    QTest.mouseClick(started.fly_button, Qt.MouseButton.LeftButton)
+    assert not started._frame.is_shown
+    assert "has other pixels than when the windows were drawn" in started.message.text()
+    image.data = before
+    QTest.mouseClick(started.fly_button, Qt.MouseButton.LeftButton)
+    assert started._frame.window == window
+
+
+def test_a_layer_more_is_held_against_every_image_once(qtbot, monkeypatch):
+    """Of forty images with labels each more layer took two seconds."""
+    viewer, asked = ViewerModel(), []
+    for i in range(8):
+        viewer.add_image(np.zeros((16, 16)), name=f"image {i}")
+        viewer.add_labels(np.ones((16, 16), int), name=f"cells {i}")
+    make(viewer, qtbot)
+    under = _layers.image_under
+    monkeypatch.setattr(_layers, "image_under", lambda *args: asked.append(args) or under(*args))
+    viewer.add_labels(np.ones((16, 16), int))
+    assert len(asked) == 9
 
 
 def test_a_file_that_cannot_be_used_is_said(widget, qtbot, tmp_path):

@@ -166,10 +166,18 @@ def fits(layer: Layer, image: ImageLayer) -> bool:
 
 
 def cells_on(viewer: ViewerModel, image: ImageLayer) -> Labels | None:
-    """Find the cells of an image: its newest prediction, else labels of another origin that are its own."""
-    found = layers_of(viewer, "prediction", image)
-    others = [layer for layer in viewer.layers if not _notes(layer) and fits(layer, image) and image_under(viewer, layer) is image]
-    return next(reversed([*others, *found]), None)
+    """Find the cells of an image; see :func:`cells_by_image`."""
+    return cells_by_image(viewer).get(image)
+
+
+def cells_by_image(viewer: ViewerModel) -> dict[ImageLayer, Labels]:
+    """Find the cells of all images: of each its newest prediction, else labels of another origin that are its own.
+
+    At once, for each of the labels has to be held against every image.
+    """
+    foreign = {image_under(viewer, layer): layer for layer in viewer.layers if isinstance(layer, Labels) and not _notes(layer)}
+    of_each = {image: (layers_of(viewer, "prediction", image) or [foreign.get(image)])[-1] for image in viewer.layers if is_source(image)}
+    return {image: labels for image, labels in of_each.items() if labels is not None}
 
 
 def image_under(viewer: ViewerModel, labels: Labels) -> ImageLayer | None:

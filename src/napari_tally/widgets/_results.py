@@ -48,7 +48,7 @@ _PATIENCE = 200
 _LINES = 8
 _GREY, _NEW = np.array([0.5, 0.5, 0.5, 0.6]), np.ones(4)
 """Colours of cells that do not count, and of those that are drawn later."""
-_MANY_COLOURS = 20_000
+MANY_COLOURS = 20_000
 """The largest number of a cell for which there is a table of colours; napari needs a fifth of a second for so many."""
 
 
@@ -244,7 +244,7 @@ def shade(labels: Labels, cells: pd.DataFrame) -> None:
     notes = labels.metadata[KEY]
     own = notes.get("colours", labels.colormap)
     counts = cells.groupby("label")["counted"].any()
-    if counts.all() or counts.index.max() > _MANY_COLOURS or not isinstance(own, CyclicLabelColormap):
+    if counts.all() or counts.index.max() > MANY_COLOURS or not isinstance(own, CyclicLabelColormap):
         if "colours" in notes:
             labels.colormap = notes.pop("colours")
         return

@@ -1,5 +1,6 @@
 """Where the widgets of one viewer meet: the model they share, and what one tells the others."""
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,8 @@ def _put_brush_down(viewer: "ref[Any]", event: Any) -> None:
     if isinstance(layer, Labels) and layer.mode != "pan_zoom":
         layer.mode = "pan_zoom"
         if draw := getattr(viewer(), "screenshot", None):  # there is a window
-            draw(flash=False)
+            with suppress(ValueError):  # it is minimised, or has no room for the canvas: there is no picture
+                draw(flash=False)
 
 
 def unwrap(viewer: Any) -> Any:

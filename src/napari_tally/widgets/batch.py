@@ -133,7 +133,7 @@ class BatchWidget(QWidget):
 
     def add(self, paths: Iterable[Path]) -> None:
         """Add files, and the images of folders; what is in the list already, or has the stem of one that is, stays out."""
-        refused = []
+        refused, listed, stems = [], set(self._paths), {known.stem for known in self._paths}
         for path in paths:
             try:
                 found = list(list_images(path).values()) if path.is_dir() and path.suffix.lower() != ".zarr" else [path]
@@ -143,12 +143,14 @@ class BatchWidget(QWidget):
             for file in found:
                 if file.suffix.lower() not in (*SUFFIXES, ".zarr"):
                     refused.append(f"{file.name}: files ending in {', '.join(SUFFIXES)} are read.")
-                elif file in self._paths:
+                elif file in listed:
                     continue
-                elif any(file.stem == known.stem for known in self._paths):
+                elif file.stem in stems:
                     refused.append(f"{file.name}: there is a file of this name already; their results would overwrite each other.")
                 else:
                     self._paths.append(file)
+                    listed.add(file)
+                    stems.add(file.stem)
         if self._paths and self._out is None:
             self._out = self._paths[0].parent / "counts"
         say(self.message, "<br>".join(escape(reason) for reason in refused[:3]) + ("<br>…" if len(refused) > 3 else ""))

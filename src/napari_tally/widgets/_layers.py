@@ -233,4 +233,4 @@ def _notes(layer: Layer) -> dict[str, Any]:
 
 
 def _by_id(viewer: ViewerModel, unique_id: Any) -> Any:
-    return next((layer for layer in viewer.layers if unique_id is not None and layer.unique_id == unique_id), None)
+    return None if unique_id is None else next((layer for layer in viewer.layers if layer.unique_id == unique_id), None)

@@ -4,7 +4,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, finalize, ref
 
 from napari.layers import Labels
 from psygnal import Signal
@@ -12,6 +12,7 @@ from psygnal import Signal
 import napari_tally
 from napari_tally.settings import CountingSettings, PredictionSettings, RuleSettings
 from napari_tally.widgets._counted import CountedImages
+from napari_tally.widgets._unsaved import keep_model, leave_model, let_model_go
 
 if TYPE_CHECKING:
     from napari_tally.core.model_file import Model
@@ -68,16 +69,34 @@ class Session:
         self.model: Model | None = None
         self.model_name = self.model_source = ""
         self.saved = True
+        self._folder = Path()  # where the model is kept that is not saved
+        self._kept: finalize[..., Session] | None = None  # what to do when nobody has it any more
         self.way: Way | None = None
 
-    def put(self, model: "Model | None", name: str | Path = "", saved: bool = True, source: str = "") -> None:
-        """Make `model` the current one; `name` is its file, or what to call it."""
+    def put(self, model: "Model | None", name: str | Path = "", saved: bool = True, source: str = "", keep: bool = True) -> None:
+        """Make `model` the current one; `name` is its file, or what to call it.
+
+        One that is not saved is kept until it is, or until another comes; without `keep`, in the middle of a training, that of before
+        stays kept.
+        """
         if self.way and not (model and self.model and model.counting == self.model.counting):
             self.put_way(None)  # it was for another model
         self.model, self.saved = model, saved
         self.model_name = name.stem if isinstance(name, Path) else name
         self.model_source = source or (self.model_name if name in SHIPPED else str(name))
+        if keep:
+            self._keep(None if saved or model is None else keep_model(model, self.model_name))
         self.model_changed.emit(model)
+
+    def _keep(self, folder: Path | None) -> None:
+        """Keep what is in this folder until it is saved, instead of what was kept before."""
+        if self._kept:
+            self._kept.detach()
+            let_model_go(self._folder)
+        if folder:
+            self._folder, self._kept = folder, finalize(self, leave_model, folder)
+        else:
+            self._kept = None
 
     def put_way(self, way: "Way | None") -> None:
         """Count in this way from now on."""

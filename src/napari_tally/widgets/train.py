@@ -297,7 +297,7 @@ class TrainWidget(QWidget):
             case "Shared":
                 if self._session.model is self._current:  # none was loaded meanwhile
                     self._current = event.model
-                    self._session.put(event.model, "in training", saved=False)
+                    self._session.put(event.model, "in training", saved=False, keep=False)
             case "Step":
                 self.course.show_step(event, paused=self._job.state == "paused")
             case "Validation":

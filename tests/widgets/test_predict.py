@@ -418,7 +418,7 @@ def test_labels_that_were_mended_by_hand_are_counted_and_not_made_anew(model, wi
     mended.data[mended.data == 6] = 0
     mended.metadata["napari_tally"]["corrected"] = 2
     session(model).cells_mended.emit()
-    assert widget.count_text.text() == "7 cells"  # with both docks in view
+    qtbot.waitUntil(lambda: widget.count_text.text() == "7 cells")  # with both docks in view
     before = mended.data.copy()
     widget.counting["min_area"].value = 10_000
     qtbot.waitUntil(lambda: "The cells of well were mended by hand, so thresholds leave them as they are" in widget.message.text())
@@ -449,6 +449,32 @@ def test_cells_may_be_mended_while_other_images_are_still_to_come(model, widget,
     qtbot.waitUntil(lambda: widget.run_button.isEnabled() and bool(layers_of(model, "prediction", two)))
     assert widget.count_text.text() == "17 cells"
     assert layers_of(model, "prediction", one) == [labels]
+
+
+def test_what_is_mended_in_view_is_counted_beside_the_window(model, widget, qtbot, count, monkeypatch):
+    image = model.add_image(nine_discs(), name="well")
+    count()
+    widget.show()
+    (labels,) = layers_of(model, "prediction", image)
+    mended, threads = _counting.mended, []
+
+    def mend(known, pixels):
+        threads.append(threading.current_thread())
+        if len(threads) == 1:  # the user goes on meanwhile
+            take_out(6)
+        return mended(known, pixels)
+
+    def take_out(cell):
+        labels.data[labels.data == cell] = 0
+        labels.metadata["napari_tally"]["corrected"] = cell
+
+    monkeypatch.setattr(_counting, "mended", mend)
+    take_out(5)
+    session(model).cells_mended.emit()
+    qtbot.waitUntil(lambda: widget.count_text.text() == "7 cells")
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
+    assert widget._results[image.unique_id].found.labels is labels.data
 
 
 def test_without_its_labels_an_image_has_no_count(model, widget, count):
@@ -638,7 +664,7 @@ def test_mending_that_was_undone_is_no_correction(model, widget, count, qtbot, t
         labels.metadata["napari_tally"]["corrected"] = number
         widget.show()
         session(model).cells_mended.emit()
-        assert widget.count_text.text() == f"{7 + number} cells"
+        qtbot.waitUntil(lambda wanted=f"{7 + number} cells": widget.count_text.text() == wanted)
     widget.save(tmp_path)
     qtbot.waitUntil(lambda: not widget.results.is_writing)
     assert "corrected by hand" not in (tmp_path / "record.json").read_text()

@@ -12,11 +12,12 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet, ref
 
 from napari.layers import Image as ImageLayer
+from napari.layers import Labels
 from psygnal import Signal
 
 from napari_tally.widgets import _counting
@@ -25,6 +26,15 @@ from napari_tally.widgets._layers import KEY, found_of, is_corrected, layers_of,
 
 OUTDATED = " (outdated)"
 """What the name of labels says when their image has other pixels now, or pixels of another size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mending:
+    """Cells that were mended by hand: in what was counted, in which labels, and by how many corrections so far."""
+
+    known: Counted
+    labels: Labels
+    corrections: int
 
 
 class CountedImages(dict[str, Counted]):
@@ -68,13 +78,27 @@ class CountedImages(dict[str, Counted]):
         for key, known in list(self.items()):
             if known.image.name != (name := known.layer.name):
                 known = self[key] = replace(known, image=replace(known.image, name=name), cells=known.cells.assign(image=name))
-            for labels in self._labels_of(known.layer):
-                notes = labels.metadata[KEY]
-                if is_corrected(labels) and found_of(labels)[0] is known.found and notes["corrected"] != self._mended.get(key):
-                    self[key] = mended = _counting.mended(known, labels.data)
-                    if not mended.is_mended:  # all was undone
-                        notes["corrected"] = 0
-                    notes["found"], self._mended[key] = (mended.found, known.counting), notes["corrected"]
+        for mending in self.mendings():
+            self.take_mended(mending, _counting.mended(mending.known, mending.labels.data))
+
+    def mendings(self) -> list[Mending]:
+        """Give what was mended by hand and is not counted yet."""
+        return [
+            Mending(known, labels, labels.metadata[KEY]["corrected"])
+            for key, known in self.items()
+            for labels in self._labels_of(known.layer)
+            if is_corrected(labels) and found_of(labels)[0] is known.found and labels.metadata[KEY]["corrected"] != self._mended.get(key)
+        ]
+
+    def take_mended(self, mending: Mending, mended: Counted) -> None:
+        """Take the count of what was mended, unless more was mended or found meanwhile."""
+        key, labels, notes = mended.layer.unique_id, mending.labels, mending.labels.metadata[KEY]
+        if self.get(key) is not mending.known or notes["corrected"] != mending.corrections:
+            return
+        self[key] = mended = replace(mended, found=replace(mended.found, labels=labels.data))  # they were a copy, where that was counted
+        if not mended.is_mended:  # all was undone
+            notes["corrected"] = 0
+        notes["found"], self._mended[key] = (mended.found, mended.counting), notes["corrected"]
 
     def forget(self, gone: Any) -> None:
         """A layer is gone: an image with its count; labels with theirs, where no others of that image hold cells."""

@@ -264,6 +264,14 @@ def mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
     return replace(known, found=found, cells=cells, is_mended=_print_of(labels) != known.as_found)
 
 
+def mend(known: Sequence[tuple[Counted, NDArray[np.integer]]]) -> Generator[None, None, list[Counted]]:
+    """Count what was mended by hand, on the worker thread; the labels are copies, for the user goes on."""
+    counted = []
+    for one, labels in known:
+        counted.append((yield from beside(mended, one, labels)))
+    return counted
+
+
 def to_show(labels: Any, image: Image) -> Any:
     """Give labels in the shape of the image, as a layer takes them; they stay where they are."""
     if not isinstance(labels, LabelsZarr):

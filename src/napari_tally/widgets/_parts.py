@@ -1,7 +1,6 @@
 """Small parts of which the dock widgets are made, so that they look alike: buttons, groups, wrapped text."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -14,14 +13,12 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QGroupBox,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QLayout,
     QMessageBox,
     QPushButton,
     QScrollArea,
     QSizePolicy,
-    QTableWidget,
     QVBoxLayout,
     QWidget,
 )
@@ -86,19 +83,6 @@ def ask(parent: QWidget, question: str, yes: Callable[[], object], more: str = "
     box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     box.accepted.connect(yes)
     box.open()
-
-
-@contextmanager
-def filling(table: QTableWidget) -> Iterator[None]:
-    """Fill a table: its columns are measured once, at the end, and not again for every cell, which takes seconds for hundreds of rows."""
-    header = table.horizontalHeader()
-    modes = [header.sectionResizeMode(column) for column in range(table.columnCount())]
-    header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-    try:
-        yield
-    finally:
-        for column, mode in enumerate(modes):
-            header.setSectionResizeMode(column, mode)
 
 
 def ask_for_file(parent: QWidget, title: str, kinds: str, chosen: Callable[[str], object]) -> None:

@@ -21,7 +21,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QTableWidget,
-    QTableWidgetItem,
     QWidget,
 )
 
@@ -34,6 +33,7 @@ from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job, sentence
 from napari_tally.widgets._parts import ask, ask_for_folder, button, fill, group, note, say
 from napari_tally.widgets._session import Way, session, unwrap, usual_way
+from napari_tally.widgets._tables import item_of
 
 if TYPE_CHECKING:
     import napari
@@ -177,11 +177,7 @@ class BatchWidget(QWidget):
         old = self.table.item(row, column)
         if old and (old.text(), old.toolTip()) == (text, tip or text):
             return
-        item = QTableWidgetItem(text)
-        item.setToolTip(tip or text)
-        if column:
-            item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        self.table.setItem(row, column, item)
+        self.table.setItem(row, column, item_of(text, tip or text, is_number=column > 0))
 
     def _ask_for_files(self) -> None:
         dialog = QFileDialog(self, "Images to count", "", f"Images ({' '.join('*' + suffix for suffix in SUFFIXES)})")

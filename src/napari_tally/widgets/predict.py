@@ -20,16 +20,12 @@ from weakref import WeakSet
 import pandas as pd
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QCheckBox,
     QFormLayout,
-    QHeaderView,
     QProgressBar,
-    QTableWidget,
-    QTableWidgetItem,
     QWidget,
 )
 
@@ -37,7 +33,8 @@ from napari_tally.core.results import few
 from napari_tally.settings import CountingSettings, PredictionSettings
 from napari_tally.widgets import _counting
 from napari_tally.widgets._annotation import copy_cells
-from napari_tally.widgets._count_text import Row, details, headline, remarks, table
+from napari_tally.widgets._count_text import details, headline, remarks, table
+from napari_tally.widgets._counted import Mending
 from napari_tally.widgets._counting import Counted, Filling, Progress, Results, Run
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._found_layers import UNFINISHED, FoundLayers
@@ -47,9 +44,10 @@ from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
 from napari_tally.widgets._layers import found_of, is_corrected, is_source, layers_of
 from napari_tally.widgets._model_choice import ModelChoice
-from napari_tally.widgets._parts import ask_for_folder, button, fill, filling, group, note, say, say_error, unless_there
+from napari_tally.widgets._parts import ask_for_folder, button, fill, group, note, say, say_error, unless_there
 from napari_tally.widgets._results import ResultsPart, shade
 from napari_tally.widgets._session import session, unwrap, usual_way
+from napari_tally.widgets._tables import fill_rows, number_table
 
 if TYPE_CHECKING:
     import napari
@@ -82,7 +80,9 @@ class PredictWidget(QWidget):
         self._counting: list[ImageLayer] = []  # what the work is about
         self._filling: ImageLayer | None = None  # whose labels are on the way
         self._gaze, self._layers = Gaze(self._viewer), FoundLayers(self._viewer)
-        self._finding, self._deciding = Job(self), Job(self)
+        self._finding, self._deciding, self._mending = Job(self), Job(self), Job(self)
+        self._mended: list[Mending] = []  # what the last of these is about
+        self._mending.returned.connect(self._take_mended)
         self._finding.returned.connect(self._show_refused)
         for job in (self._finding, self._deciding):
             job.event.connect(self._take_event)
@@ -116,14 +116,10 @@ class PredictWidget(QWidget):
 
         self.count_text = note(size=2.4)
         self.details = note()
-        self.table = QTableWidget(0, 4)
-        self.table.setHorizontalHeaderLabels(["Image", "Cells", "Inside", "per mm²"])
-        self.table.setToolTip("One row an image, or plane of a stack. Inside: cells that do not touch the border of the image.")
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.table.verticalHeader().hide()
-        self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # which plane it is stands at the end
-        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.table = number_table(
+            ["Image", "Cells", "Inside", "per mm²"],
+            "One row an image, or plane of a stack. Inside: cells that do not touch the border of the image.",
+        )
         self.save_button = button(
             "Save…", "Write tables (counts.csv, cells.csv), labels, the record and a report of what is shown.", self._ask_for_folder
         )
@@ -344,8 +340,19 @@ class PredictWidget(QWidget):
 
     def _show_if_seen(self) -> None:
         """Cells were mended while both docks are in view."""
-        if self.isVisible():
-            self._show()
+        if self.isVisible() and not self._mending.is_active:
+            self._mended = self._results.mendings()
+            copies = [(one.known, one.labels.data.copy()) for one in self._mended]
+            self._mending.start(lambda: _counting.mend(copies), description="Counting what was mended")
+
+    def _take_mended(self, counted: Sequence[Counted]) -> None:
+        """What was mended is counted; the user may have gone on meanwhile."""
+        for mending, mended in zip(self._mended, counted, strict=True):
+            self._results.take_mended(mending, mended)
+        self._mended = []
+        if self._results.mendings():
+            self._show_if_seen()
+        self._show_count()
 
     def _show_new(self, event: Any) -> None:
         """A layer has come; of all images one more may not be counted, or be a stack."""
@@ -354,6 +361,9 @@ class PredictWidget(QWidget):
 
     def _show(self, layer: object = None) -> None:
         self._results.follow()
+        self._show_count()
+
+    def _show_count(self) -> None:
         self.this_plane.setVisible(any(len(label_shape(layer)) > 2 for layer in self._chosen()))
         shown = self._shown()
         for widget in (self.save_button, self.results.export_button, self.copy_button, self.mend_hint):
@@ -377,7 +387,7 @@ class PredictWidget(QWidget):
         lines += [f"<b>Please look:</b> {escape(remark)}" for remark in (*remarks(shown), *aside)]
         say(self.details, "<br>".join(lines))
         self.table.setVisible(len(rows) > 1)
-        self._fill_table(table(shown, of_each))
+        fill_rows(self.table, table(shown, of_each))
 
     def _tell_to_count(self, shown: Sequence[Counted]) -> None:
         """Say so where what is wished does not show at once."""
@@ -396,18 +406,6 @@ class PredictWidget(QWidget):
         others = [layer for layer in layers_of(self._viewer, "prediction", counted.layer) if is_corrected(layer)]
         others = [layer for layer in others if found_of(layer)[0] is not counted.found]
         return f"these cells were found anew; those that you mended are in “{others[-1].name}” and are not counted" if others else ""
-
-    def _fill_table(self, rows: Sequence[Row]) -> None:
-        self.table.setRowCount(len(rows))
-        self.table.setFixedHeight(self.table.horizontalHeader().height() + min(len(rows), 5) * self.table.rowHeight(0) + 4)
-        with filling(self.table):
-            for r, row in enumerate(rows):
-                for c, text in enumerate(row):
-                    item = QTableWidgetItem(text)
-                    item.setToolTip(text)
-                    if c:
-                        item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                    self.table.setItem(r, c, item)
 
     def _forget(self, event: Any) -> None:
         gone = event.value

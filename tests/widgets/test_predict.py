@@ -1,9 +1,11 @@
 """The widget that predicts and counts: the engine's numbers, in layers, on time and undisturbed."""
 
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -609,6 +611,15 @@ def test_nothing_is_written_over_or_left_out_without_a_word(model, widget, qtbot
         if times:
             assert "points/A.csv already. Replace?" in widget.results.findChild(QMessageBox).text()
         qtbot.waitUntil(lambda: widget.message.text().startswith("Exported"))
+
+
+def test_an_image_that_was_counted_and_closed_is_gone(model, widget, count):
+    image = weakref.ref(model.add_image(np.stack([nine_discs()] * 2)))
+    count()
+    model.add_image(nine_discs())  # napari itself remembers the layer that was active last
+    model.layers.remove(image())
+    gc.collect()
+    assert image() is None
 
 
 def test_a_volume_is_counted_as_bodies(model, widget, qtbot, count):

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from napari_tally.core.model_file import Model
 
 _NO_MODEL = "Train a model (2 Train), or load one: some come with napari-tally."
-_DECIDING = "Finding the cells anew…"
+_DECIDING, _MENDING = "Finding the cells anew…", "Counting what was mended…"
 _PATIENCE = 200
 """Milliseconds without a change of the thresholds after which the cells are found anew."""
 
@@ -83,6 +83,7 @@ class PredictWidget(QWidget):
         self._finding, self._deciding, self._mending = Job(self), Job(self), Job(self)
         self._mended: list[Mending] = []  # what the last of these is about
         self._mending.returned.connect(self._take_mended)
+        self._mending.failed.connect(self._show_failure)
         self._finding.returned.connect(self._show_refused)
         for job in (self._finding, self._deciding):
             job.event.connect(self._take_event)
@@ -336,23 +337,29 @@ class PredictWidget(QWidget):
     def showEvent(self, event: QShowEvent) -> None:
         """Come to the front: cells may have been mended meanwhile."""
         super().showEvent(event)
-        self._show()
+        self._show_if_seen()
 
     def _show_if_seen(self) -> None:
-        """Cells were mended while both docks are in view."""
-        if self.isVisible() and not self._mending.is_active:
-            self._mended = self._results.mendings()
-            copies = [(one.known, one.labels.data.copy()) for one in self._mended]
-            self._mending.start(lambda: _counting.mend(copies), description="Counting what was mended")
+        """Cells may have been mended while both docks are in view, or this one was not: they are counted beside the window."""
+        if not self.isVisible() or self._mending.is_active:
+            return
+        self._mended = self._results.mendings()
+        if not self._mended:
+            self._show()
+            return
+        say(self.message, _MENDING)
+        copies = [(one.known, one.labels.data.copy()) for one in self._mended]
+        self._mending.start(lambda: _counting.mend(copies), description="Counting what was mended")
 
     def _take_mended(self, counted: Sequence[Counted]) -> None:
         """What was mended is counted; the user may have gone on meanwhile."""
         for mending, mended in zip(self._mended, counted, strict=True):
             self._results.take_mended(mending, mended)
         self._mended = []
-        if self._results.mendings():
-            self._show_if_seen()
+        if self.message.text() == _MENDING:
+            say(self.message, "")
         self._show_count()
+        self._show_if_seen()
 
     def _show_new(self, event: Any) -> None:
         """A layer has come; of all images one more may not be counted, or be a stack."""

@@ -80,7 +80,13 @@ def test_what_is_odd_is_said_and_recorded(write, tmp_path):
     ]
     news = events_of(LabelBatch(tmp_path / "out", RuleSettings(pixel_size=0.1)).run(pairs))
     assert [int(event.counts["count"].sum()) for event in news] == [20, 4, 1, 4, 4]
-    beginnings = "The 5 slices of this z-stack", "Cells are counted as bodies", "1 of 1 ids are in several pieces", "Pixels are taken to be 0.1", ""
+    beginnings = (
+        "The 5 slices of this z-stack",
+        "Cells are counted as bodies",
+        "1 of 1 ids are in several pieces",
+        "Pixels are taken to be 0.1",
+        "",
+    )
     for event, words in zip(news, beginnings, strict=True):
         assert event.remark.startswith(words)
         assert bool(event.remark) == bool(words)

@@ -14,9 +14,11 @@ import napari_tally as nt
 from napari_tally.core.audit import StudyImage, Window, draw_audit
 from napari_tally.core.audit_file import read_audit, write_audit
 from napari_tally.settings import AuditSettings
+from napari_tally.widgets import _layers
 from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._frame import CountingFrame, frame_lines
-from napari_tally.widgets._layers import belong
+from napari_tally.widgets._geometry import shown_plane
+from napari_tally.widgets._layers import belong, cells_on
 from napari_tally.widgets._plots import HandPlot
 from napari_tally.widgets.audit import AuditWidget
 
@@ -124,9 +126,8 @@ def test_by_mouse_and_keys_through_a_whole_audit(make_napari_viewer, qtbot, trut
     QTest.mouseClick(widget.result.more_button, Qt.MouseButton.LeftButton)
     assert widget.place_text.text() == "Window 5 of 14"
     viewer.window.remove_dock_widget(dock)  # midway
-    viewer.layers["Click on cells"].add([1.0, 1.0])
-    viewer.layers.remove(widget._frame.window.image)
     assert not widget._frame.is_shown
+    assert [layer.name for layer in viewer.layers if layer.visible] == [n for name in truth for n in (name, f"{name} labels")]
     viewer.layers.clear()
 
 
@@ -197,7 +198,7 @@ def test_labels_of_another_origin_lie_on_one_image(qtbot, truth, tmp_path):
     for name in ("b cells", "a cells"):
         viewer.layers[name].name = "cells"
     viewer.layers.remove("cells")
-    assert [layer.name for layer in viewer.layers if widget._can_be_audited(layer)] == ["b DAPI"]  # the next one below
+    assert [layer.name for layer in widget.image_choice.layers] == ["b DAPI"]  # the next one below
 
 
 def test_no_window_lies_where_nobody_has_counted(qtbot, truth, tmp_path):
@@ -356,6 +357,74 @@ def test_the_frame_lies_on_the_plane_and_the_pixels_of_its_image(qtbot):
     assert ((ends[:, 0] == 31.5) | (ends[:, 1] == 47.5)).all()  # bottom or right
     frame.leave()
     assert list(viewer.layers) == [image]
+
+
+def test_the_frame_turns_to_its_plane_whatever_units_the_image_is_in_and_comes_back_to_it():
+    viewer = ViewerModel()
+    viewer.add_image(np.zeros((4, 64, 80)), scale=(3, 0.5, 0.5), units="um")
+    image = viewer.add_image(np.zeros((4, 64, 80)), name="stack", scale=(3000, 500, 500), units="nm")
+    frame = CountingFrame(viewer, {})
+    frame.show(Window(0, "stack", 2, 16, 32, 32, 48), image, [])
+    assert shown_plane(viewer, image) == (2,)
+    viewer.dims.set_current_step(0, 0)
+    frame.fly()
+    assert shown_plane(viewer, image) == (2,)
+    frame.leave()
+
+
+def test_a_click_on_another_plane_than_that_of_the_window_is_not_taken(qtbot, tmp_path):
+    viewer = ViewerModel()
+    cells = nt.simulate_nuclei(seed=0, n=30, diameter=12, shape=(128, 160))[1]
+    viewer.add_image(np.zeros((3, 128, 160)), name="stack")
+    belong(viewer.add_labels(np.stack([cells] * 3)), "prediction", viewer.layers["stack"])
+    widget = make(viewer, qtbot)
+    widget.start(tmp_path / "audit.json")
+    qtbot.waitUntil(lambda: widget._frame.is_shown)
+    window, points = widget._frame.window, viewer.layers["Click on cells"]
+    points.add([window.top + 5.0, window.left + 5.0])
+    viewer.dims.set_current_step(0, (window.plane + 1) % 3)
+    points.add([window.top + 9.0, window.left + 9.0])
+    assert len(widget._frame.clicks) == len(points.data) == 1
+    assert "not taken" in widget.clicks_text.text()
+    QTest.mouseClick(widget.fly_button, Qt.MouseButton.LeftButton)
+    points.add([window.top + 9.0, window.left + 9.0])
+    assert len(widget._frame.clicks) == len(points.data) == 2
+    assert widget.clicks_text.text().startswith("2 cells clicked")
+
+
+def test_the_newest_cells_are_audited_in_whatever_order_the_layers_lie(model, widget):
+    image, older = model.layers["im0"], model.layers["im0 labels"]
+    newer = model.add_labels(np.zeros_like(older.data), name="im0 labels")
+    belong(newer, "prediction", image)
+    model.layers.move(model.layers.index(older), len(model.layers))
+    assert cells_on(model, image) is newer
+
+
+def test_the_frame_does_not_lie_on_other_pixels(started, model):
+    window = started._frame.window
+    image = model.layers[window.image]
+    before, image.data = image.data, image.data[::-1].copy()
+    assert not started._frame.is_shown
+    assert f"{window.image} has other pixels now" in started.message.text()
+    QTest.mouseClick(started.fly_button, Qt.MouseButton.LeftButton)
+    assert not started._frame.is_shown
+    assert "has other pixels than when the windows were drawn" in started.message.text()
+    image.data = before
+    QTest.mouseClick(started.fly_button, Qt.MouseButton.LeftButton)
+    assert started._frame.window == window
+
+
+def test_a_layer_more_is_held_against_every_image_once(qtbot, monkeypatch):
+    """Of forty images with labels each more layer took two seconds."""
+    viewer, asked = ViewerModel(), []
+    for i in range(8):
+        viewer.add_image(np.zeros((16, 16)), name=f"image {i}")
+        viewer.add_labels(np.ones((16, 16), int), name=f"cells {i}")
+    make(viewer, qtbot)
+    under = _layers.image_under
+    monkeypatch.setattr(_layers, "image_under", lambda *args: asked.append(args) or under(*args))
+    viewer.add_labels(np.ones((16, 16), int))
+    assert len(asked) == 9
 
 
 def test_a_file_that_cannot_be_used_is_said(widget, qtbot, tmp_path):

@@ -1,5 +1,6 @@
 """What outlives a crash: offered back in the window, once, and only when nobody works on it."""
 
+import gc
 import json
 import os
 import shutil
@@ -9,16 +10,18 @@ import time
 
 import numpy as np
 import pytest
+from models import bright_is_cell
 from napari.components import ViewerModel
 from pictures import discs
 from qtpy.QtCore import Qt
 
 from napari_tally.core.files import owner, state_folder
 from napari_tally.core.journal import read_journal
-from napari_tally.widgets import _kept
+from napari_tally.widgets import _kept, _unsaved
 from napari_tally.widgets._kept import unfinished_trainings
 from napari_tally.widgets._layers import annotation_of, region_of
 from napari_tally.widgets._session import session
+from napari_tally.widgets._unsaved import unsaved_models
 from napari_tally.widgets.annotate import AnnotateWidget
 from napari_tally.widgets.train import TrainWidget
 
@@ -119,6 +122,60 @@ def test_a_training_goes_on_after_a_crash_without_its_layers(crashed, make_train
     assert session(viewer).model.record["images"] == ["wells"]
     assert not list(state.glob("trainings/*"))
     assert widget.go_on_button.isHidden()
+
+
+# --- models that are not saved ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(make_train, click, qtbot, state, ended):
+    """A model that was trained and not saved by a napari that was closed."""
+    viewer = with_cells()
+    widget = make_train(viewer, steps=3)
+    widget.start_from.setCurrentIndex(widget.start_from.findData("none"))
+    click(widget.start_button)
+    wait_for_the_end(widget, qtbot)
+    qtbot.waitUntil(lambda: bool(list(state.glob("models/*/about.json"))))
+    assert not unsaved_models()  # this viewer has it
+    about = next(state.glob("models/*/about.json"))
+    shutil.copytree(about.parent, state / "models" / "1-0")
+    session(viewer).put(None)
+    qtbot.waitUntil(lambda: not about.exists())  # unwanted there
+    path = state / "models" / "1-0" / "about.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | ended))
+    return path.parent
+
+
+def test_a_model_that_was_not_saved_is_offered_by_the_next_napari(trained, make_train, qtbot, click, state, tmp_path):
+    viewer = ViewerModel()
+    part = make_train(viewer).model_part
+    assert "A model was not saved:</b> trained for " in part.unsaved_text.text()
+    click(part.take_button)
+    qtbot.waitUntil(lambda: session(viewer).model is not None)
+    assert session(viewer).model_name.startswith("trained for ")
+    assert not session(viewer).saved
+    assert part.unsaved_text.isHidden()
+    qtbot.waitUntil(lambda: not trained.exists() and len(list(state.glob("models/*/about.json"))) == 1)  # kept anew
+    part.save(str(tmp_path / "mine.safetensors"))
+    qtbot.waitUntil(lambda: not list(state.glob("models/*")))
+    assert session(viewer).saved
+
+
+def test_a_model_that_is_not_wanted_goes(trained, make_train, qtbot, click):
+    part = make_train(ViewerModel()).model_part
+    click(part.discard_button)
+    assert part.unsaved_text.isHidden()
+    qtbot.waitUntil(lambda: not trained.exists())
+
+
+def test_a_model_of_a_viewer_that_is_closed_is_offered_by_the_next_one(state):
+    viewer = ViewerModel()
+    session(viewer).put(bright_is_cell(), "mine, not saved", saved=False)
+    del viewer
+    gc.collect()
+    _unsaved._writer.submit(int).result()  # it is written
+    (left,) = unsaved_models()
+    assert str(left).startswith("mine, ")
 
 
 def test_a_training_that_is_not_wanted_goes(crashed, make_train, click, state):

@@ -1,9 +1,11 @@
 """The widget that predicts and counts: the engine's numbers, in layers, on time and undisturbed."""
 
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -71,14 +73,14 @@ def test_by_mouse_from_a_model_file_to_the_numbers(make_napari_viewer, qtbot, cl
     viewer.window.add_dock_widget(widget)
     assert not widget.run_button.isEnabled()
     assert widget.message.text().startswith("Train a model (2 Train)")
-    *_, file = widget.load_button.menu().actions()
+    *_, file = widget.model_choice.load_button.menu().actions()
     file.trigger()
     dialog = widget.findChild(QFileDialog)
     dialog.setDirectory(str(tmp_path))
     dialog.selectFile("bright.safetensors")
     dialog.accept()
     qtbot.waitUntil(lambda: session(viewer).model is not None)  # torch may be imported now
-    assert widget.model_text.text() == "bright"
+    assert widget.model_choice.text.text() == "bright"
     click(widget.run_button)
     qtbot.waitUntil(lambda: widget.count_text.text() == "9 cells")
     assert "6 of them do not touch the border" in widget.details.text()
@@ -99,10 +101,65 @@ def test_by_mouse_from_a_model_file_to_the_numbers(make_napari_viewer, qtbot, cl
     assert not labels.editable
 
 
+def test_other_pixels_are_not_counted(model, widget, count):
+    image = model.add_image(nine_discs(), name="well")
+    count()
+    image.data = np.zeros((64, 64), np.uint8)
+    assert widget.count_text.text() == ""
+    assert "well has other pixels now: press Count cells." in widget.message.text()
+    assert not widget.save_button.isVisibleTo(widget)
+    assert "well labels (outdated)" in model.layers
+    count()
+    assert widget.count_text.text() == "0 cells"
+    assert "well labels" in model.layers
+
+
+def test_pixels_that_change_while_they_are_counted_are_not_counted(model, widget, qtbot, click, monkeypatch):
+    going, changed, found = threading.Event(), threading.Event(), _counting.image_from_layer
+
+    def read(layer):
+        image = found(layer)
+        going.set()
+        changed.wait()
+        return image
+
+    monkeypatch.setattr(_counting, "image_from_layer", read)
+    image = model.add_image(nine_discs(), name="well")
+    click(widget.run_button)
+    going.wait()
+    image.data = np.zeros((64, 64), np.uint8)
+    changed.set()
+    qtbot.waitUntil(lambda: "well got other pixels while it was counted" in widget.message.text())
+    qtbot.waitUntil(lambda: not widget._finding.is_active)
+    assert widget.count_text.text() == ""
+    assert list(model.layers) == [image]
+
+
+def test_another_scale_gives_other_densities(model, widget, count, tmp_path, qtbot):
+    image = model.add_image(nine_discs(), name="well")
+    count()
+    assert "No density" in widget.details.text()
+    image.units, image.scale = ("um", "um"), (0.5, 0.5)
+    assert f"{9 / (0.032 * 0.032):,.0f} cells/mm²" in widget.details.text()
+    assert (model.layers["well labels"].features["area_um2"] * 4 == model.layers["well labels"].features["area_px"]).all()
+    widget.save(tmp_path)
+    qtbot.waitUntil(lambda: widget.message.text().startswith("Saved"))
+    assert pd.read_csv(tmp_path / "cells.csv")["area_um2"].notna().all()
+
+
+def test_a_model_that_goes_by_the_pixel_size_has_to_count_anew_at_another_scale(model, widget, count):
+    session(model).put(replace(bright_is_cell(), pixel_size=0.5), "by size")
+    image = model.add_image(nine_discs(), name="well", units="um", scale=(0.5, 0.5))
+    count()
+    image.scale = (0.25, 0.25)
+    assert widget.count_text.text() == ""
+    assert "well has another pixel size now, and the model goes by it" in widget.message.text()
+
+
 def test_models_that_come_with_the_package_are_offered(model, qtbot, tmp_path, monkeypatch):
     widget = PredictWidget(model)
     qtbot.addWidget(widget)
-    nuclei, phase, file = widget.load_button.menu().actions()
+    nuclei, phase, file = widget.model_choice.load_button.menu().actions()
     assert nuclei.text() == "nuclei (comes with napari-tally)"
     nuclei.trigger()
     qtbot.waitUntil(lambda: session(model).model_name == "nuclei")
@@ -117,7 +174,7 @@ def test_two_clicks_count_nuclei_without_any_training(model, qtbot, click):
     model.add_image(empty, name="empty well")
     widget = PredictWidget(model)
     qtbot.addWidget(widget)
-    widget.load_button.menu().actions()[0].trigger()
+    widget.model_choice.load_button.menu().actions()[0].trigger()
     qtbot.waitUntil(lambda: session(model).model_name == "nuclei")
     widget.image_choice.setCurrentIndex(widget.image_choice.findText("All images"))
     click(widget.run_button)
@@ -237,7 +294,7 @@ def test_what_cannot_be_used_is_said_in_one_sentence(model, widget, click, qtbot
     click(widget.run_button)
     qtbot.waitUntil(lambda: widget.message.text().startswith("bad: 81 of 81 values are not finite"))
     assert widget.run_button.isEnabled()
-    widget.load("no such file.safetensors")
+    widget.model_choice.load("no such file.safetensors")
     qtbot.waitUntil(lambda: widget.message.text() == "no such file.safetensors: there is no such model file.")
     assert session(model).model_name == "bright"
 
@@ -363,7 +420,7 @@ def test_labels_that_were_mended_by_hand_are_counted_and_not_made_anew(model, wi
     mended.data[mended.data == 6] = 0
     mended.metadata["napari_tally"]["corrected"] = 2
     session(model).cells_mended.emit()
-    assert widget.count_text.text() == "7 cells"  # with both docks in view
+    qtbot.waitUntil(lambda: widget.count_text.text() == "7 cells")  # with both docks in view
     before = mended.data.copy()
     widget.counting["min_area"].value = 10_000
     qtbot.waitUntil(lambda: "The cells of well were mended by hand, so thresholds leave them as they are" in widget.message.text())
@@ -394,6 +451,32 @@ def test_cells_may_be_mended_while_other_images_are_still_to_come(model, widget,
     qtbot.waitUntil(lambda: widget.run_button.isEnabled() and bool(layers_of(model, "prediction", two)))
     assert widget.count_text.text() == "17 cells"
     assert layers_of(model, "prediction", one) == [labels]
+
+
+def test_what_is_mended_in_view_is_counted_beside_the_window(model, widget, qtbot, count, monkeypatch):
+    image = model.add_image(nine_discs(), name="well")
+    count()
+    widget.show()
+    (labels,) = layers_of(model, "prediction", image)
+    mended, threads = _counting.mended, []
+
+    def mend(known, pixels):
+        threads.append(threading.current_thread())
+        if len(threads) == 1:  # the user goes on meanwhile
+            take_out(6)
+        return mended(known, pixels)
+
+    def take_out(cell):
+        labels.data[labels.data == cell] = 0
+        labels.metadata["napari_tally"]["corrected"] = cell
+
+    monkeypatch.setattr(_counting, "mended", mend)
+    take_out(5)
+    session(model).cells_mended.emit()
+    qtbot.waitUntil(lambda: widget.count_text.text() == "7 cells")
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
+    assert widget._results[image.unique_id].found.labels is labels.data
 
 
 def test_without_its_labels_an_image_has_no_count(model, widget, count):
@@ -448,13 +531,95 @@ def test_images_that_were_counted_in_different_ways_are_not_saved_as_one(model, 
     assert not (tmp_path / "record.json").exists()
 
 
-@pytest.mark.parametrize(("reply", "name"), [("Cancel", "mine"), ("Discard", "nuclei")])
-def test_a_model_that_is_not_saved_is_not_replaced_without_asking(model, widget, qtbot, monkeypatch, reply, name):
+@pytest.mark.parametrize(("reply", "name"), [("No", "mine"), ("Yes", "nuclei")])
+def test_a_model_that_is_not_saved_is_not_replaced_without_asking(model, widget, qtbot, click, reply, name):
     session(model).put(bright_is_cell(), "mine", saved=False)
-    monkeypatch.setattr(QMessageBox, "question", lambda *args: getattr(QMessageBox.StandardButton, reply))
-    widget.load(str(shipped_models()["nuclei"]))
-    qtbot.waitUntil(lambda: not widget._loading.is_active)
+    widget.model_choice.load(str(shipped_models()["nuclei"]))
+    box = widget.findChild(QMessageBox)
+    assert box.defaultButton() is box.button(QMessageBox.StandardButton.No)
+    click(box.button(getattr(QMessageBox.StandardButton, reply)))
+    qtbot.waitUntil(lambda: not widget.model_choice.is_loading)
     assert session(model).model_name == name
+
+
+def test_thresholds_that_take_time_are_said_to_be_at_work_and_if_they_fail_nothing_is_saved(
+    model, widget, qtbot, count, monkeypatch, tmp_path
+):
+    model.add_image(nine_discs(), name="well")
+    count()
+    going, decide = threading.Event(), _counting.decide
+
+    def slow(stale, counting):
+        while not going.is_set():
+            yield
+        yield from decide(stale, counting)
+
+    monkeypatch.setattr(_counting, "decide", slow)
+    widget.counting["min_area"].value = 10
+    qtbot.waitUntil(lambda: widget.message.text() == "Finding the cells anew…")
+    going.set()
+    qtbot.waitUntil(lambda: widget.message.text() == "")
+
+    def failing(stale, counting):
+        yield
+        raise MemoryError
+
+    monkeypatch.setattr(_counting, "decide", failing)
+    widget.counting["min_area"].value = 11
+    widget.save(tmp_path)
+    qtbot.waitUntil(lambda: "The memory is not enough" in widget.message.text())
+    monkeypatch.setattr(_counting, "decide", decide)
+    widget.counting["min_area"].value = 12
+    qtbot.waitUntil(lambda: widget._shown()[0].counting.min_area == 12 and not widget._deciding.is_active)
+    assert not widget.results.is_writing
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_shares_its_model_leaves_what_is_said(model, widget):
+    widget._say("Saved tables.")
+    session(model).put(bright_is_cell(), "in training", saved=False)
+    assert widget.message.text() == "Saved tables."
+
+
+def test_an_image_that_comes_later_is_said_not_to_be_counted(model, widget, count):
+    for name in ("a", "b"):
+        model.add_image(nine_discs(), name=name)
+    widget.image_choice.layer = None
+    count()
+    model.add_image(np.stack([nine_discs()] * 3), name="c")
+    assert "not counted yet: c" in widget.details.text()
+    assert widget.this_plane.isVisibleTo(widget)
+
+
+def test_nothing_is_written_over_or_left_out_without_a_word(model, widget, qtbot, count, click, tmp_path):
+    model.add_image(nine_discs(), name="A")
+    count()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "A.tif").write_text("mine")
+    widget._save_unless_there(str(tmp_path))
+    assert "labels/A.tif already. Replace?" in widget.findChild(QMessageBox).text()
+    click(widget.findChild(QMessageBox).button(QMessageBox.StandardButton.Yes))
+    widget.save(tmp_path / "more")
+    assert "still being written" in widget.message.text()
+    qtbot.waitUntil(lambda: widget.message.text().startswith("Saved"))
+    points = next(action for action in widget.results.export_button.menu().actions() if action.data() == "points")
+    for times in range(2):
+        points.trigger()
+        dialog = widget.findChild(QFileDialog)
+        dialog.setDirectory(str(tmp_path))
+        dialog.accept()
+        if times:
+            assert "points/A.csv already. Replace?" in widget.results.findChild(QMessageBox).text()
+        qtbot.waitUntil(lambda: widget.message.text().startswith("Exported"))
+
+
+def test_an_image_that_was_counted_and_closed_is_gone(model, widget, count):
+    image = weakref.ref(model.add_image(np.stack([nine_discs()] * 2)))
+    count()
+    model.add_image(nine_discs())  # napari itself remembers the layer that was active last
+    model.layers.remove(image())
+    gc.collect()
+    assert image() is None
 
 
 def test_a_volume_is_counted_as_bodies(model, widget, qtbot, count):
@@ -510,7 +675,7 @@ def test_mending_that_was_undone_is_no_correction(model, widget, count, qtbot, t
         labels.metadata["napari_tally"]["corrected"] = number
         widget.show()
         session(model).cells_mended.emit()
-        assert widget.count_text.text() == f"{7 + number} cells"
+        qtbot.waitUntil(lambda wanted=f"{7 + number} cells": widget.count_text.text() == wanted)
     widget.save(tmp_path)
     qtbot.waitUntil(lambda: not widget.results.is_writing)
     assert "corrected by hand" not in (tmp_path / "record.json").read_text()

@@ -18,6 +18,7 @@ from napari_tally.core.instances import climb_tile
 from napari_tally.core.tiles import plan_tiles
 from napari_tally.settings import PredictionSettings
 from napari_tally.widgets._gaze import Gaze
+from napari_tally.widgets._geometry import shown_plane
 from napari_tally.widgets._layers import layers_of
 from napari_tally.widgets._session import session
 from napari_tally.widgets.predict import PredictWidget
@@ -202,3 +203,16 @@ def test_tiles_near_the_middle_of_the_view_come_first(viewer):
         rows, columns = tiles[gaze.nearest(image, 2, tiles)]
         assert (rows.start, columns.start) == (min(75, max(0, y // 25 * 25)), min(75, x // 25 * 25))
     assert gaze.plane(image) == 2
+
+
+def test_a_stack_in_other_units_than_the_viewer_is_looked_at_where_it_is_shown(viewer):
+    viewer.add_image(np.zeros((9, 8, 8)), scale=(1, 1, 1), units=("um", "um", "um"))
+    stack = viewer.add_image(np.zeros((9, 8, 8)), scale=(1000, 1000, 1000), units=("nm", "nm", "nm"))
+    gaze = Gaze(viewer)
+    gaze.follow([stack])
+    viewer.dims.set_current_step(0, 4)
+    assert gaze.plane(stack) == shown_plane(viewer, stack)[0] == 4
+    viewer.layers.remove(stack)
+    viewer.dims.set_current_step(0, 2)
+    assert gaze.plane(stack) == 4  # for the work that still runs; the layer itself is let go
+    assert not gaze._layers

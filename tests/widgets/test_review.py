@@ -1,6 +1,7 @@
 """The review widget in a real window: cells are found, looked at and mended by mouse and keyboard."""
 
 import gc
+import threading
 import weakref
 
 import dask.array as da
@@ -16,6 +17,7 @@ from scipy import ndimage as ndi
 
 from napari_tally.core.counting import measure_cells
 from napari_tally.core.prediction import Prediction
+from napari_tally.core.review import ReviewList
 from napari_tally.settings import CountingSettings
 from napari_tally.widgets._annotation import region_mask, start_annotation
 from napari_tally.widgets._layers import KEY, annotation_of, belong, image_from_layer, is_corrected, region_of
@@ -544,3 +546,34 @@ def test_a_closed_widget_is_gone_and_the_layers_stay_usable(make_napari_viewer, 
     labels.undo()
     assert len(ids(labels)) == 7
     viewer.layers.clear()
+
+
+def test_an_annotation_gets_its_own_keys_back_when_the_dock_is_closed(make_napari_viewer, qtbot, click):
+    viewer = make_napari_viewer()
+    image, labels = add_scene(viewer)
+    annotation = start_annotation(viewer, image)
+    annotation.data = labels.data.copy()
+    keys = dict(annotation.keymap)
+    widget = ReviewWidget(viewer)
+    docked = viewer.window.add_dock_widget(widget)
+    widget.labels_choice.layer = annotation
+    begin(widget, qtbot, click)
+    assert annotation.keymap != keys
+    docked.destroyOnClose()
+    assert annotation.keymap == keys
+
+
+def test_the_ranking_can_be_cancelled_in_the_middle_of_a_plane(qtbot, click, monkeypatch):
+    go, measure = threading.Event(), ReviewList._measure
+    monkeypatch.setattr(ReviewList, "_measure", lambda *args: go.wait() and measure(*args))
+    viewer = ViewerModel()
+    add_scene(viewer)
+    widget = ReviewWidget(viewer)
+    qtbot.addWidget(widget)
+    click(widget.start_button)
+    click(widget.cancel_button)
+    qtbot.waitUntil(lambda: not widget._job.is_active)
+    go.set()
+    assert widget._reviewed is None
+    assert not widget.cancel_button.isVisibleTo(widget)
+    begin(widget, qtbot, click)

@@ -352,3 +352,15 @@ def test_a_layer_that_goes_with_the_brush_on_it_leaves_a_picture_without_it(make
     viewer.layers.remove(labels)
     assert viewer.screenshot(flash=False).any()  # it crashed here
     assert labels.mode == "pan_zoom"
+
+
+def test_a_layer_goes_with_the_brush_on_it_where_the_canvas_has_no_room(make_napari_viewer):
+    viewer = make_napari_viewer(show=True)
+    labels = viewer.add_labels(np.eye(64, dtype=int))
+    session(viewer)
+    labels.mode = "paint"
+    canvas = viewer.window._qt_viewer.canvas.native
+    canvas.setMinimumSize(0, 0)
+    canvas.resize(0, 0)
+    viewer.layers.remove(labels)
+    assert not viewer.layers

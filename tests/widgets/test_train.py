@@ -321,13 +321,13 @@ def test_the_wheel_scrolls_and_changes_nothing(widget):
         assert (widget.minutes.value, widget.start_from.currentIndex()) == before
 
 
-@pytest.mark.parametrize(("reply", "kept"), [("Cancel", True), ("Discard", False)])
-def test_an_unsaved_model_is_not_lost_without_asking(viewer, widget, qtbot, click, monkeypatch, reply, kept):
+@pytest.mark.parametrize(("reply", "kept"), [("No", True), ("Yes", False)])
+def test_an_unsaved_model_is_not_lost_without_asking(viewer, widget, qtbot, click, reply, kept):
     choose(widget, steps=1)
     click(widget.start_button)
     wait_for_the_end(widget, qtbot)
-    monkeypatch.setattr(QMessageBox, "question", lambda *args: getattr(QMessageBox.StandardButton, reply))
     click(widget.model_part.reset_button)
+    click(widget.findChild(QMessageBox).button(getattr(QMessageBox.StandardButton, reply)))
     assert (session(viewer).model is not None) == kept
 
 

@@ -227,23 +227,38 @@ def take_over(
     """
     wanted = annotation.copy()
     wanted[window] = 0
-    top, ids = next_id(annotation), []
-    cells, place = np.unique(labels, return_inverse=True)
-    place = place.reshape(labels.shape)
-    boxes = ndi.find_objects(place + 1)  # of each id; that of the background is not looked at
+    cells, cell_at = _ranked(labels)
+    drawn, drawn_at = _ranked(annotation)
+    cell_sizes, drawn_sizes = (np.bincount(at.ravel(), minlength=n + 1) for at, n in ((cell_at, len(cells)), (drawn_at, len(drawn))))
+    reached = np.unique(cell_at[window])
+    reached = reached[reached > 0]
+    both = (cell_at > 0) & (drawn_at > 0)
+    pairs, shared = np.unique(cell_at[both] * (len(drawn) + 1) + drawn_at[both], return_counts=True)
+    cell, before = np.divmod(pairs, len(drawn) + 1)
+    same = shared * 2 > np.maximum(cell_sizes[cell], drawn_sizes[before])  # so a cell has at most one that it was
+    known = dict(zip(cell[same].tolist(), drawn[before[same] - 1].tolist(), strict=True))
+    own, top = np.zeros(len(cells) + 1, np.int64), next_id(annotation)
+    for n in reached.tolist():
+        own[n] = known.get(n, top)
+        top += n not in known
+    own_at = own[cell_at]
     inside = np.zeros(labels.shape, bool)
     inside[window] = True
-    sizes = dict(zip(*(n.tolist() for n in np.unique(annotation, return_counts=True)), strict=True))  # ids may be as high as they like
-    for n in np.unique(place[inside & (labels > 0)]):
-        box = boxes[n]
-        cell, there, part = place[box] == n, annotation[box], wanted[box]
-        before = there[cell & (there > 0)]
-        likest = _most_frequent(before)
-        own = likest if likest and (before == likest).sum() * 2 > max(cell.sum(), sizes[likest]) else top
-        top += own == top
-        part[cell & (inside[box] | (part == 0))] = own
-        ids.append(own)
-    return wanted, np.array(ids, int)
+    painted = (own_at > 0) & (inside | (wanted == 0))
+    wanted[painted] = own_at[painted]
+    return wanted, own[reached]
+
+
+def _ranked(labels: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Give the ids of cells, and at each pixel which of them it is, from 1 on; ids may be as high as they like."""
+    highest = int(labels.max(initial=0))
+    if highest > labels.size:
+        ids, at = np.unique(np.maximum(labels, 0), return_inverse=True)
+        first = int(ids[0] > 0)  # there is no background
+        return ids[ids > 0], at.reshape(labels.shape) + first
+    there = np.zeros(highest + 1, bool)
+    there[labels[labels > 0]] = True
+    return np.flatnonzero(there), np.where(there, np.cumsum(there), 0)[np.maximum(labels, 0)]
 
 
 def next_id(labels: NDArray[np.integer]) -> int:

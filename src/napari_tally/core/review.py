@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from napari_tally.core.events import beside, saying
 from napari_tally.core.instances import TRUNCATE
 from napari_tally.core.suspects import measure_signs, rank_suspects
 from napari_tally.core.tiles import around
@@ -64,7 +65,7 @@ class ReviewList:
         """Measure every cell; must come first. Yields the number of planes done, returns itself."""
         tables = []
         for p in range(len(self._known)):
-            tables.append(self._measure(p, (slice(None), slice(None))))
+            tables.append((yield from saying(beside(self._measure, p, (slice(None), slice(None))), p)))
             yield p + 1
         self._signs = pd.concat(tables, ignore_index=True)
         self._rank()

@@ -31,10 +31,13 @@ class AuditImages:
     ----------
     known : dict of str to napari.layers.Image
         The layers that were found, by the names that the audit has for their images.
+    changed : psygnal signal (str)
+        The layer of this image has other pixels now, so it is no longer known.
     closing : psygnal signal ()
         The image that was opened from the folder is about to be closed, for the next one is opened.
     """
 
+    changed = Signal(str)
     closing = Signal()
 
     def __init__(self, viewer: ViewerModel) -> None:
@@ -78,8 +81,7 @@ class AuditImages:
         fitting = [layer for layer in self._viewer.layers if is_source(layer) and _has_shape(layer, shape)]
         for layer in sorted(fitting, key=lambda layer: layer.name != name):  # one that was renamed meanwhile has the same pixels
             if self._is_of(name, layer):
-                self.known[name] = layer
-                return layer
+                return self._know(name, layer)
         if name in self._files:
             return self._open(name, shape)
         if any(layer.name == name for layer in fitting):
@@ -113,8 +115,18 @@ class AuditImages:
         )
         self._opened = ImageLayer(data, name=name, rgb=image.colour, **scale)
         self._viewer.layers.append(self._opened)
-        self.known[name] = self._opened
-        return self._opened
+        return self._know(name, self._opened)
+
+    def _know(self, name: str, layer: ImageLayer) -> ImageLayer:
+        """Take a layer for an image of the audit as long as it has these pixels."""
+        self.known[name] = layer
+        layer.events.data.connect(self._take_pixels)
+        return layer
+
+    def _take_pixels(self, event: Any) -> None:
+        for name in [name for name, layer in self.known.items() if layer is event.source]:
+            del self.known[name]
+            self.changed.emit(name)
 
 
 def _has_shape(layer: ImageLayer, shape: tuple[int, ...]) -> bool:

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_tally.core.audit import Audit
 from napari_tally.core.results import few
 from napari_tally.core.tables import write_table
 from napari_tally.core.words import number
-from napari_tally.widgets._parts import ask_where_to_save, button, filling, group, note, say
+from napari_tally.widgets._parts import ask_where_to_save, button, group, note, say
 from napari_tally.widgets._plots import HandPlot
 from napari_tally.widgets._stacked import theme_colours
+from napari_tally.widgets._tables import fill_rows, number_table
 
 _MORE = 10
 """Windows that are added at a time."""
@@ -45,16 +46,11 @@ class AuditResult(QWidget):
         self._audit: Audit | None = None
         self.count_text = note(size=2.0)
         self.details = note()
-        self.table = QTableWidget(0, 4)
-        self.table.setHorizontalHeaderLabels(["Image", "Predicted", "Corrected", "95 %"])
-        self.table.setToolTip(
+        self.table = number_table(
+            ["Image", "Predicted", "Corrected", "95 %"],
             "95 %: the interval. An image has a corrected count of its own where at least 4 of its windows are counted. These need not add "
-            "up to the count of all: each is estimated by the windows of its image, that of all by all windows."
+            "up to the count of all: each is estimated by the windows of its image, that of all by all windows.",
         )
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.table.verticalHeader().hide()
-        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.more_button = button(
             f"{_MORE} more windows", "Go on with the same random order: the interval becomes narrower.", self._ask_for_more
         )
@@ -125,20 +121,13 @@ class AuditResult(QWidget):
     def _fill_table(self, audit: Audit) -> None:
         rows = audit.by("image") if len(audit.images) > 1 else audit.by("image").iloc[:0]
         self.table.setVisible(len(rows) > 0)
-        self.table.setRowCount(len(rows))
-        self.table.setFixedHeight(self.table.horizontalHeader().height() + min(len(rows), 5) * self.table.rowHeight(0) + 4)
-        with filling(self.table):
-            for r, row in enumerate(rows.itertuples()):
-                known = row.low == row.low
-                interval = f"{row.low:,.0f}–{row.high:,.0f}" if known else "–"
-                texts = (row.image, f"{row.predicted:,.0f}", f"{row.corrected:,.0f}" if known else "–", interval)
-                for c, text in enumerate(texts):
-                    item = QTableWidgetItem(str(text))
-                    by_hand = f"{number(row.windows, 'window')}, {number(row.clicks, 'cell')} counted by hand"
-                    item.setToolTip(by_hand if c else str(text))
-                    if c:
-                        item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                    self.table.setItem(r, c, item)
+        texts, tips = [], []
+        for row in rows.itertuples():
+            known = row.low == row.low
+            interval = f"{row.low:,.0f}–{row.high:,.0f}" if known else "–"
+            texts.append((str(row.image), f"{row.predicted:,.0f}", f"{row.corrected:,.0f}" if known else "–", interval))
+            tips.append(f"{number(row.windows, 'window')}, {number(row.clicks, 'cell')} counted by hand")
+        fill_rows(self.table, texts, tips)
 
     def _fold(self) -> None:
         unfolded = self.plot_button.isChecked()

@@ -19,7 +19,7 @@ from napari_tally.core.audit_file import read_audit, write_audit
 from napari_tally.settings import AuditSettings
 from napari_tally.widgets._annotation import region_mask
 from napari_tally.widgets._geometry import label_shape
-from napari_tally.widgets._layers import KEY, annotation_of, cells_on, image_from_layer, region_of
+from napari_tally.widgets._layers import KEY, annotation_of, image_from_layer, region_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,8 @@ class Part:
     closed: Any = None
 
 
-def part_of(viewer: ViewerModel, image: ImageLayer) -> Part:
-    """Take an image that has cells into an audit."""
-    labels = cells_on(viewer, image)
-    assert labels
+def part_of(viewer: ViewerModel, image: ImageLayer, labels: Labels) -> Part:
+    """Take an image and its cells into an audit."""
     return Part(image, labels, _closed(_annotated(viewer, image), labels))
 
 

@@ -11,6 +11,7 @@ from napari_tally.core.counting import size_remark
 from napari_tally.core.results import few
 from napari_tally.core.words import number
 from napari_tally.widgets._counting import Counted
+from napari_tally.widgets._results import MANY_COLOURS
 
 
 class Row(NamedTuple):
@@ -41,7 +42,8 @@ def details(shown: Sequence[Counted], rows: pd.DataFrame, not_counted: Sequence[
     n, inside, found = (int(rows[column].sum()) for column in ("count", "count_without_border", "found"))
     lines = [f"{inside:,} of them do not touch the border" if inside < n else "None of them touches the border"] if n else []
     if found > n:
-        lines.append(f"{number(found - n, 'more cell')} found, not counted (grey)")
+        in_grey = all(counted.cells["label"].max() <= MANY_COLOURS for counted in shown if len(counted.cells))
+        lines.append(f"{number(found - n, 'more cell')} found, not counted" + (" (grey)" if in_grey else " (too many cells to grey them)"))
     if len(shown) > 1 or not_counted:
         lines.append(f"In {len(shown)} of {len(shown) + len(not_counted)} images" if not_counted else f"In {len(shown)} images")
     elif len(rows) > 1:

@@ -8,9 +8,10 @@
 """
 
 import shutil
+import time
 import weakref
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -55,6 +56,8 @@ class Run:
     settings: PredictionSettings
     pixel_size: float = 0.0
     """In um, as it was stated then; 0 = as the layers say. Models that know the size of their pixels look at an image by it."""
+    began: float = field(default_factory=time.monotonic)
+    """When, on the clock that only goes forward."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +101,11 @@ class Counted:
     planes: tuple[int, ...] | None = None
 
     @property
+    def goes_by_size(self) -> bool:
+        """Whether other cells might have been found, had the layer had another pixel size."""
+        return self.found.are_bodies or bool(self.run.model.pixel_size and not self.run.pixel_size)
+
+    @property
     def remarks(self) -> tuple[str, str, str]:
         """What the user should know of the image: what is odd about the file, about its slices, about the picture; "" = nothing."""
         planes = planes_remark(self.image, self.found.are_bodies) if self.planes is None else ""
@@ -129,14 +137,6 @@ class Results:
     """News: the images that are counted by now."""
 
     counted: tuple[Counted, ...]
-
-
-def load(path: Path) -> "Generator[None, None, tuple[Model, Path]]":
-    """Load a model on the worker thread."""
-    from napari_tally.core.model_file import load_model
-
-    yield
-    return load_model(path), path
 
 
 def find(
@@ -262,6 +262,14 @@ def mended(known: Counted, labels: NDArray[np.integer]) -> Counted:
     cells = with_types(measure_cells(labels, known.image, shapes=number <= _MANY, are_bodies=found.are_bodies), types, n)
     found = replace(found, labels=labels, types=types, cells=number)
     return replace(known, found=found, cells=cells, is_mended=_print_of(labels) != known.as_found)
+
+
+def mend(known: Sequence[tuple[Counted, NDArray[np.integer]]]) -> Generator[None, None, list[Counted]]:
+    """Count what was mended by hand, on the worker thread; the labels are copies, for the user goes on."""
+    counted = []
+    for one, labels in known:
+        counted.append((yield from beside(mended, one, labels)))
+    return counted
 
 
 def to_show(labels: Any, image: Image) -> Any:

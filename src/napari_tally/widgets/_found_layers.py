@@ -7,6 +7,7 @@ from napari.layers import Labels
 from numpy.typing import NDArray
 
 from napari_tally.widgets import _counting
+from napari_tally.widgets._counted import OUTDATED
 from napari_tally.widgets._counting import Counted
 from napari_tally.widgets._geometry import placement
 from napari_tally.widgets._layers import KEY, Role, belong, is_corrected, layers_of, uncover
@@ -57,7 +58,7 @@ class FoundLayers:
         """Show labels; of a large image they stay in their file."""
         active = self._viewer.layers.selection.active
         shown: Labels = self._put("prediction", labels, Labels, layer, name=f"{layer.name} labels")
-        shown.name = shown.name.removesuffix(UNFINISHED)
+        shown.name = shown.name.removesuffix(UNFINISHED).removesuffix(OUTDATED)
         shown.editable = False  # it is made anew when a threshold changes; "5 Review cells" makes it the user's own
         self._viewer.layers.selection.active = active
         return shown

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_tally.core.audit import Window
-from napari_tally.widgets._geometry import label_shape, placement, unit_factors
+from napari_tally.widgets._geometry import from_view, label_shape, placement, to_viewer, turn_to
 from napari_tally.widgets._keys import bind_keys
 from napari_tally.widgets._layers import KEY
 
@@ -45,6 +45,8 @@ class CountingFrame:
     ----------
     clicked : psygnal signal ()
         A point was added, moved or deleted.
+    elsewhere : psygnal signal ()
+        A click was not taken, for another plane was shown than that of the window.
     lost : psygnal signal ()
         The user has deleted one of the layers; what was clicked is gone from the window, not from `clicks`.
     clicks : list of (y, x)
@@ -52,6 +54,7 @@ class CountingFrame:
     """
 
     clicked = Signal()
+    elsewhere = Signal()
     lost = Signal()
 
     def __init__(self, viewer: ViewerModel, keys: dict[str, Callable[[], object]]) -> None:
@@ -61,6 +64,7 @@ class CountingFrame:
         self._setting = False
         self._seen: dict[Layer, bool] = {}  # which layers were visible before
         self.window: Window | None = None
+        self._image: ImageLayer | None = None  # that it lies on
         self.clicks: list[tuple[float, float]] = []
         viewer.layers.events.removed.connect(self._removed)
 
@@ -71,20 +75,18 @@ class CountingFrame:
 
     def show(self, window: Window, image: ImageLayer, clicks: list[tuple[float, float]]) -> None:
         """Fly to a window, with what was clicked there before."""
-        self.window, self.clicks = window, list(clicks)
+        self.window, self._image, self.clicks = window, image, list(clicks)
         self._isolate(image)
-        self._turn_to(image, window.plane)
         self._make_layers(image)
         frame, points = self._layers
         side = max(window.bottom - window.top, window.right - window.left)
         self._setting = True
         frame.data = frame_lines(window)
         frame.edge_width = [side / 150] * len(frame.data)
-        points.selected_data = set()  # napari would go on with those of the window before
-        points.data = np.array(self.clicks, float).reshape(-1, 2)
+        self._put_clicks(points)
+        self._setting = True
         points.size = points.current_size = side / 22
         self._setting = False
-        self._colour(points)
         points.mode = "add"
         self.fly()
 
@@ -113,14 +115,14 @@ class CountingFrame:
         bind_keys(points, self._keys)
 
     def fly(self) -> None:
-        """Let the frame fill the canvas, with some of its surroundings."""
-        if not (self._layers and self.window):
+        """Let the frame fill the canvas, with some of its surroundings, on the plane of the window."""
+        if not (self._layers and self.window and self._image):
             return
         w, points = self.window, self._layers[1]
-        factors = unit_factors(self._viewer.layers.units[-2:], points.units) if self._viewer.layers.units else 1.0
-        corners = [
-            np.array(points.data_to_world(corner)) / factors for corner in ((w.top - 0.5, w.left - 0.5), (w.bottom - 0.5, w.right - 0.5))
-        ]
+        if leading := label_shape(self._image)[:-2]:
+            turn_to(self._viewer, self._image, [int(i) for i in np.unravel_index(w.plane, leading)])
+        units = to_viewer(self._viewer, points)
+        corners = [np.array(points.data_to_world(c)) * units for c in ((w.top - 0.5, w.left - 0.5), (w.bottom - 0.5, w.right - 0.5))]
         camera = self._viewer.scene.camera
         camera.center = (0.0, *(corners[0] + corners[1]) / 2)
         camera.zoom = min(self._viewer.canvas.size) / (_ROOM * np.abs(corners[1] - corners[0]).max())
@@ -133,7 +135,7 @@ class CountingFrame:
             if layer in self._viewer.layers:
                 layer.visible = visible
         self._seen.clear()
-        self.window = None
+        self.window = self._image = None
 
     def _take_away(self) -> None:
         layers, self._layers = self._layers, []
@@ -150,23 +152,36 @@ class CountingFrame:
         for layer in self._layers:
             layer.visible = True
 
-    def _turn_to(self, image: ImageLayer, plane: int) -> None:
-        """Move the sliders to a plane of an image."""
-        leading = label_shape(image)[:-2]
-        if not leading:
-            return
-        index = np.zeros(image.ndim)
-        index[image.ndim - 2 - len(leading) : image.ndim - 2] = np.unravel_index(plane, leading)
-        world = image.data_to_world(index)
-        for axis, value in enumerate(world[:-2], start=self._viewer.dims.ndim - image.ndim):
-            self._viewer.dims.set_point(axis, value)
-
     def _changed(self, event: Any) -> None:
         points = self._layers[1] if self._layers else None
-        if points is not None and not self._setting and event.action in ("added", "removed", "changed"):
-            self.clicks = [(float(y), float(x)) for y, x in points.data]
-            self._colour(points)
-            self.clicked.emit()
+        if points is None or self._setting or event.action not in ("added", "removed", "changed"):
+            return
+        if event.action == "added" and not self._is_at_the_window:
+            self._put_clicks(points)
+            self.elsewhere.emit()
+            return
+        self.clicks = [(float(y), float(x)) for y, x in points.data]
+        self._colour(points)
+        self.clicked.emit()
+
+    @property
+    def _is_at_the_window(self) -> bool:
+        """Whether the sliders show the plane of the window; they may be moved to see what a cell is like above and below."""
+        assert self._image
+        assert self.window
+        leading = label_shape(self._image)[:-2]
+        if not leading:
+            return True
+        shown = np.round(from_view(self._viewer, self._image, self._viewer.dims.point)[:-2])[-len(leading) :]
+        return tuple(shown.astype(int)) == np.unravel_index(self.window.plane, leading)
+
+    def _put_clicks(self, points: Points) -> None:
+        """Show the clicks that are taken."""
+        self._setting = True
+        points.selected_data = set()  # napari would go on with those of the window before
+        points.data = np.array(self.clicks, float).reshape(-1, 2)
+        self._setting = False
+        self._colour(points)
 
     def _colour(self, points: Points) -> None:
         inside = self.inside
@@ -181,7 +196,7 @@ class CountingFrame:
 
     def forget(self) -> None:
         """The widget is gone: tell it nothing more. The layers stay until somebody deletes them."""
-        self._layers, self.window = [], None
+        self._layers, self.window, self._image = [], None, None
 
     def _removed(self, event: object) -> None:
         gone = getattr(event, "value", None)

@@ -144,13 +144,33 @@ def placement(layer: Layer, ndim: int) -> dict[str, Any]:
     return place
 
 
+def to_viewer(viewer: ViewerModel, layer: Layer) -> NDArray[np.float64]:
+    """Give the units of the viewer that make one unit of the layer, an axis each: world coordinates of layers are in units of their own."""
+    units = viewer.layers.units
+    return np.array(unit_factors(layer.units, units[-layer.ndim :]) if units else [1.0] * layer.ndim)
+
+
+def from_view(viewer: ViewerModel, layer: Layer, point: Sequence[float] | NDArray[np.floating]) -> NDArray[np.float64]:
+    """Turn a point of the viewer into pixels of a layer."""
+    return np.asarray(layer.world_to_data(np.array(point[-layer.ndim :], float) / to_viewer(viewer, layer)), float)
+
+
 def shown_plane(viewer: ViewerModel, layer: Layer) -> tuple[int, ...]:
     """Give the index of the plane of a layer that the sliders of the viewer stand on; () for a layer without planes."""
-    world, units = np.array(viewer.dims.point[-layer.ndim :]), viewer.layers.units
-    if units:
-        world *= unit_factors(units[-layer.ndim :], layer.units)
-    index = np.round(layer.world_to_data(world)[:-2]).astype(int)
-    return tuple(int(i) for i in np.clip(index, 0, np.subtract(layer.data.shape[:-2], 1)))
+    index = np.round(from_view(viewer, layer, viewer.dims.point)[:-2]).astype(int)
+    return tuple(int(i) for i in np.clip(index, 0, np.subtract(layer.data.shape[: layer.ndim - 2], 1)))
+
+
+def turn_to(viewer: ViewerModel, layer: Layer, plane: Sequence[int], middle: Sequence[float] = (0.0, 0.0)) -> NDArray[np.float64]:
+    """Move the sliders to a plane of a layer, and give where a place of it (in pixels) lies in the viewer.
+
+    Axes of the layer before those of `plane`, which are channels, go to their beginning.
+    """
+    index = [*[0] * (layer.ndim - 2 - len(plane)), *plane, *middle]
+    place = np.asarray(layer.data_to_world(index), float)[-layer.ndim :] * to_viewer(viewer, layer)
+    for axis, value in enumerate(place[:-2], start=viewer.dims.ndim - layer.ndim):
+        viewer.dims.set_point(axis, value)
+    return place
 
 
 def to_data_of(target: Layer, source: Layer, points: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -4,6 +4,7 @@
 
     state folder /  trainings / 4711-0 / about.json, state.safetensors, data.safetensors     one folder a training
                     drawings  / 4711-<layer>.journal                                          one file a drawing
+                    models    / see `_unsaved.py`
 
 Only what nobody works on any more is offered. What is older than a month goes.
 """
@@ -30,7 +31,7 @@ from napari_tally.core.files import owner, state_folder, whole_file
 from napari_tally.core.journal import Journal, Region, read_about
 from napari_tally.widgets._garbage import hold
 
-_MONTH = 30 * 24 * 3600.0
+MONTH = 30 * 24 * 3600.0
 _CLOCK = 60.0
 """Seconds by which the clock may have been set since; no number of a process is given out again so soon."""
 _DELAY = 500
@@ -90,14 +91,14 @@ def unfinished_trainings() -> list[Unfinished]:
         path = folder / "about.json"
         try:
             if not path.is_file():  # killed in its first seconds, or one that begins just now
-                if time.time() - folder.stat().st_mtime > _MONTH:
+                if time.time() - folder.stat().st_mtime > MONTH:
                     discard(folder)
                 continue
             about = json.loads(path.read_text(encoding="utf-8"))
             when = path.stat().st_mtime
             if folder in at_work or not (is_alone(about) or about["pid"] == os.getpid()):
                 continue
-            if time.time() - when > _MONTH:
+            if time.time() - when > MONTH:
                 discard(folder)
             elif (folder / "state.safetensors").is_file():
                 images, stood = tuple(map(str, about["images"])), (int(about["step"]), float(about["fraction"]))
@@ -128,7 +129,7 @@ def _alone() -> Iterator[Path]:
                 if age > 3600:  # half written by a crash
                     path.unlink()
             elif is_alone(read_about(path)):
-                if age > _MONTH:
+                if age > MONTH:
                     path.unlink()
                 else:
                     yield path

@@ -10,6 +10,7 @@ Layers of four kinds belong to an image. What a layer is stands in its metadata,
                                      {"role": "aid", "image": id}                          only to look at: preview, weight map
 """
 
+from itertools import count
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,8 @@ from napari_tally.widgets._geometry import as_array, axes_of, full_size, is_zarr
 
 KEY = "napari_tally"
 Role = Literal["annotation", "prediction", "probability", "aid"]
+_NUMBERS = count()
+"""Tell which of two layers of an image is the newer one."""
 _BLENDED = ("additive", "minimum", "multiplicative")
 
 
@@ -51,12 +54,17 @@ def image_from_layer(layer: ImageLayer) -> Image:
     ValueError
         If the values are no real, finite numbers.
     """
+    size, steps = sizes_of(layer)
+    return as_image(as_array(full_size(layer)), axes=axes_of(layer), name=layer.name, pixel_size=size, steps=steps)
+
+
+def sizes_of(layer: ImageLayer) -> tuple[tuple[float, float] | None, dict[str, float]]:
+    """Give the pixel size of an image and the steps of its other axes in um: as the layer says, else as its file does."""
     size, distance = pixel_size(layer), z_size(layer)
-    steps = {"Z": distance} if distance else {}
     if not (size or distance or np.any(layer.scale != 1)) and layer.source.path:
         height, width = label_shape(layer)[-2:]
-        size, steps = stated_sizes(layer.source.path, (height, width))
-    return as_image(as_array(full_size(layer)), axes=axes_of(layer), name=layer.name, pixel_size=size, steps=steps)
+        return stated_sizes(layer.source.path, (height, width))
+    return size, {"Z": distance} if distance else {}
 
 
 def what_is_odd(layer: ImageLayer) -> str:
@@ -75,7 +83,9 @@ def what_is_odd(layer: ImageLayer) -> str:
 
 def belong(layer: Layer, role: Role, image: ImageLayer, region: Shapes | None = None) -> None:
     """Note in the metadata of `layer` what it is, and of which image; from now on it, and its region, go where the image goes."""
-    layer.metadata[KEY] = {"role": role, "image": image.unique_id} | ({"region": region.unique_id} if region else {})
+    layer.metadata[KEY] = {"role": role, "image": image.unique_id, "number": next(_NUMBERS)} | (
+        {"region": region.unique_id} if region else {}
+    )
     for part in (layer, *([region] if region else [])):
         _FOLLOWING[part] = _Following(part, image)
 
@@ -129,8 +139,8 @@ def _overlap(one: Layer, other: Layer) -> bool:
 
 
 def layers_of(viewer: ViewerModel, role: Role, image: ImageLayer) -> list[Any]:
-    """Find the layers of an image that have this role, the newest last."""
-    return [layer for layer in viewer.layers if is_a(layer, role, image)]
+    """Find the layers of an image that have this role, the newest last, in whatever order they lie."""
+    return sorted((layer for layer in viewer.layers if is_a(layer, role, image)), key=lambda layer: _notes(layer).get("number", 0))
 
 
 def is_a(layer: Layer, role: Role, image: ImageLayer) -> bool:
@@ -156,10 +166,18 @@ def fits(layer: Layer, image: ImageLayer) -> bool:
 
 
 def cells_on(viewer: ViewerModel, image: ImageLayer) -> Labels | None:
-    """Find the cells of an image: its newest prediction, else labels of another origin that are its own."""
-    found = layers_of(viewer, "prediction", image)
-    others = [layer for layer in viewer.layers if not _notes(layer) and fits(layer, image) and image_under(viewer, layer) is image]
-    return next(reversed([*others, *found]), None)
+    """Find the cells of an image; see :func:`cells_by_image`."""
+    return cells_by_image(viewer).get(image)
+
+
+def cells_by_image(viewer: ViewerModel) -> dict[ImageLayer, Labels]:
+    """Find the cells of all images: of each its newest prediction, else labels of another origin that are its own.
+
+    At once, for each of the labels has to be held against every image.
+    """
+    foreign = {image_under(viewer, layer): layer for layer in viewer.layers if isinstance(layer, Labels) and not _notes(layer)}
+    of_each = {image: (layers_of(viewer, "prediction", image) or [foreign.get(image)])[-1] for image in viewer.layers if is_source(image)}
+    return {image: labels for image, labels in of_each.items() if labels is not None}
 
 
 def image_under(viewer: ViewerModel, labels: Labels) -> ImageLayer | None:
@@ -215,4 +233,4 @@ def _notes(layer: Layer) -> dict[str, Any]:
 
 
 def _by_id(viewer: ViewerModel, unique_id: Any) -> Any:
-    return next((layer for layer in viewer.layers if unique_id is not None and layer.unique_id == unique_id), None)
+    return None if unique_id is None else next((layer for layer in viewer.layers if layer.unique_id == unique_id), None)

@@ -1,5 +1,6 @@
 """The part of the widget *Train* that keeps the current model of the viewer: in a file, out of a file, or not at all."""
 
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from napari_tally.widgets._job import Job
 from napari_tally.widgets._parts import ask_for_file, ask_where_to_save, button, group, may_lose_model, note, say
 from napari_tally.widgets._session import Session
 from napari_tally.widgets._training import load_file, save_file
+from napari_tally.widgets._unsaved import UnsavedModel, let_model_go, unsaved_models
 
 if TYPE_CHECKING:
     from napari_tally.core.model_file import Model
@@ -51,11 +53,25 @@ class ModelPart(QWidget):
         self.save_button = button("Save model…", "Write the model to a file.", self._ask_where_to_save)
         self.load_button = button("Load model…", "Read a model from a file: to train on, or to predict.", self.ask_for_model)
         self.reset_button = button("Reset", "Forget the model and the curves, to begin anew.", self._reset)
+        self.unsaved_text = note()
+        self.take_button = button("Take it", "Make it the current model; then it can be saved.", self._ask_to_take_unsaved)
+        self.discard_button = button("Discard", "Forget the model that was not saved.", self._discard_unsaved)
+        self._unsaved: list[UnsavedModel] = []
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(group("Model", self.text, [self.save_button, self.load_button, self.reset_button]))
+        column.addWidget(
+            group(
+                "Model",
+                self.text,
+                [self.save_button, self.load_button, self.reset_button],
+                self.unsaved_text,
+                [self.take_button, self.discard_button],
+            )
+        )
         shared.model_changed.connect(self._show_name)
         self._show_name()
+        self._unsaved = unsaved_models()
+        self._offer_unsaved()
 
     @property
     def is_busy(self) -> bool:
@@ -66,7 +82,8 @@ class ModelPart(QWidget):
         """Offer what can be done now: to save the model, if there is one, and to put another in its place."""
         has_model = self._session.model is not None
         self.save_button.setEnabled(has_model and may_save)
-        self.load_button.setEnabled(may_replace)
+        for part in (self.load_button, self.take_button):
+            part.setEnabled(may_replace)
         self.reset_button.setEnabled(has_model and may_replace)
 
     def save(self, path: str) -> None:
@@ -77,8 +94,11 @@ class ModelPart(QWidget):
 
     def load(self, path: str) -> None:
         """Make the model in a file the current one."""
-        if may_lose_model(self, self._session) and not self.is_busy:
-            self._loading.start(lambda: load_file(Path(path)), description=_DOING)
+        if not self.is_busy:
+            may_lose_model(self, self._session, partial(self._load, path))
+
+    def _load(self, path: str) -> None:
+        self._loading.start(lambda: load_file(Path(path)), description=_DOING)
 
     def ask_for_model(self) -> None:
         """Ask for a file to load."""
@@ -96,12 +116,39 @@ class ModelPart(QWidget):
     def _take_loaded(self, loaded: "tuple[Path, Model]") -> None:
         path, model = loaded
         self.replaced.emit()
-        self._session.put(model, path)
+        if self._unsaved and path == self._unsaved[0].path:
+            self._session.put(model, self._unsaved[0].name, saved=False)  # which keeps it anew
+            self._discard_unsaved()
+        else:
+            self._session.put(model, path)
 
     def _reset(self) -> None:
-        if may_lose_model(self, self._session):
-            self._session.put(None)
-            self.replaced.emit()
+        may_lose_model(self, self._session, self._forget)
+
+    def _forget(self) -> None:
+        self._session.put(None)
+        self.replaced.emit()
+
+    # A model that an earlier napari, or a viewer that was closed, has left
+
+    def _offer_unsaved(self) -> None:
+        """Say what was not saved, the newest first."""
+        text = f"<b>A model was not saved:</b> {escape(str(self._unsaved[0]))}. Take it, or discard it." if self._unsaved else ""
+        say(self.unsaved_text, text)
+        for part in (self.take_button, self.discard_button):
+            part.setVisible(bool(self._unsaved))
+
+    def _ask_to_take_unsaved(self) -> None:
+        if not self.is_busy:
+            may_lose_model(self, self._session, self._take_unsaved)
+
+    def _take_unsaved(self) -> None:
+        path = self._unsaved[0].path
+        self._loading.start(lambda: load_file(path), description=_DOING)
+
+    def _discard_unsaved(self) -> None:
+        let_model_go(self._unsaved.pop(0).folder)
+        self._offer_unsaved()
 
     def _show_name(self, model: object = None) -> None:
         name = self._session.model_name

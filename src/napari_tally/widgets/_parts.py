@@ -1,7 +1,8 @@
 """Small parts of which the dock widgets are made, so that they look alike: buttons, groups, wrapped text."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
 
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import (
@@ -12,18 +13,18 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QGroupBox,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QLayout,
     QMessageBox,
     QPushButton,
     QScrollArea,
     QSizePolicy,
-    QTableWidget,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_tally.core.results import few
+from napari_tally.widgets._job import sentence
 from napari_tally.widgets._session import Session
 
 Row = QWidget | QLayout | list[QWidget]
@@ -55,13 +56,21 @@ def note(text: str = "", size: float = 1.0) -> QLabel:
     return label
 
 
-def may_lose_model(parent: QWidget, session: Session) -> bool:
-    """Ask before a model that is not saved goes."""
+def may_lose_model(parent: QWidget, session: Session, then: Callable[[], object]) -> None:
+    """Ask before a model that is not saved goes; `then` is called at once where there is none, else on Yes."""
     if session.model is None or session.saved:
-        return True
-    yes = QMessageBox.StandardButton.Discard
-    question = "The current model is not saved. Discard it?"
-    return QMessageBox.question(parent, "napari-tally", question, yes | QMessageBox.StandardButton.Cancel) == yes
+        then()
+    else:
+        ask(parent, "The current model is not saved. Discard it?", then)
+
+
+def unless_there(parent: QWidget, folder: str | Path, names: Sequence[str], write: Callable[[], object]) -> None:
+    """Ask before files of these names are replaced in a folder; `write` is called at once where there are none, else on Yes."""
+    there = [name for name in names if (Path(folder) / name).exists()]
+    if there:
+        ask(parent, f"{folder} has {few(there)} already. Replace?", write)
+    else:
+        write()
 
 
 def ask(parent: QWidget, question: str, yes: Callable[[], object], more: str = "") -> None:
@@ -70,22 +79,10 @@ def ask(parent: QWidget, question: str, yes: Callable[[], object], more: str = "
     box.setText(question)
     box.setInformativeText(more)
     box.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
+    box.setDefaultButton(QMessageBox.StandardButton.No)  # Enter, pressed without reading, loses nothing
     box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     box.accepted.connect(yes)
     box.open()
-
-
-@contextmanager
-def filling(table: QTableWidget) -> Iterator[None]:
-    """Fill a table: its columns are measured once, at the end, and not again for every cell, which takes seconds for hundreds of rows."""
-    header = table.horizontalHeader()
-    modes = [header.sectionResizeMode(column) for column in range(table.columnCount())]
-    header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-    try:
-        yield
-    finally:
-        for column, mode in enumerate(modes):
-            header.setSectionResizeMode(column, mode)
 
 
 def ask_for_file(parent: QWidget, title: str, kinds: str, chosen: Callable[[str], object]) -> None:
@@ -125,6 +122,11 @@ def say(label: QLabel, text: str) -> None:
     """Show a text, and take no room for an empty one."""
     label.setText(text)
     label.setVisible(bool(text))
+
+
+def say_error(label: QLabel, error: BaseException) -> None:
+    """Show in a sentence what went wrong."""
+    say(label, escape(sentence(error)))
 
 
 def group(title: str, *rows: Row) -> QGroupBox:

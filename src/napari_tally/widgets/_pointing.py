@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 from skimage.measure import find_contours
 
-from napari_tally.widgets._geometry import placement, unit_factors
+from napari_tally.widgets._geometry import from_view, placement, to_viewer, turn_to
 from napari_tally.widgets._layers import belong, image_of
 
 _LARGE, _WANTED, _SMALL = 160.0, 80.0, 40.0
@@ -44,9 +44,7 @@ def fly_to(viewer: ViewerModel, layer: Labels, plane: tuple[int, ...], middle: t
     diameter : float
         How large what is there is, in pixels: the zoom changes only where it would be too small or too large to see.
     """
-    world = np.asarray(layer.data_to_world([*plane, *middle]))[-layer.ndim :] * _to_viewer(viewer, layer)
-    for axis, value in enumerate(world[:-2], start=viewer.dims.ndim - layer.ndim):
-        viewer.dims.set_point(axis, value)
+    world = turn_to(viewer, layer, plane, middle)
     camera = viewer.scene.camera
     on_screen = camera.zoom * diameter * pixel_in_view(viewer, layer)
     if not _SMALL <= on_screen <= _LARGE:
@@ -56,7 +54,7 @@ def fly_to(viewer: ViewerModel, layer: Labels, plane: tuple[int, ...], middle: t
 
 def pixel_in_view(viewer: ViewerModel, layer: Labels) -> float:
     """Give the side of a pixel of a layer in world units of the viewer."""
-    return float(abs(layer.scale[-1] * _to_viewer(viewer, layer)[-1]))
+    return float(abs(layer.scale[-1] * to_viewer(viewer, layer)[-1]))
 
 
 def part_in_view(layer: Labels) -> tuple[slice, slice]:
@@ -188,11 +186,4 @@ class Gestures:
             self.drawn.emit(np.array(points))
 
     def _at(self, layer: Labels, event: Any) -> NDArray[np.float64]:
-        world = np.array(event.position[-layer.ndim :]) / _to_viewer(self._viewer, layer)
-        return np.asarray(layer.world_to_data(world), float)
-
-
-def _to_viewer(viewer: ViewerModel, layer: Labels) -> NDArray[np.float64]:
-    """Give the units of the viewer that make one unit of the layer, an axis each."""
-    units = viewer.layers.units
-    return np.array(unit_factors(layer.units, units[-layer.ndim :]) if units else [1.0] * layer.ndim)
+        return from_view(self._viewer, layer, event.position)

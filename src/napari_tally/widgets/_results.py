@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Generator, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from qtpy.QtWidgets import QFormLayout, QMenu, QVBoxLayout, QWidget
 
 from napari_tally.core.counting import apply_rules, pixel_remark, summarise
 from napari_tally.core.events import saying
-from napari_tally.core.export import FORMATS, Format, export
+from napari_tally.core.export import FORMATS, Format, export, file_name
 from napari_tally.core.label_files import writing_labels
 from napari_tally.core.lazy import write_tiff_in_pieces
 from napari_tally.core.regions import Region
@@ -32,7 +33,7 @@ from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job, sentence
 from napari_tally.widgets._layer_combo import LayerCombo
 from napari_tally.widgets._layers import KEY
-from napari_tally.widgets._parts import ask_for_folder, button, group, note, say
+from napari_tally.widgets._parts import ask_for_folder, button, group, note, say, unless_there
 from napari_tally.widgets._plots import Plots
 from napari_tally.widgets._regions import is_regions, regions_from_shapes
 from napari_tally.widgets._stacked import theme_colours
@@ -40,13 +41,14 @@ from napari_tally.widgets._stacked import theme_colours
 if TYPE_CHECKING:
     from napari_tally.widgets._counting import Counted
 
-SAVED = ("counts.csv", "cells.csv", "record.json", "report.html")
+_BUSY = "The results of before are still being written. Once it says here that they are saved, try again."
+_SAVED = ("counts.csv", "cells.csv", "record.json", "report.html")
 _PATIENCE = 200
 """Milliseconds without a change of the regions after which the cells are counted anew."""
 _LINES = 8
 _GREY, _NEW = np.array([0.5, 0.5, 0.5, 0.6]), np.ones(4)
 """Colours of cells that do not count, and of those that are drawn later."""
-_MANY_COLOURS = 20_000
+MANY_COLOURS = 20_000
 """The largest number of a cell for which there is a table of colours; napari needs a fifth of a second for so many."""
 
 
@@ -200,16 +202,24 @@ class ResultsPart(QWidget):
         """Whether files are being written."""
         return self._writing.is_active
 
+    def files(self) -> list[str]:
+        """Name the files that :meth:`save` writes."""
+        return [*_SAVED, *(f"labels/{name}.tif" for name in _file_names(self._shown))]
+
     def save(self, folder: str | Path) -> None:
         """Write tables, labels, record and report of the images that are shown, as the command line does."""
-        if self._shown and not self.is_writing:
+        if self.is_writing:
+            self.said.emit(_BUSY)
+        elif self._shown:
             items = [(found, self._regions(found)) for found in self._shown]
             rules = self.form.value
             self._writing.start(lambda: _save(Path(folder), items, rules), description="Saving results")
 
     def export(self, folder: str | Path, kind: Format) -> None:
         """Write the cells of the images that are shown for another program."""
-        if self._shown and not self.is_writing:
+        if self.is_writing:
+            self.said.emit(_BUSY)
+        elif self._shown:
             shown, rules = list(self._shown), self.form.value
             self._writing.start(lambda: _export(Path(folder), shown, kind, rules), description="Exporting cells")
 
@@ -218,7 +228,8 @@ class ResultsPart(QWidget):
         ask_for_folder(self, f"A folder for: {FORMATS[self._kind]}", self._export_there)
 
     def _export_there(self, folder: str) -> None:
-        self.export(folder, self._kind)
+        files = [f"{self._kind}/{file_name(name, self._kind)}" for name in _file_names(self._shown)]
+        unless_there(self, folder, files, partial(self.export, folder, self._kind))
 
 
 def shade(labels: Labels, cells: pd.DataFrame) -> None:
@@ -233,7 +244,7 @@ def shade(labels: Labels, cells: pd.DataFrame) -> None:
     notes = labels.metadata[KEY]
     own = notes.get("colours", labels.colormap)
     counts = cells.groupby("label")["counted"].any()
-    if counts.all() or counts.index.max() > _MANY_COLOURS or not isinstance(own, CyclicLabelColormap):
+    if counts.all() or counts.index.max() > MANY_COLOURS or not isinstance(own, CyclicLabelColormap):
         if "colours" in notes:
             labels.colormap = notes.pop("colours")
         return
@@ -255,11 +266,11 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
     (folder / "labels").mkdir(exist_ok=True)
     results = Results(rules)
     record = RunRecord.begin(first.run.model, first.run.source, first.run.settings, first.counting, rules)
-    names: list[str] = []
-    for found, regions in items:
+    names = _file_names([found for found, _ in items])
+    for (found, regions), name in zip(items, names, strict=True):
         made = yield from saying(results.measuring(found.found.labels, found.image, regions, "", *found.found.kinds), None)
         results.take(*(None if table is None else found.only(table) for table in made))
-        name, labels, image = _file_name(found.image.name, names), found.found.labels, found.image.calibrated(rules.pixel_size)
+        labels, image = found.found.labels, found.image.calibrated(rules.pixel_size)
         if isinstance(labels, np.ndarray):
             yield from writing_labels(folder / "labels" / f"{name}.tif", labels, image.pixel_size)
         else:
@@ -284,24 +295,25 @@ def _save(folder: Path, items: Sequence[tuple["Counted", list[Region]]], rules: 
 
 def _export(folder: Path, shown: Sequence["Counted"], kind: Format, rules: RuleSettings) -> Generator[None, None, str]:
     """Write one format on the worker thread; give what to say."""
-    names: list[str] = []
-    for found in shown:
+    for found, name in zip(shown, _file_names(shown), strict=True):
         labels = found.found.labels
         if not isinstance(labels, np.ndarray):
             labels = np.stack([labels[p, : labels.shape[1], : labels.shape[2]] for p in range(labels.shape[0])]).astype(np.int32)
         image = found.image.calibrated(rules.pixel_size)
         slices = image.slices if "volume_vx" in found.cells else 1
-        export(labels, _file_name(image.name, names), folder, [kind], image.pixel_size, slices)
+        export(labels, name, folder, [kind], image.pixel_size, slices)
         yield
     return f"Exported {number(len(shown), 'image')} to {folder / kind}."
 
 
-def _file_name(name: str, taken: list[str]) -> str:
-    """Turn the name of a layer into one of a file that is not taken yet, and take it."""
-    plain = made = "".join("_" if c in '/\\:*?"<>|' else c for c in name).strip(". ") or "image"
-    number = 1
-    while made.lower() in taken:
-        number += 1
-        made = f"{plain} {number}"
-    taken.append(made.lower())
-    return made
+def _file_names(shown: Sequence["Counted"]) -> list[str]:
+    """Turn the names of layers into those of files, no two alike."""
+    names: dict[str, str] = {}
+    for found in shown:
+        plain = made = "".join("_" if c in '/\\:*?"<>|' else c for c in found.image.name).strip(". ") or "image"
+        number = 1
+        while made.lower() in names:
+            number += 1
+            made = f"{plain} {number}"
+        names[made.lower()] = made
+    return list(names.values())

@@ -13,14 +13,14 @@ from qtpy.QtWidgets import (
     QLabel,
     QSpinBox,
     QTableWidget,
-    QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_tally.core.review import ReviewList
 from napari_tally.core.words import number
-from napari_tally.widgets._parts import button, filling, note, say
+from napari_tally.widgets._parts import button, note, say
+from napari_tally.widgets._tables import filling, item_of
 
 _MOST = 300
 """Rows at most: nobody goes through more at a time, and filling a table takes time."""
@@ -130,11 +130,8 @@ class SuspectTable(QWidget):
         for r, row in enumerate(listed.itertuples()):
             fault = ("✓ " if row.accepted else "") + row.fault.replace("image ", "")  # so that it fits
             for c, text in enumerate((str(r + 1), fault, f"{row.score:.2f}", str(row.area_px))):
-                item = QTableWidgetItem(text)
+                item = item_of(text, f"Cell {row.label}" + f", plane {row.plane}" * several, is_number=c != 1)
                 item.setData(Qt.ItemDataRole.UserRole, (row.plane, row.label))
-                item.setToolTip(f"Cell {row.label}" + f", plane {row.plane}" * several)
-                if c != 1:
-                    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
                 self.table.setItem(r, c, item)
 
     def select(self, cell: Cell | None) -> None:

@@ -10,13 +10,14 @@ What is counted is written into the audit's file after every window, and a secon
 """
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import QFormLayout, QWidget
 
@@ -32,8 +33,8 @@ from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._frame import CountingFrame
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
-from napari_tally.widgets._layers import KEY, cells_on, is_source
-from napari_tally.widgets._parts import ask_for_file, ask_for_folder, ask_where_to_save, button, fill, group, note, say
+from napari_tally.widgets._layers import KEY, cells_by_image, is_source
+from napari_tally.widgets._parts import ask_for_file, ask_for_folder, ask_where_to_save, button, fill, group, note, say, say_error
 from napari_tally.widgets._session import unwrap
 
 if TYPE_CHECKING:
@@ -59,10 +60,12 @@ class AuditWidget(QWidget):
         self._number = 0
         self._frame = CountingFrame(self._viewer, {"n": self._done, "b": self._back, "0": self._none_here})
         self._frame.clicked.connect(self._clicked)
+        self._frame.elsewhere.connect(self._tell_elsewhere)
         self._frame.lost.connect(self._lost)
         self.destroyed.connect(self._frame.forget)
         self._images = AuditImages(self._viewer)
         self._images.closing.connect(self._frame.leave)
+        self._images.changed.connect(self._take_pixels)
         self._job = Job(self)
         self._job.returned.connect(self._take_audit)
         self._job.failed.connect(self._show_failure)
@@ -75,7 +78,7 @@ class AuditWidget(QWidget):
         self._later.setInterval(_PATIENCE)
         self._later.timeout.connect(self._write)
 
-        self.image_choice = LayerCombo(self._viewer, self._can_be_audited, extra="All images")
+        self.image_choice = LayerCombo(self._viewer, self._is_of_the_user, extra="All images", among=partial(cells_by_image, self._viewer))
         self.image_choice.setToolTip("The images whose predicted cells are checked: all together, or one.")
         self.settings = SettingsForm(AuditSettings)
         self.start_button = button(
@@ -128,8 +131,8 @@ class AuditWidget(QWidget):
 
     # Which images, and the drawing
 
-    def _can_be_audited(self, layer: Any) -> bool:
-        return is_source(layer) and not self._images.has_opened(layer) and cells_on(self._viewer, layer) is not None
+    def _is_of_the_user(self, layer: Any) -> bool:
+        return not self._images.has_opened(layer)
 
     def _chosen(self) -> Sequence[ImageLayer]:
         return [self.image_choice.layer] if self.image_choice.layer else self.image_choice.layers
@@ -139,7 +142,8 @@ class AuditWidget(QWidget):
 
     def start(self, path: str | Path) -> None:
         """Draw an audit of the chosen images, and keep it in a file."""
-        parts = [_auditing.part_of(self._viewer, layer) for layer in self._chosen()]
+        cells = cells_by_image(self._viewer)
+        parts = [_auditing.part_of(self._viewer, layer, cells[layer]) for layer in self._chosen()]
         settings = self.settings.value
         self._pause()
         say(self.message, "Drawing the windows…")
@@ -177,8 +181,7 @@ class AuditWidget(QWidget):
 
     def _cells_now(self) -> dict[str, Labels]:
         """Give the cells that lie on the images of the viewer, by the names of these."""
-        both = ((layer.name, cells_on(self._viewer, layer)) for layer in self._viewer.layers if is_source(layer))
-        return {name: labels for name, labels in both if labels is not None}
+        return {image.name: labels for image, labels in cells_by_image(self._viewer).items()}
 
     def _compare_cells(self) -> None:
         """Look whether the cells are still those that the windows were drawn for."""
@@ -198,7 +201,7 @@ class AuditWidget(QWidget):
         )
 
     def _show_failure(self, error: Exception) -> None:
-        self._say(str(error))
+        say_error(self.message, error)
 
     def _say(self, text: str) -> None:
         say(self.message, escape(text))
@@ -237,6 +240,9 @@ class AuditWidget(QWidget):
             self._audit.counts.pop(self._number, None)  # until it is done again
             self._later.start()
         self._show_window()
+
+    def _tell_elsewhere(self) -> None:
+        say(self.clicks_text, "<b>This click was not taken:</b> the window lies on another plane. Press “Go there” to come back to it.")
 
     def _done(self) -> None:
         """Take the clicks as the count of the window, and go on."""
@@ -308,6 +314,13 @@ class AuditWidget(QWidget):
             say(self.message, f"{escape(window.image)} was closed. Open it again, then press Go there; all clicks are kept.")
         self._show()
 
+    def _take_pixels(self, name: str) -> None:
+        """An image has other pixels now: nobody shall click on them in a window of the old ones."""
+        if self._frame.window and self._frame.window.image == name:
+            self._frame.leave()
+            self._say(f"{name} has other pixels now. Open the image as it was, then press Go there; all clicks are kept.")
+        self._show()
+
     def _add_windows(self, n: int) -> None:
         assert self._audit
         self._audit.add_windows(n)
@@ -316,6 +329,12 @@ class AuditWidget(QWidget):
         self._show()
         if coming is not None:
             self._go_to(coming)
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Show all layers again when napari takes the widget out of its window: nobody could do so later."""
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self._frame.leave()
+        super().changeEvent(event)
 
     def hideEvent(self, event: QHideEvent) -> None:  # noqa: D102  Qt's: the dock or napari is closed; what was clicked last is kept
         if self._later.isActive():
@@ -334,7 +353,6 @@ class AuditWidget(QWidget):
 
     def _enable(self, state: object = None) -> None:
         busy, shown = self._job.is_active, self._frame.is_shown
-        self.image_choice.follow()
         self.start_button.setEnabled(not busy and bool(self._chosen()))
         self.open_button.setEnabled(not busy)
         self._counting.setEnabled(self._audit is not None)

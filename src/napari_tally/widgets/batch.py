@@ -21,7 +21,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QTableWidget,
-    QTableWidgetItem,
     QWidget,
 )
 
@@ -34,6 +33,7 @@ from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job, sentence
 from napari_tally.widgets._parts import ask, ask_for_folder, button, fill, group, note, say
 from napari_tally.widgets._session import Way, session, unwrap, usual_way
+from napari_tally.widgets._tables import item_of
 
 if TYPE_CHECKING:
     import napari
@@ -133,7 +133,7 @@ class BatchWidget(QWidget):
 
     def add(self, paths: Iterable[Path]) -> None:
         """Add files, and the images of folders; what is in the list already, or has the stem of one that is, stays out."""
-        refused = []
+        refused, listed, stems = [], set(self._paths), {known.stem for known in self._paths}
         for path in paths:
             try:
                 found = list(list_images(path).values()) if path.is_dir() and path.suffix.lower() != ".zarr" else [path]
@@ -143,12 +143,14 @@ class BatchWidget(QWidget):
             for file in found:
                 if file.suffix.lower() not in (*SUFFIXES, ".zarr"):
                     refused.append(f"{file.name}: files ending in {', '.join(SUFFIXES)} are read.")
-                elif file in self._paths:
+                elif file in listed:
                     continue
-                elif any(file.stem == known.stem for known in self._paths):
+                elif file.stem in stems:
                     refused.append(f"{file.name}: there is a file of this name already; their results would overwrite each other.")
                 else:
                     self._paths.append(file)
+                    listed.add(file)
+                    stems.add(file.stem)
         if self._paths and self._out is None:
             self._out = self._paths[0].parent / "counts"
         say(self.message, "<br>".join(escape(reason) for reason in refused[:3]) + ("<br>…" if len(refused) > 3 else ""))
@@ -175,11 +177,7 @@ class BatchWidget(QWidget):
         old = self.table.item(row, column)
         if old and (old.text(), old.toolTip()) == (text, tip or text):
             return
-        item = QTableWidgetItem(text)
-        item.setToolTip(tip or text)
-        if column:
-            item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        self.table.setItem(row, column, item)
+        self.table.setItem(row, column, item_of(text, tip or text, is_number=column > 0))
 
     def _ask_for_files(self) -> None:
         dialog = QFileDialog(self, "Images to count", "", f"Images ({' '.join('*' + suffix for suffix in SUFFIXES)})")

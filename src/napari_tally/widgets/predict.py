@@ -11,6 +11,7 @@ Both steps run on a worker thread. The probabilities are kept as long as their i
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +20,12 @@ from weakref import WeakSet
 import pandas as pd
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
-from qtpy.QtCore import Qt, QTimer
-from qtpy.QtGui import QAction, QShowEvent
+from qtpy.QtCore import QTimer
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QCheckBox,
     QFormLayout,
-    QHBoxLayout,
-    QHeaderView,
-    QLabel,
-    QMenu,
     QProgressBar,
-    QTableWidget,
-    QTableWidgetItem,
     QWidget,
 )
 
@@ -39,8 +33,8 @@ from napari_tally.core.results import few
 from napari_tally.settings import CountingSettings, PredictionSettings
 from napari_tally.widgets import _counting
 from napari_tally.widgets._annotation import copy_cells
-from napari_tally.widgets._count_text import Row, details, headline, remarks, table
-from napari_tally.widgets._counted import counted_images
+from napari_tally.widgets._count_text import details, headline, remarks, table
+from napari_tally.widgets._counted import Mending
 from napari_tally.widgets._counting import Counted, Filling, Progress, Results, Run
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._found_layers import UNFINISHED, FoundLayers
@@ -49,15 +43,19 @@ from napari_tally.widgets._geometry import channels_to_front, label_shape
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
 from napari_tally.widgets._layers import found_of, is_corrected, is_source, layers_of
-from napari_tally.widgets._parts import ask, ask_for_file, ask_for_folder, button, fill, filling, group, may_lose_model, note, say
-from napari_tally.widgets._results import SAVED, ResultsPart, shade
-from napari_tally.widgets._session import SHIPPED, session, unwrap, usual_way
+from napari_tally.widgets._model_choice import ModelChoice
+from napari_tally.widgets._parts import ask_for_folder, button, fill, group, note, say, say_error, unless_there
+from napari_tally.widgets._results import ResultsPart, shade
+from napari_tally.widgets._session import session, unwrap, usual_way
+from napari_tally.widgets._tables import fill_rows, number_table
 
 if TYPE_CHECKING:
     import napari
 
     from napari_tally.core.model_file import Model
 
+_NO_MODEL = "Train a model (2 Train), or load one: some come with napari-tally."
+_DECIDING, _MENDING = "Finding the cells anew…", "Counting what was mended…"
 _PATIENCE = 200
 """Milliseconds without a change of the thresholds after which the cells are found anew."""
 
@@ -74,25 +72,27 @@ class PredictWidget(QWidget):
         super().__init__()
         self._viewer = unwrap(napari_viewer)
         self._session = session(self._viewer)
-        self._results = counted_images(self._viewer)
+        self._results = self._session.counted
+        self._results.changed.connect(self._take_change)
         self._taken = WeakSet[Counted]()  # results come again with each further image
         self._offered: CountingSettings | None = None  # the thresholds of the last model
-        self._began, self._folder, self._save_to = 0.0, "", ""
+        self._began, self._save_to = 0.0, ""
         self._counting: list[ImageLayer] = []  # what the work is about
         self._filling: ImageLayer | None = None  # whose labels are on the way
         self._gaze, self._layers = Gaze(self._viewer), FoundLayers(self._viewer)
-        self._finding, self._loading, self._deciding = Job(self), Job(self), Job(self)
+        self._finding, self._deciding, self._mending = Job(self), Job(self), Job(self)
+        self._mended: list[Mending] = []  # what the last of these is about
+        self._mending.returned.connect(self._take_mended)
+        self._mending.failed.connect(self._show_failure)
+        self._finding.returned.connect(self._show_refused)
         for job in (self._finding, self._deciding):
             job.event.connect(self._take_event)
             job.state_changed.connect(self._enable)
             job.returned.connect(self._decide)
             job.stopped.connect(self._decide)
             job.failed.connect(self._show_failure)
-        self._finding.returned.connect(self._show_refused)
         self._finding.stopped.connect(self._tidy_up)
         self._finding.failed.connect(self._tidy_up)
-        self._loading.returned.connect(self._take_loaded)
-        self._loading.failed.connect(self._show_failure)
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(_PATIENCE)
@@ -102,9 +102,9 @@ class PredictWidget(QWidget):
         self.image_choice.setToolTip("The image to count, or all images of the viewer.")
         self.this_plane = QCheckBox("Only the plane shown")
         self.this_plane.setToolTip("Count the plane that the sliders show, rather than all planes.")
-        self.model_text = QLabel()
-        self.load_button = button("Load…", "Take a model that comes with napari-tally, or a file.")
-        self._offer_models()
+        self.model_choice = ModelChoice(self._session)
+        self.model_choice.said.connect(self._say)
+        self.model_choice.failed.connect(self._show_failure)
         self.run_button = button("Count cells", "Find the cells of the image with the model, and count them.", self._run)
         self.cancel_button = button("Cancel", "Stop. Images that are counted already stay.", self._finding.stop)
         self.bar = QProgressBar()
@@ -117,14 +117,10 @@ class PredictWidget(QWidget):
 
         self.count_text = note(size=2.4)
         self.details = note()
-        self.table = QTableWidget(0, 4)
-        self.table.setHorizontalHeaderLabels(["Image", "Cells", "Inside", "per mm²"])
-        self.table.setToolTip("One row an image, or plane of a stack. Inside: cells that do not touch the border of the image.")
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.table.verticalHeader().hide()
-        self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # which plane it is stands at the end
-        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.table = number_table(
+            ["Image", "Cells", "Inside", "per mm²"],
+            "One row an image, or plane of a stack. Inside: cells that do not touch the border of the image.",
+        )
         self.save_button = button(
             "Save…", "Write tables (counts.csv, cells.csv), labels, the record and a report of what is shown.", self._ask_for_folder
         )
@@ -143,10 +139,7 @@ class PredictWidget(QWidget):
         choices = QFormLayout()
         choices.addRow("Image", self.image_choice)
         choices.addRow("", self.this_plane)
-        model_row = QHBoxLayout()
-        model_row.addWidget(self.model_text, 1)
-        model_row.addWidget(self.load_button)
-        choices.addRow("Model", model_row)
+        choices.addRow("Model", self.model_choice)
         fill(
             self,
             "3 Count",
@@ -172,6 +165,7 @@ class PredictWidget(QWidget):
         self.image_choice.changed.connect(self._show)
         self._viewer.layers.events.removed.connect(self._forget)
         self._viewer.layers.events.renamed.connect(self._show)
+        self._viewer.layers.events.inserted.connect(self._show_new)
         self._session.model_changed.connect(self._take_model)
         self._session.cells_mended.connect(self._show_if_seen)
         self._take_model(self._session.model)
@@ -181,11 +175,9 @@ class PredictWidget(QWidget):
     # The model
 
     def _take_model(self, model: "Model | None") -> None:
-        name = self._session.model_name
-        self.model_text.setText(self.fontMetrics().elidedText(name, Qt.TextElideMode.ElideMiddle, 180) if model else "none yet")
-        self.model_text.setToolTip(name or "Train a model (2 Train), or load one.")
-        say(self.message, "" if model else "Train a model (2 Train), or load one: some come with napari-tally.")
-        if model and model.counting != self._offered:  # else the user's own thresholds stay: in training a copy comes every few seconds
+        if not model or self.message.text() == _NO_MODEL:  # else what stands there stays: in training a copy comes every few seconds
+            say(self.message, "" if model else _NO_MODEL)
+        if model and model.counting != self._offered:  # else the user's own thresholds stay
             self._offered = self.counting.value = model.counting
             self._later.stop()  # they are for what it will find: what another model found was counted with thresholds of its own
         self._show()
@@ -194,33 +186,6 @@ class PredictWidget(QWidget):
         """Many files shall be counted as this image is."""
         way = self.counting.value, self.how.value, self.results.form.value
         self._session.put_way(None if way == usual_way(self._session.model) else way)
-
-    def _offer_models(self) -> None:
-        """Hang the models that come with the package under the button."""
-        menu = QMenu(self)
-        for path in SHIPPED:
-            menu.addAction(f"{path.stem} (comes with napari-tally)").setData(str(path))
-        menu.addAction("A model file…")
-        menu.triggered.connect(self._load_offered)
-        self.load_button.setMenu(menu)
-
-    def _load_offered(self, action: QAction) -> None:
-        if action.data():
-            self.load(action.data())
-        else:
-            self._ask_for_model()
-
-    def _ask_for_model(self) -> None:
-        ask_for_file(self, "Load a model", "Models (*.safetensors)", self.load)
-
-    def load(self, path: str) -> None:
-        """Load a model file, and make it the model of the viewer."""
-        if not self._loading.is_active and may_lose_model(self, self._session):
-            say(self.message, "Loading the model…")
-            self._loading.start(lambda: _counting.load(Path(path)), description="Loading a model")
-
-    def _take_loaded(self, loaded: "tuple[Model, Path]") -> None:
-        self._session.put(*loaded)
 
     # The network
 
@@ -243,6 +208,7 @@ class PredictWidget(QWidget):
             self._show_failure(error)
             return
         run = Run(model, self._session.model_name, self._session.model_source, settings, self.results.form.value.pixel_size)
+        self._results.watch(layers)
         gaze, self._counting = self._gaze, layers
         gaze.follow(layers)
         one_plane = self.this_plane.isChecked() and self.this_plane.isVisible()
@@ -263,10 +229,12 @@ class PredictWidget(QWidget):
                 known = self._results.get(counted.layer.unique_id)
                 if counted not in self._taken and counted.layer in self._viewer.layers:
                     self._taken.add(counted)  # once: its cells may be mended before the next image is through
-                    self._results[counted.layer.unique_id] = counted
+                    self._results.take(counted)
+                    if counted.layer.unique_id not in self._results:  # it has other pixels by now
+                        continue
                     new = known is None or known.found.probabilities is not counted.found.probabilities
                     labels = self._layers.lay(counted, new, alone=len(self._chosen()) == 1)
-                    self._tabulate(labels, counted)
+                    self._tabulate(labels, self._results[counted.layer.unique_id])
                     labels.refresh()
                     self._filling = None if self._filling is counted.layer else self._filling
             self._show()
@@ -303,14 +271,24 @@ class PredictWidget(QWidget):
                     self._tabulate(labels, counted)
         self._show()
 
+    def _take_change(self, text: str) -> None:
+        """Pixels of an image are others, or of another size."""
+        if text:
+            self._say(text)
+        self._recount()
+
     def _say(self, text: str) -> None:
         say(self.message, escape(text))
 
     def _show_refused(self, refused: list[str]) -> None:
-        say(self.message, "<br>".join(escape(reason) for reason in refused))
+        """The counting is at its end; these images could not be used."""
+        self._filling = None
+        if refused:
+            say(self.message, "<br>".join(escape(reason) for reason in refused))
 
     def _show_failure(self, error: Exception) -> None:
-        say(self.message, escape(str(error)))
+        self._save_to = ""  # else it would be saved at some later time, when nobody thinks of it
+        say_error(self.message, error)
 
     # The thresholds
 
@@ -332,10 +310,14 @@ class PredictWidget(QWidget):
             if self._save_to and not self._deciding.is_active:
                 folder, self._save_to = self._save_to, ""
                 self.results.save(folder)
+            elif self.message.text() == _DECIDING:
+                say(self.message, "")
             return
         if self._deciding.is_active:
             self._deciding.stop()
         else:
+            if not self._save_to:
+                say(self.message, _DECIDING)
             self._deciding.start(lambda: _counting.decide(stale, counting), description="Finding cells")
 
     # What is shown
@@ -347,6 +329,7 @@ class PredictWidget(QWidget):
         self.bar.setVisible(busy)
         if not busy:
             self.bar.reset()
+            self._counting = []  # layers that the user deletes shall go
 
     def _shown(self) -> list[Counted]:
         return [self._results[layer.unique_id] for layer in self._chosen() if layer.unique_id in self._results]
@@ -354,15 +337,40 @@ class PredictWidget(QWidget):
     def showEvent(self, event: QShowEvent) -> None:
         """Come to the front: cells may have been mended meanwhile."""
         super().showEvent(event)
-        self._show()
+        self._show_if_seen()
 
     def _show_if_seen(self) -> None:
-        """Cells were mended while both docks are in view."""
-        if self.isVisible():
+        """Cells may have been mended while both docks are in view, or this one was not: they are counted beside the window."""
+        if not self.isVisible() or self._mending.is_active:
+            return
+        self._mended = self._results.mendings()
+        if not self._mended:
+            self._show()
+            return
+        say(self.message, _MENDING)
+        copies = [(one.known, one.labels.data.copy()) for one in self._mended]
+        self._mending.start(lambda: _counting.mend(copies), description="Counting what was mended")
+
+    def _take_mended(self, counted: Sequence[Counted]) -> None:
+        """What was mended is counted; the user may have gone on meanwhile."""
+        for mending, mended in zip(self._mended, counted, strict=True):
+            self._results.take_mended(mending, mended)
+        self._mended = []
+        if self.message.text() == _MENDING:
+            say(self.message, "")
+        self._show_count()
+        self._show_if_seen()
+
+    def _show_new(self, event: Any) -> None:
+        """A layer has come; of all images one more may not be counted, or be a stack."""
+        if is_source(event.value):
             self._show()
 
     def _show(self, layer: object = None) -> None:
         self._results.follow()
+        self._show_count()
+
+    def _show_count(self) -> None:
         self.this_plane.setVisible(any(len(label_shape(layer)) > 2 for layer in self._chosen()))
         shown = self._shown()
         for widget in (self.save_button, self.results.export_button, self.copy_button, self.mend_hint):
@@ -386,7 +394,7 @@ class PredictWidget(QWidget):
         lines += [f"<b>Please look:</b> {escape(remark)}" for remark in (*remarks(shown), *aside)]
         say(self.details, "<br>".join(lines))
         self.table.setVisible(len(rows) > 1)
-        self._fill_table(table(shown, of_each))
+        fill_rows(self.table, table(shown, of_each))
 
     def _tell_to_count(self, shown: Sequence[Counted]) -> None:
         """Say so where what is wished does not show at once."""
@@ -406,18 +414,6 @@ class PredictWidget(QWidget):
         others = [layer for layer in others if found_of(layer)[0] is not counted.found]
         return f"these cells were found anew; those that you mended are in “{others[-1].name}” and are not counted" if others else ""
 
-    def _fill_table(self, rows: Sequence[Row]) -> None:
-        self.table.setRowCount(len(rows))
-        self.table.setFixedHeight(self.table.horizontalHeader().height() + min(len(rows), 5) * self.table.rowHeight(0) + 4)
-        with filling(self.table):
-            for r, row in enumerate(rows):
-                for c, text in enumerate(row):
-                    item = QTableWidgetItem(text)
-                    item.setToolTip(text)
-                    if c:
-                        item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                    self.table.setItem(r, c, item)
-
     def _forget(self, event: Any) -> None:
         gone = event.value
         if self._finding.is_active and gone in self._counting and not any(layer in self._viewer.layers for layer in self._counting):
@@ -434,21 +430,13 @@ class PredictWidget(QWidget):
                 labels = layers_of(self._viewer, "prediction", counted.layer)  # gone, if the user has deleted it
                 copy_cells(self._viewer, counted.layer, labels[-1] if labels else Labels(counted.found.labels))
         except ValueError as error:
-            say(self.message, escape(str(error)))
+            say_error(self.message, error)
 
     def _ask_for_folder(self) -> None:
         ask_for_folder(self, "A folder for the results", self._save_unless_there)
 
     def _save_unless_there(self, folder: str) -> None:
-        there = [name for name in SAVED if (Path(folder) / name).exists()]
-        if not there:
-            self.save(folder)
-            return
-        self._folder = folder
-        ask(self, f"{folder} has {', '.join(there)} already. Replace?", self._save_there)
-
-    def _save_there(self) -> None:
-        self.save(self._folder)
+        unless_there(self, folder, self.results.files(), partial(self.save, folder))
 
     def save(self, folder: str | Path) -> None:
         """Write the results of the images that are shown, as the command line does; once cells that are found anew are there."""

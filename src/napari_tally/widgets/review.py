@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Labels, Layer
 from numpy.typing import NDArray
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QFormLayout, QWidget
 
 from napari_tally.core.edit import Change, cells_inside, delete_cells, merge_cells, split_by_line, split_by_points
@@ -29,7 +29,7 @@ from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
 from napari_tally.widgets._layers import KEY, image_under, is_source, layers_of, uncover
 from napari_tally.widgets._mouse_tools import HINTS, MouseTools, Use
-from napari_tally.widgets._parts import button, fill, group, note, say
+from napari_tally.widgets._parts import button, fill, group, note, say, say_error
 from napari_tally.widgets._pointing import Marks, fly_to
 from napari_tally.widgets._reviewed import ReviewedLabels
 from napari_tally.widgets._sending import SendingPart
@@ -78,6 +78,7 @@ class ReviewWidget(QWidget):
         self.labels_choice = LayerCombo(self._viewer, self._can_be_reviewed)
         self.labels_choice.setToolTip("The cells to review: labels from 3 Predict and count, or of another program.")
         self.start_button = button("Find suspects", "Rank the cells by how likely something is wrong with them.", self._start)
+        self.cancel_button = button("Cancel", "Stop the ranking.", self._leave)
         self.message = note()
 
         self.suspects = SuspectTable()
@@ -117,11 +118,17 @@ class ReviewWidget(QWidget):
             ),
             self.sending,
         ]
-        fill(self, "5 Review", group("Cells", choice, self.start_button, self.message), *self._working)
+        fill(self, "5 Review", group("Cells", choice, [self.start_button, self.cancel_button], self.message), *self._working)
         self.labels_choice.changed.connect(self._change_labels)
         self._viewer.layers.events.inserted.connect(self._offer_newest)
         self._offer_newest()
         self._change_labels()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Give the labels their own keys back when napari takes the widget out of its window."""
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self._leave()
+        super().changeEvent(event)
 
     # Which labels
 
@@ -219,7 +226,7 @@ class ReviewWidget(QWidget):
         self.suspects.go_to(0)
 
     def _show_failure(self, error: Exception) -> None:
-        say(self.message, escape(str(error)))
+        say_error(self.message, error)
         self._leave()
         self._enable()
 
@@ -444,6 +451,7 @@ class ReviewWidget(QWidget):
         reviewing, looking = self._list is not None, self._cell is not None
         self.start_button.setEnabled(self.labels_choice.layer is not None and not self._job.is_active)
         self.start_button.setText("Find suspects anew" if reviewing else "Ranking the cells…" if self._job.is_active else "Find suspects")
+        self.cancel_button.setVisible(self._job.is_active)
         for box in self._working:
             box.setEnabled(reviewing)
         for part in (self.accept_button, self.delete_button, self.redraw_button):

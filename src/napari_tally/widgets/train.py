@@ -7,6 +7,7 @@ What computes is :func:`napari_tally.core.train.train`; what leads there on the 
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -189,10 +190,12 @@ class TrainWidget(QWidget):
             part.setVisible(offer is not None)
 
     def _go_on(self) -> None:
-        if may_lose_model(self, self._session):
-            found = self._unfinished.pop(0)
-            wishes = self._wishes()
-            self._begin(replace(wishes, sources=[], preview_seconds=0.0, folder=found.folder, goes_on=True), "Reading the training …")
+        may_lose_model(self, self._session, self._resume)
+
+    def _resume(self) -> None:
+        found = self._unfinished.pop(0)
+        wishes = self._wishes()
+        self._begin(replace(wishes, sources=[], preview_seconds=0.0, folder=found.folder, goes_on=True), "Reading the training …")
 
     def _discard_unfinished(self) -> None:
         discard(self._unfinished.pop(0).folder)
@@ -221,8 +224,13 @@ class TrainWidget(QWidget):
         )
 
     def _start(self, anyway: bool = False) -> None:
-        if self.start_from.currentData() != _CURRENT and not may_lose_model(self, self._session):
-            return
+        start = partial(self._start_now, anyway)
+        if self.start_from.currentData() == _CURRENT:
+            start()
+        else:
+            may_lose_model(self, self._session, start)
+
+    def _start_now(self, anyway: bool) -> None:
         self._begin(self._wishes(anyway), "Reading and checking the images …")
 
     def _begin(self, run: Run, status: str) -> None:
@@ -289,7 +297,7 @@ class TrainWidget(QWidget):
             case "Shared":
                 if self._session.model is self._current:  # none was loaded meanwhile
                     self._current = event.model
-                    self._session.put(event.model, "in training", saved=False)
+                    self._session.put(event.model, "in training", saved=False, keep=False)
             case "Step":
                 self.course.show_step(event, paused=self._job.state == "paused")
             case "Validation":

@@ -30,7 +30,7 @@ FORMATS: dict[Format, str] = {
     "points": "Centroids (CSV, a Points layer for napari)",
     "labels": "Label image (TIFF)",
 }
-_SUFFIXES: dict[Format, str] = {"imagej": ".zip", "geojson": ".geojson", "points": ".csv"}
+_SUFFIXES: dict[Format, str] = {"imagej": ".zip", "geojson": ".geojson", "points": ".csv", "labels": ".tif"}
 
 
 def export(
@@ -66,16 +66,19 @@ def export(
     written = []
     stack = np.maximum(labels, 0).reshape(-1, *labels.shape[-2:])
     for kind in formats:
-        place = Path(folder) / kind
-        place.mkdir(parents=True, exist_ok=True)
+        path = Path(folder) / kind / file_name(name, kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "labels":
-            path = place / fitting_name(name, ".tif")
             write_labels(path, np.maximum(labels, 0), pixel_size)
         else:
-            path = place / fitting_name(name, _SUFFIXES[kind])
             outlines = to_imagej if kind == "imagej" else to_geojson
             content = to_points(stack, name, slices) if kind == "points" else outlines(stack, name)
             with whole_file(path) as partial:
                 partial.write_bytes(content)
         written.append(path)
     return written
+
+
+def file_name(name: str, kind: Format) -> str:
+    """Name the file of an image in a format."""
+    return fitting_name(name, _SUFFIXES[kind])

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, ref
 
 from napari_tally.widgets import _counting
 from napari_tally.widgets._counting import Counted
-from napari_tally.widgets._layers import KEY, found_of, is_corrected, layers_of
+from napari_tally.widgets._layers import found_of, is_corrected, layers_of, notes_of
 
 _of_viewers: "WeakKeyDictionary[Any, CountedImages]" = WeakKeyDictionary()
 
@@ -41,7 +41,7 @@ class CountedImages(dict[str, Counted]):
             if known.image.name != (name := known.layer.name):
                 known = self[key] = replace(known, image=replace(known.image, name=name), cells=known.cells.assign(image=name))
             for labels in self._labels_of(known):
-                notes = labels.metadata[KEY]
+                notes = notes_of(labels)
                 if is_corrected(labels) and found_of(labels)[0] is known.found and notes["corrected"] != self._mended.get(key):
                     self[key] = mended = _counting.mended(known, labels.data)
                     if not mended.is_mended:  # all was undone

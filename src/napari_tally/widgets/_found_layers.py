@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from napari_tally.widgets import _counting
 from napari_tally.widgets._counting import Counted
 from napari_tally.widgets._geometry import placement
-from napari_tally.widgets._layers import KEY, Role, belong, is_corrected, layers_of, uncover
+from napari_tally.widgets._layers import Role, add_notes, belong, is_corrected, layers_of, uncover
 
 UNFINISHED = " (stopped, unfinished)"
 
@@ -49,7 +49,7 @@ class FoundLayers:
         if new and alone:
             uncover(self._viewer, image)
         # For who looks at the cells one by one, or draws windows.
-        labels.metadata[KEY] |= {"found": (counted.found, counted.counting), "planes": counted.planes}
+        add_notes(labels, found=(counted.found, counted.counting), planes=counted.planes)
         self._viewer.layers.selection.active = active
         return labels
 

@@ -17,6 +17,7 @@ from napari_tally.widgets._annotation import region_mask, start_annotation
 from napari_tally.widgets._layers import annotation_of, belong, image_of, region_of
 from napari_tally.widgets.annotate import AnnotateWidget
 from napari_tally.widgets.predict import PredictWidget
+from napari_tally.widgets.train import TrainWidget
 
 
 @pytest.fixture
@@ -289,7 +290,7 @@ def test_the_proxy_that_napari_gives_to_plugins_will_do(model, qtbot, click):
     assert widget.next_button.isEnabled()
 
 
-@pytest.mark.parametrize("kind", [AnnotateWidget, PredictWidget])
+@pytest.mark.parametrize("kind", [AnnotateWidget, PredictWidget, TrainWidget])
 def test_a_closed_widget_is_gone_and_the_layers_stay_usable(make_napari_viewer, kind):
     viewer = make_napari_viewer()
     image = viewer.add_image(np.zeros((9, 9)))

@@ -297,6 +297,30 @@ def test_rows_of_pairs(viewer, widget, click):
     assert "Annotate" in widget.pairs._rows[0].line.text()
 
 
+def test_rows_that_somebody_has_chosen_stay_and_annotations_come_to_them(widget, viewer, qtbot, click):
+    def names():
+        return [(i.name, d.name) for i, d in widget.pairs.pairs]
+
+    for name in ("second", "third"):
+        viewer.add_image(PICTURE, name=name)
+    assert names() == [("wells", "drawn")]
+    qtbot.keyClick(widget.pairs._rows[0].image, Qt.Key.Key_Down)
+    assert names() == [("second", "drawn")]
+    start_annotation(viewer, viewer.layers["third"])
+    assert names() == [("second", "drawn"), ("third", "third cells")]
+    gone = weakref.ref(widget.pairs._rows[1])
+    click(widget.pairs._rows[1].remove)
+    gc.collect()
+    assert gone() is None
+    viewer.layers["third"].name = "other"
+    assert names() == [("second", "drawn")]  # it is not wanted
+    start_annotation(viewer, viewer.layers["wells"])
+    viewer.layers.remove("second")
+    assert names() == [("wells", "wells cells")]
+    viewer.layers.remove("wells")
+    assert names() == [("other", "other cells")]  # nothing is left of what was chosen
+
+
 def test_annotations_are_proposed_before_anything_else():
     viewer = ViewerModel()
     first, second = (viewer.add_image(PICTURE, name=name) for name in ("a", "b"))

@@ -91,7 +91,7 @@ class TrainWidget(QWidget):
         self.estimate.setToolTip("Estimated for this computer before anything runs.")
         self.message = note()
         self.split_button = button("Split them", "Give every separate piece its own number. Undo takes it back.", self._split)
-        self.anyway_button = button("Train anyway", "The labels are as they should be.", lambda: self._start(anyway=True))
+        self.anyway_button = button("Train anyway", "The labels are as they should be.", self._start_anyway)
 
         self.course = TrainingProgress(self._viewer)
         self.progress, self.status, self.quality = self.course.bar, self.course.status, self.course.quality
@@ -224,6 +224,9 @@ class TrainWidget(QWidget):
         if self.start_from.currentData() != _CURRENT and not may_lose_model(self, self._session):
             return
         self._begin(self._wishes(anyway), "Reading and checking the images …")
+
+    def _start_anyway(self) -> None:
+        self._start(anyway=True)
 
     def _begin(self, run: Run, status: str) -> None:
         self._run, self._current = run, self._session.model

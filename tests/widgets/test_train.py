@@ -1,6 +1,7 @@
 """The Train widget in a real window, driven by the mouse."""
 
 import gc
+import threading
 import weakref
 
 import numpy as np
@@ -202,6 +203,39 @@ def test_what_stops_training_is_said(viewer, widget, qtbot, click):
     wait_for_the_end(widget, qtbot)
     assert "Stops training" in widget.message.text()
     assert widget.anyway_button.isHidden()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "start"),
+    [
+        ("annotations", "check_labels", "start_button"),
+        ("start", "choose_start", "start_button"),
+        ("plan", "plan_training", "start_button"),
+        ("train", "train", "start_button"),
+        ("annotations", "check_labels", "weights_button"),
+        ("plan", "prepare", "weights_button"),
+    ],
+)
+def test_stop_does_not_wait_for_what_comes_before_the_first_step(widget, qtbot, click, monkeypatch, module, name, start):
+    begun, let_go, ended = (threading.Event() for _ in range(3))
+
+    def slow(*arguments, **more):
+        begun.set()
+        let_go.wait(20)
+        ended.set()
+
+    monkeypatch.setattr(f"napari_tally.core.{module}.{name}", slow)
+    if name == "train":
+        monkeypatch.setattr("napari_tally.core.train.train", lambda *arguments, **more: (slow() for _ in range(1)))
+    widget.expert_button.click()
+    click(getattr(widget, start))
+    qtbot.waitUntil(begun.is_set)
+    click(widget.stop_button if start == "start_button" else widget.weights_button)
+    wait_for_the_end(widget, qtbot)
+    assert not ended.is_set()
+    let_go.set()
+    assert widget.weights_button.text() == "Show weight map"
+    assert widget.start_button.isEnabled()
 
 
 def test_only_the_region_is_learned_from(viewer, widget, qtbot, click):

@@ -18,8 +18,10 @@ from napari.layers import Labels, Layer, Shapes
 from numpy.typing import NDArray
 from psygnal import Signal
 
-Step = tuple[list[NDArray[Any]], list[str]] | None
-"""The regions as they were, vertices and kinds; None = a stroke."""
+Drawn = tuple[list[NDArray[Any]], list[str]]
+"""The shapes of a region: vertices and kinds."""
+Step = Drawn | None
+"""The regions as they were; None = a stroke."""
 Direction = Literal["undo", "redo"]
 _KEYS: dict[str, Direction] = {"Control-Z": "undo", "Control-Shift-Z": "redo"}
 _ENDS = ("added", "changed", "removed")
@@ -77,7 +79,7 @@ class History:
 
     def _drawn(self, event: Any) -> None:
         """The regions are others, or will be: a shape that is being drawn is none yet."""
-        if self._moving or str(getattr(event.action, "value", event.action)) not in _ENDS:
+        if self._moving or str(event.action) not in _ENDS:
             return
         now = _shapes_of(event.source)
         if self._shapes is not None and not _alike(now, self._shapes):
@@ -112,7 +114,7 @@ class History:
             getattr(self._labels, direction)()
         self.moved.emit()
 
-    def _lay(self, region: Shapes, step: tuple[list[NDArray[Any]], list[str]]) -> None:
+    def _lay(self, region: Shapes, step: Drawn) -> None:
         """Give the region the shapes that it had."""
         self._moving = True
         try:
@@ -138,9 +140,9 @@ def _calling(history: History, direction: Direction) -> Callable[[Layer], None]:
     return call
 
 
-def _shapes_of(region: Shapes) -> tuple[list[NDArray[Any]], list[str]]:
+def _shapes_of(region: Shapes) -> Drawn:
     return [np.array(shape) for shape in region.data], [str(kind) for kind in region.shape_type]
 
 
-def _alike(one: tuple[list[NDArray[Any]], list[str]], other: tuple[list[NDArray[Any]], list[str]]) -> bool:
+def _alike(one: Drawn, other: Drawn) -> bool:
     return one[1] == other[1] and all(np.array_equal(a, b) for a, b in zip(one[0], other[0], strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 # Before napari is imported: it reads this once.
-_SETTINGS = tempfile.TemporaryDirectory(prefix="napari-tally-tests-")
+_SETTINGS = tempfile.TemporaryDirectory(prefix="napari-tally-tests-", ignore_cleanup_errors=True)  # a drawing may still be written
 os.environ["NAPARI_CONFIG"] = str(Path(_SETTINGS.name) / "settings.yaml")
 os.environ["NAPARI_TALLY_STATE"] = str(Path(_SETTINGS.name) / "state")
 

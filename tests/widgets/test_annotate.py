@@ -17,6 +17,7 @@ from napari_tally.widgets._annotation import region_mask, start_annotation
 from napari_tally.widgets._layers import annotation_of, belong, image_of, region_of
 from napari_tally.widgets.annotate import AnnotateWidget
 from napari_tally.widgets.predict import PredictWidget
+from napari_tally.widgets.train import TrainWidget
 
 
 @pytest.fixture
@@ -105,6 +106,41 @@ def test_n_on_the_canvas_takes_the_next_cell(opened, qtbot, click):
     assert (labels.selected_label, labels.mode) == (2, "paint")
     assert widget.tool_buttons["paint"].isChecked()
     assert not widget.tool_buttons["pick"].isChecked()
+
+
+def test_undo_by_button_and_by_key_goes_back_step_by_step_whichever_layer_is_active(opened, qtbot, click):
+    viewer, widget = opened
+    click(widget.start_button)
+    labels = viewer.layers["nuclei cells"]
+    region = region_of(viewer, labels)
+    canvas = viewer.window._qt_viewer.canvas.native
+
+    def done():
+        return len(np.unique(labels.data)) - 1, len(region.data)
+
+    def press(layer, modifiers=Qt.KeyboardModifier.ControlModifier):
+        viewer.layers.selection.active = layer
+        qtbot.keyClick(canvas, Qt.Key.Key_Z, modifiers)
+        return done()
+
+    drag(qtbot, viewer, (5, 6), (5, 8))
+    click(widget.region_button)
+    drag(qtbot, viewer, (2, 3), (12, 20))
+    assert done() == (1, 1)
+    click(widget.undo_button)
+    assert done() == (1, 0)
+    drag(qtbot, viewer, (2, 3), (12, 20))
+    click(widget.next_button)
+    drag(qtbot, viewer, (15, 6), (15, 8))
+    click(widget.clear_button)
+    assert done() == (2, 0)
+    assert press(labels) == (2, 1)
+    assert press(region) == (1, 1)
+    assert press(region) == (1, 0)
+    redo = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
+    assert press(labels, redo) == (1, 1)
+    assert press(region, redo) == (2, 1)
+    assert press(labels, redo) == (2, 0)
 
 
 # The others need no canvas: a viewer without a window is quicker.
@@ -207,7 +243,10 @@ def test_layers_that_are_renamed_deleted_or_selected_are_followed(model, widget,
     assert (widget.image_choice.layer, widget.labels_choice.layer) == (a, cells_of_a)
     a.name = "c"
     assert widget.image_choice.currentText() == "c"
+    click(widget.whole_button)
+    assert widget.region_text.text() == "1 region is marked."
     model.layers.remove(region_of_a)
+    assert widget.region_text.text().startswith("No region is marked")
     click(widget.region_button)
     assert model.layers.selection.active.name == "c region"
     assert model.layers.selection.active.mode == "add_rectangle"
@@ -251,7 +290,7 @@ def test_the_proxy_that_napari_gives_to_plugins_will_do(model, qtbot, click):
     assert widget.next_button.isEnabled()
 
 
-@pytest.mark.parametrize("kind", [AnnotateWidget, PredictWidget])
+@pytest.mark.parametrize("kind", [AnnotateWidget, PredictWidget, TrainWidget])
 def test_a_closed_widget_is_gone_and_the_layers_stay_usable(make_napari_viewer, kind):
     viewer = make_napari_viewer()
     image = viewer.add_image(np.zeros((9, 9)))
@@ -315,6 +354,82 @@ def test_undo_takes_back_what_was_done_last_regions_too(model, widget, click):
     click(widget.undo_button)  # the stroke came last
     assert region_mask(region, labels).all()
     assert np.unique(labels.data).tolist() == [0, 1, 2]
+
+
+def test_undo_goes_back_in_order_whatever_was_looked_at_meanwhile(model, widget, click):
+    image = model.add_image(np.zeros((20, 30)), name="well")
+    click(widget.start_button)
+    labels = annotation_of(model, image)
+    region = region_of(model, labels)
+    labels.paint((5, 5), 1)
+    click(widget.whole_button)
+    click(widget.clear_button)
+    labels.visible = False
+    labels.visible = True
+    click(widget.undo_button)
+    assert (len(region.data), labels.data.max()) == (1, 1)
+    click(widget.undo_button)
+    assert (len(region.data), labels.data.max()) == (0, 1)
+    model.layers.remove(region)
+    click(widget.whole_button)  # in a new one
+    click(widget.undo_button)
+    click(widget.undo_button)
+    assert (len(region_of(model, labels).data), labels.data.max()) == (0, 0)
+    click(widget.undo_button)  # there is nothing more
+
+
+def test_the_keys_of_a_widget_that_is_gone_do_what_napari_does(make_napari_viewer, qtbot):
+    viewer = make_napari_viewer()
+    image = viewer.add_image(np.zeros((9, 9)))
+    widget = AnnotateWidget(viewer)
+    labels = start_annotation(viewer, image)
+    widget.labels_choice.layer = labels
+    docked = viewer.window.add_dock_widget(widget)
+    docked.destroyOnClose()
+    del widget, docked
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    gc.collect()
+    labels.paint((4, 4), 1)
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert not labels.data.any()
+
+
+def test_cells_of_a_stack_are_counted_whichever_plane_is_shown(model, widget, qtbot, click):
+    image = model.add_image(np.zeros((4, 20, 30)), name="stack")
+    click(widget.start_button)
+    labels = annotation_of(model, image)
+    model.dims.set_point(0, 0)
+    labels.paint((0, 5, 5), 1)
+    model.dims.set_point(0, 2)  # before it is counted
+    qtbot.waitUntil(lambda: widget.count_text.text() == "1 cell drawn")
+    found = np.zeros((4, 20, 30), np.int32)
+    found[:, 10:15, 10:15] = 1
+    widget.copy_choice.layer = model.add_labels(found)
+    click(widget.copy_button)
+    assert widget.count_text.text() == "5 cells drawn"
+    for n in ("1 cell", "0 cells"):
+        click(widget.undo_button)
+        qtbot.waitUntil(lambda n=n: widget.count_text.text() == f"{n} drawn")
+
+
+def test_a_check_is_of_the_annotation_that_is_worked_on(model, widget, qtbot, click):
+    for name in "ab":
+        model.add_image(np.zeros((30, 30)), name=name)
+        widget.image_choice.layer = model.layers[name]
+        click(widget.start_button)
+    widget.image_choice.layer = model.layers["a"]
+    cells = model.layers["a cells"]
+    cells.data[2:6, 2:6] = cells.data[12:16, 12:16] = 1
+    click(widget.check_button)
+    widget.image_choice.layer = model.layers["b"]
+    qtbot.waitUntil(lambda: widget.check_button.text() == "Check annotation")
+    assert not widget.result.text()
+    assert not widget.split_button.isVisibleTo(widget)
+    widget.image_choice.layer = model.layers["a"]
+    click(widget.check_button)
+    click(widget.check_button)  # the same button stops it
+    qtbot.waitUntil(lambda: widget.check_button.text() == "Check annotation")
+    assert not widget.result.text()
 
 
 def test_a_prediction_that_is_there_already_can_be_copied(model, qtbot, click):

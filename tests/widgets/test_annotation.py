@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels, Shapes
+from napari.layers._layer_actions import _duplicate_layer
 
 from napari_tally.widgets._annotation import fill_in, mark_plane, next_cell, region_mask, rewrite, start_annotation
 from napari_tally.widgets._geometry import shown_plane
@@ -78,6 +79,36 @@ def test_an_image_that_is_rotated_keeps_its_labels_on_it():
     region.add_rectangles([[1.5, 2.5], [5.5, 9.5]])
     assert region_mask(region, labels)[2:6, 3:10].all()
     assert region_mask(region, labels).sum() == 4 * 7
+
+
+def test_labels_that_were_there_already_come_to_lie_on_the_image():
+    viewer = ViewerModel()
+    image = viewer.add_image(np.zeros((10, 20)), scale=(0.5, 0.5), translate=(3, 4), units="um")
+    labels = viewer.add_labels(np.ones((10, 20), int))
+    start_annotation(viewer, image, labels)
+    region = region_of(viewer, labels)
+    for layer in (labels, region):
+        np.testing.assert_array_equal((layer.scale, layer.translate), (image.scale, image.translate))
+        assert layer.units == image.units
+    region.scale = (1, 1)
+    start_annotation(viewer, image, labels)
+    mark_plane(viewer, region, labels)
+    assert region_mask(region, labels).all()
+
+
+def test_a_duplicate_of_an_annotation_is_a_layer_of_the_user():
+    viewer = ViewerModel()
+    image = viewer.add_image(np.zeros((10, 20)), name="a")
+    labels = start_annotation(viewer, image)
+    viewer.layers.selection = {labels}
+    _duplicate_layer(viewer.layers)
+    copy = viewer.layers["a cells copy"]
+    assert annotation_of(viewer, image) is labels
+    assert (image_of(viewer, copy), region_of(viewer, copy)) == (None, None)
+    assert labels_for_image(viewer, image) == [labels, copy]
+    start_annotation(viewer, image, copy)  # who goes on with the copy has two
+    assert region_of(viewer, copy) is not region_of(viewer, labels)
+    assert image_of(viewer, labels) is image
 
 
 def test_labels_that_do_not_fit_are_refused_and_small_types_get_room():

@@ -14,6 +14,7 @@ from napari_tally.core.image_files import read_image
 from napari_tally.core.range import NAMES
 from napari_tally.core.record import read_record
 from napari_tally.core.regions import locate
+from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._layers import layers_of
 from napari_tally.widgets._regions import is_regions, regions_from_shapes
 from napari_tally.widgets._session import session
@@ -121,9 +122,18 @@ def test_regions_from_shapes_follow_what_is_drawn(model, widget, qtbot):
     before = (features(model)["region"] == "cortex").sum()
     shapes.data = [LEFT * (1, 2)]
     qtbot.waitUntil(lambda: (features(model)["region"] == "cortex").sum() > before)
+    shapes.features = {"name": ["medulla"]}
+    qtbot.waitUntil(lambda: widget.results.region_text.text().startswith("medulla: "))
     model.layers.remove(shapes)
     assert widget.results.region_text.text() == ""
     assert "region" not in features(model)
+
+
+def test_what_the_user_calls_a_region_is_one_and_what_is_annotated_is_none(model):
+    start_annotation(model, model.add_image(discs(), name="well"))
+    names = [layer.name for layer in model.layers if is_regions(layer)]
+    assert not names
+    assert is_regions(model.add_shapes([LEFT], shape_type="polygon", name="tumour region"))
 
 
 def test_shapes_in_their_own_scale_on_their_own_plane(model):

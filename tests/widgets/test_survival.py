@@ -91,6 +91,8 @@ def make(qtbot):
 
 
 def job_of(widget):
+    if isinstance(widget, AnnotateWidget):
+        return widget.check._job
     return widget._finding if isinstance(widget, PredictWidget) else widget._job
 
 

@@ -1,6 +1,7 @@
 """The Train widget in a real window, driven by the mouse."""
 
 import gc
+import threading
 import weakref
 
 import numpy as np
@@ -204,6 +205,39 @@ def test_what_stops_training_is_said(viewer, widget, qtbot, click):
     assert widget.anyway_button.isHidden()
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "start"),
+    [
+        ("annotations", "check_labels", "start_button"),
+        ("start", "choose_start", "start_button"),
+        ("plan", "plan_training", "start_button"),
+        ("train", "train", "start_button"),
+        ("annotations", "check_labels", "weights_button"),
+        ("plan", "prepare", "weights_button"),
+    ],
+)
+def test_stop_does_not_wait_for_what_comes_before_the_first_step(widget, qtbot, click, monkeypatch, module, name, start):
+    begun, let_go, ended = (threading.Event() for _ in range(3))
+
+    def slow(*arguments, **more):
+        begun.set()
+        let_go.wait(20)
+        ended.set()
+
+    monkeypatch.setattr(f"napari_tally.core.{module}.{name}", slow)
+    if name == "train":
+        monkeypatch.setattr("napari_tally.core.train.train", lambda *arguments, **more: (slow() for _ in range(1)))
+    widget.expert_button.click()
+    click(getattr(widget, start))
+    qtbot.waitUntil(begun.is_set)
+    click(widget.stop_button if start == "start_button" else widget.weights_button)
+    wait_for_the_end(widget, qtbot)
+    assert not ended.is_set()
+    let_go.set()
+    assert widget.weights_button.text() == "Show weight map"
+    assert widget.start_button.isEnabled()
+
+
 def test_only_the_region_is_learned_from(viewer, widget, qtbot, click):
     image = viewer.layers["wells"]
     drawn = start_annotation(viewer, image, viewer.layers["drawn"])
@@ -295,6 +329,30 @@ def test_rows_of_pairs(viewer, widget, click):
     viewer.layers.remove("second drawn")
     assert widget.pairs.pairs == []
     assert "Annotate" in widget.pairs._rows[0].line.text()
+
+
+def test_rows_that_somebody_has_chosen_stay_and_annotations_come_to_them(widget, viewer, qtbot, click):
+    def names():
+        return [(i.name, d.name) for i, d in widget.pairs.pairs]
+
+    for name in ("second", "third"):
+        viewer.add_image(PICTURE, name=name)
+    assert names() == [("wells", "drawn")]
+    qtbot.keyClick(widget.pairs._rows[0].image, Qt.Key.Key_Down)
+    assert names() == [("second", "drawn")]
+    start_annotation(viewer, viewer.layers["third"])
+    assert names() == [("second", "drawn"), ("third", "third cells")]
+    gone = weakref.ref(widget.pairs._rows[1])
+    click(widget.pairs._rows[1].remove)
+    gc.collect()
+    assert gone() is None
+    viewer.layers["third"].name = "other"
+    assert names() == [("second", "drawn")]  # it is not wanted
+    start_annotation(viewer, viewer.layers["wells"])
+    viewer.layers.remove("second")
+    assert names() == [("wells", "wells cells")]
+    viewer.layers.remove("wells")
+    assert names() == [("other", "other cells")]  # nothing is left of what was chosen
 
 
 def test_annotations_are_proposed_before_anything_else():

@@ -4,6 +4,7 @@ Reading order, following an image from the microscope to the count. What is draw
 :mod:`~napari_tally.core.image_files`, :mod:`~napari_tally.core.lazy` (pixels that stay in their files),
 :mod:`~napari_tally.core.channels` (which of them are looked at), :mod:`~napari_tally.core.intensity` (one scale for all),
 :mod:`~napari_tally.core.label_files`, :mod:`~napari_tally.core.annotations`, :mod:`~napari_tally.core.points` (dots as annotation),
+:mod:`~napari_tally.core.raster` (polygons on pixels),
 :mod:`~napari_tally.core.cell_types` (several kinds of cells), :mod:`~napari_tally.core.weights` (the border weight
 map), :mod:`~napari_tally.core.augment`, :mod:`~napari_tally.core.samples` (training patches).
 

@@ -5,12 +5,12 @@ from napari.components import ViewerModel
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Points, Shapes
 from numpy.typing import NDArray
-from skimage.draw import polygon
 
 from napari_tally.core.edit import take_over
 from napari_tally.core.points import discs
+from napari_tally.core.raster import fill_polygon
 from napari_tally.widgets._geometry import channels_to_front, ellipse, label_shape, placement, shown_plane, to_data_of
-from napari_tally.widgets._layers import annotation_of, belong, found_of, image_of, region_of
+from napari_tally.widgets._layers import annotation_of, belong, found_of, image_of, lay_on, region_of
 
 
 def start_annotation(viewer: ViewerModel, image: ImageLayer, labels: Labels | None = None) -> Labels:
@@ -47,6 +47,8 @@ def start_annotation(viewer: ViewerModel, image: ImageLayer, labels: Labels | No
             ndim=len(shape), name=f"{image.name} region", face_color="transparent", edge_color="#ffd166", edge_width=thickness, **place
         )
         viewer.add_layer(region)
+    for layer in (labels, region):  # they may be older, with another pixel size
+        lay_on(layer, image)
     if labels.data.dtype.itemsize < 4:
         labels.data = labels.data.astype(np.int32)  # room for more cells
     if image_of(viewer, labels) is not image:
@@ -88,7 +90,6 @@ def region_mask(shapes: Shapes, labels: Labels) -> NDArray[np.bool_]:
         if kind in ("line", "path"):
             continue
         outline = to_data_of(labels, shapes, ellipse(vertices) if kind == "ellipse" else np.asarray(vertices))
-        inside = polygon(outline[:, -2], outline[:, -1], mask.shape[-2:])
         leading = outline[:, :-2]
         spans = [
             range(n) if np.isnan(along).any() else range(max(0, round(along.min())), min(n - 1, round(along.max())) + 1)
@@ -97,7 +98,7 @@ def region_mask(shapes: Shapes, labels: Labels) -> NDArray[np.bool_]:
         which = np.zeros(mask.shape[:-2], bool)
         which[np.ix_(*spans)] = True
         for p in np.flatnonzero(which):
-            planes[p][inside] = True
+            fill_polygon(planes[p], outline[:, -2:])
     return mask
 
 

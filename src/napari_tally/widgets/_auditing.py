@@ -19,7 +19,7 @@ from napari_tally.core.audit_file import read_audit, write_audit
 from napari_tally.settings import AuditSettings
 from napari_tally.widgets._annotation import region_mask
 from napari_tally.widgets._geometry import label_shape
-from napari_tally.widgets._layers import KEY, annotation_of, image_from_layer, region_of
+from napari_tally.widgets._layers import annotation_of, image_from_layer, notes_of, region_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def _annotated(viewer: ViewerModel, image: ImageLayer) -> Any:
 
 def _closed(annotated: Any, labels: Labels) -> Any:
     """Tell where no window may lie: what is annotated, and planes that nobody has counted; None = they may lie anywhere."""
-    planes = labels.metadata.get(KEY, {}).get("planes")
+    planes = notes_of(labels).get("planes")
     if planes is None:
         return annotated
     known = np.zeros(labels.data.shape, bool) if annotated is None else annotated

@@ -22,7 +22,7 @@ from psygnal import Signal
 
 from napari_tally.widgets import _counting
 from napari_tally.widgets._counting import Counted
-from napari_tally.widgets._layers import KEY, found_of, is_corrected, layers_of, sizes_of
+from napari_tally.widgets._layers import found_of, is_corrected, layers_of, notes_of, sizes_of
 
 OUTDATED = " (outdated)"
 """What the name of labels says when their image has other pixels now, or pixels of another size."""
@@ -84,15 +84,15 @@ class CountedImages(dict[str, Counted]):
     def mendings(self) -> list[Mending]:
         """Give what was mended by hand and is not counted yet."""
         return [
-            Mending(known, labels, labels.metadata[KEY]["corrected"])
+            Mending(known, labels, notes_of(labels)["corrected"])
             for key, known in self.items()
             for labels in self._labels_of(known.layer)
-            if is_corrected(labels) and found_of(labels)[0] is known.found and labels.metadata[KEY]["corrected"] != self._mended.get(key)
+            if is_corrected(labels) and found_of(labels)[0] is known.found and notes_of(labels)["corrected"] != self._mended.get(key)
         ]
 
     def take_mended(self, mending: Mending, mended: Counted) -> None:
         """Take the count of what was mended, unless more was mended or found meanwhile."""
-        key, labels, notes = mended.layer.unique_id, mending.labels, mending.labels.metadata[KEY]
+        key, labels, notes = mended.layer.unique_id, mending.labels, notes_of(mending.labels)
         if self.get(key) is not mending.known or notes["corrected"] != mending.corrections:
             return
         self[key] = mended = replace(mended, found=replace(mended.found, labels=labels.data))  # they were a copy, where that was counted

@@ -10,7 +10,7 @@ from napari_tally.widgets import _counting
 from napari_tally.widgets._counted import OUTDATED
 from napari_tally.widgets._counting import Counted
 from napari_tally.widgets._geometry import placement
-from napari_tally.widgets._layers import KEY, Role, belong, is_corrected, layers_of, uncover
+from napari_tally.widgets._layers import Role, add_notes, belong, is_corrected, layers_of, uncover
 
 UNFINISHED = " (stopped, unfinished)"
 
@@ -50,7 +50,7 @@ class FoundLayers:
         if new and alone:
             uncover(self._viewer, image)
         # For who looks at the cells one by one, or draws windows.
-        labels.metadata[KEY] |= {"found": (counted.found, counted.counting), "planes": counted.planes}
+        add_notes(labels, found=(counted.found, counted.counting), planes=counted.planes)
         self._viewer.layers.selection.active = active
         return labels
 

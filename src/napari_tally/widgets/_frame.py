@@ -23,7 +23,7 @@ from psygnal import Signal
 from napari_tally.core.audit import Window
 from napari_tally.widgets._geometry import from_view, label_shape, placement, to_viewer, turn_to
 from napari_tally.widgets._keys import bind_keys
-from napari_tally.widgets._layers import KEY
+from napari_tally.widgets._layers import add_notes
 
 INCLUDED, EXCLUDED, OUTSIDE = "#3ddc5a", "#ff4d40", "#9a9a9a"
 _DASHES = 15
@@ -108,7 +108,7 @@ class CountingFrame:
         frame.editable = False
         points = Points(ndim=2, name="Click on cells", symbol="o", face_color=INCLUDED, border_width=0.15, opacity=0.9, **place)
         for layer in (frame, points):
-            layer.metadata[KEY] = {"role": "aid"}
+            add_notes(layer, role="aid")
             self._viewer.layers.append(layer)
         self._layers = [frame, points]
         points.events.data.connect(self._changed)

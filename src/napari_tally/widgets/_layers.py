@@ -8,6 +8,10 @@ Layers of four kinds belong to an image. What a layer is stands in its metadata,
                                                                                            mended by hand
                                      {"role": "probability", "image": id}                  Image
                                      {"role": "aid", "image": id}                          only to look at: preview, weight map
+                                     {"role": "region"}                                    Shapes, the region of an annotation
+
+Each note also names the layer that it is of: napari gives a duplicate of a layer the same metadata, and a duplicate is a layer of the
+user, whatever it was made of.
 """
 
 from itertools import count
@@ -27,7 +31,7 @@ from napari_tally.core.lazy import missing_chunks, open_ome_zarr
 from napari_tally.widgets._geometry import as_array, axes_of, full_size, is_zarr, label_shape, pixel_size, placement, z_size
 
 KEY = "napari_tally"
-Role = Literal["annotation", "prediction", "probability", "aid"]
+Role = Literal["annotation", "prediction", "probability", "aid", "region"]
 _NUMBERS = count()
 """Tell which of two layers of an image is the newer one."""
 _BLENDED = ("additive", "minimum", "multiplicative")
@@ -83,11 +87,20 @@ def what_is_odd(layer: ImageLayer) -> str:
 
 def belong(layer: Layer, role: Role, image: ImageLayer, region: Shapes | None = None) -> None:
     """Note in the metadata of `layer` what it is, and of which image; from now on it, and its region, go where the image goes."""
-    layer.metadata[KEY] = {"role": role, "image": image.unique_id, "number": next(_NUMBERS)} | (
-        {"region": region.unique_id} if region else {}
-    )
-    for part in (layer, *([region] if region else [])):
-        _FOLLOWING[part] = _Following(part, image)
+    layer.metadata.pop(KEY, None)
+    add_notes(layer, role=role, image=image.unique_id, number=next(_NUMBERS))
+    if region is not None:
+        add_notes(layer, region=region.unique_id)
+        add_notes(region, role="region")
+        _FOLLOWING[region] = _Following(region, image)
+    _FOLLOWING[layer] = _Following(layer, image)
+
+
+def lay_on(layer: Layer, image: ImageLayer) -> None:
+    """Move and scale a layer so that it lies on the pixels of an image."""
+    for name, value in placement(image, layer.ndim).items():
+        if name != "axis_labels":
+            setattr(layer, name, value)
 
 
 class _Following:
@@ -100,11 +113,8 @@ class _Following:
         image.events.name.connect(self._rename)
 
     def _move(self, event: Any) -> None:
-        if (layer := self._layer()) is None:
-            return
-        for name, value in placement(event.source, layer.ndim).items():
-            if name != "axis_labels":
-                setattr(layer, name, value)
+        if (layer := self._layer()) is not None:
+            lay_on(layer, event.source)
 
     def _rename(self, event: Any) -> None:
         layer, before, self._name = self._layer(), self._name, event.source.name
@@ -140,29 +150,29 @@ def _overlap(one: Layer, other: Layer) -> bool:
 
 def layers_of(viewer: ViewerModel, role: Role, image: ImageLayer) -> list[Any]:
     """Find the layers of an image that have this role, the newest last, in whatever order they lie."""
-    return sorted((layer for layer in viewer.layers if is_a(layer, role, image)), key=lambda layer: _notes(layer).get("number", 0))
+    return sorted((layer for layer in viewer.layers if is_a(layer, role, image)), key=lambda layer: notes_of(layer).get("number", 0))
 
 
 def is_a(layer: Layer, role: Role, image: ImageLayer) -> bool:
     """Whether a layer has this role for this image."""
-    return {"role": role, "image": image.unique_id}.items() <= _notes(layer).items()
+    return {"role": role, "image": image.unique_id}.items() <= notes_of(layer).items()
 
 
 def found_of(layer: Layer) -> tuple[Any, Any]:
     """Give the prediction that the cells of a layer are of, and the thresholds that gave them; None where they are not known."""
-    return _notes(layer).get("found") or (None, None)
+    return notes_of(layer).get("found") or (None, None)
 
 
 def is_corrected(layer: Layer) -> bool:
     """Whether somebody has mended cells of this prediction by hand; then it must not be made anew."""
-    return bool(_notes(layer).get("corrected"))
+    return bool(notes_of(layer).get("corrected"))
 
 
 def fits(layer: Layer, image: ImageLayer) -> bool:
     """Whether a layer holds cells of the shape of an image, and belongs to no other image."""
     if not isinstance(layer, Labels) or layer.data.shape != label_shape(image):
         return False
-    return _notes(layer).get("image") in (None, image.unique_id) and _notes(layer).get("role") != "aid"
+    return notes_of(layer).get("image") in (None, image.unique_id) and notes_of(layer).get("role") != "aid"
 
 
 def cells_on(viewer: ViewerModel, image: ImageLayer) -> Labels | None:
@@ -175,7 +185,7 @@ def cells_by_image(viewer: ViewerModel) -> dict[ImageLayer, Labels]:
 
     At once, for each of the labels has to be held against every image.
     """
-    foreign = {image_under(viewer, layer): layer for layer in viewer.layers if isinstance(layer, Labels) and not _notes(layer)}
+    foreign = {image_under(viewer, layer): layer for layer in viewer.layers if isinstance(layer, Labels) and not notes_of(layer)}
     of_each = {image: (layers_of(viewer, "prediction", image) or [foreign.get(image)])[-1] for image in viewer.layers if is_source(image)}
     return {image: labels for image, labels in of_each.items() if labels is not None}
 
@@ -209,27 +219,34 @@ def annotation_of(viewer: ViewerModel, image: ImageLayer) -> Labels | None:
 
 def region_of(viewer: ViewerModel, labels: Labels) -> Shapes | None:
     """Find the Shapes layer that marks the annotated region of an annotation."""
-    return _by_id(viewer, _notes(labels).get("region"))
+    return _by_id(viewer, notes_of(labels).get("region"))
 
 
 def image_of(viewer: ViewerModel, layer: Layer) -> ImageLayer | None:
     """Find the image layer that an annotation, a prediction or a probability map belongs to."""
-    return _by_id(viewer, _notes(layer).get("image"))
+    return _by_id(viewer, notes_of(layer).get("image"))
 
 
 def labels_for_image(viewer: ViewerModel, image: ImageLayer) -> list[Labels]:
     """Find the Labels layers of the shape of an image: its annotation first, its predictions last."""
     rank = {"annotation": 0, "prediction": 2}
-    return sorted((layer for layer in viewer.layers if fits(layer, image)), key=lambda layer: rank.get(_notes(layer).get("role", ""), 1))
+    return sorted((layer for layer in viewer.layers if fits(layer, image)), key=lambda layer: rank.get(notes_of(layer).get("role", ""), 1))
 
 
 def is_source(layer: Layer) -> bool:
     """Whether a layer is an image to work on, and no probability map of ours."""
-    return isinstance(layer, ImageLayer) and not _notes(layer)
+    return isinstance(layer, ImageLayer) and KEY not in layer.metadata
 
 
-def _notes(layer: Layer) -> dict[str, Any]:
-    return layer.metadata.get(KEY, {})
+def notes_of(layer: Layer) -> dict[str, Any]:
+    """Give what is noted of a layer; nothing of one that only has the notes of the layer that it is a duplicate of."""
+    notes: dict[str, Any] = layer.metadata.get(KEY, {})
+    return notes if notes.get("layer") == layer.unique_id else {}
+
+
+def add_notes(layer: Layer, **notes: Any) -> None:
+    """Note something more of a layer."""
+    layer.metadata[KEY] = notes_of(layer) | notes | {"layer": layer.unique_id}
 
 
 def _by_id(viewer: ViewerModel, unique_id: Any) -> Any:

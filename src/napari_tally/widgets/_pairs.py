@@ -1,12 +1,13 @@
 """The images to train on, each with its labels: one row a pair."""
 
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 from qtpy.QtCore import Signal
 from qtpy.QtGui import QEnterEvent
-from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import QAbstractButton, QButtonGroup, QGridLayout, QLabel, QPushButton, QToolButton, QWidget
 
 from napari_tally.widgets._layer_combo import LayerCombo
 from napari_tally.widgets._layers import image_of, is_source, labels_for_image, layers_of, region_of
@@ -20,12 +21,17 @@ Pair = tuple[ImageLayer, Labels]
 
 def propose_pairs(viewer: "napari.Viewer") -> list[Pair]:
     """Guess what to train on: every annotation; without any, the first image with labels of its shape."""
-    images = [layer for layer in viewer.layers if is_source(layer)]
-    annotated = [(image, layers[-1]) for image in images if (layers := layers_of(viewer, "annotation", image))]
-    if annotated:
+    if annotated := _annotated(viewer):
         return annotated
+    images = [layer for layer in viewer.layers if is_source(layer)]
     fitting = [(image, labels) for image in images for labels in fitting_labels(viewer, image) if image_of(viewer, labels) is None]
     return fitting[:1]
+
+
+def _annotated(viewer: "napari.Viewer") -> list[Pair]:
+    """List the images that are annotated, each with its newest annotation."""
+    images = [layer for layer in viewer.layers if is_source(layer)]
+    return [(image, layers[-1]) for image in images if (layers := layers_of(viewer, "annotation", image))]
 
 
 def fitting_labels(viewer: "napari.Viewer", image: ImageLayer | None) -> list[Labels]:
@@ -37,7 +43,7 @@ def fitting_labels(viewer: "napari.Viewer", image: ImageLayer | None) -> list[La
 
 
 class PairTable(QWidget):
-    """Rows of (image, labels). Until the user changes a row, they follow the layers.
+    """Rows of (image, labels). Until the user changes a row, they follow the layers; then new annotations are added to his.
 
     Attributes
     ----------
@@ -51,6 +57,9 @@ class PairTable(QWidget):
         super().__init__()
         self._viewer = viewer
         self._own = False  # whether the user has chosen
+        self._seen: WeakSet[Labels] = WeakSet()  # annotations that were proposed: he may not want them
+        self._removers = QButtonGroup(self)  # a lambda for each button would keep its row
+        self._removers.buttonClicked.connect(self._remove)
         self._rows: list[_Row] = []
         self._grid = QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
@@ -90,23 +99,38 @@ class PairTable(QWidget):
         row.labels.activated.connect(self._chosen)
         for combo in (row.image, row.labels):
             combo.changed.connect(self._tell)
-        row.remove.clicked.connect(lambda: self._remove(row))
+        self._removers.addButton(row.remove)
 
-    def _remove(self, row: "_Row") -> None:
+    def _remove(self, remover: QAbstractButton) -> None:
         self._own = True
-        self._rows.remove(row)
-        row.leave()
+        self._take_out([row for row in self._rows if row.remove is remover])
         self._tell()
+
+    def _take_out(self, rows: "list[_Row]") -> None:
+        for row in rows:
+            self._rows.remove(row)
+            self._removers.removeButton(row.remove)
+            row.leave()
 
     def _chosen(self, index: int) -> None:
         self._own = True
+        for row in self._rows:
+            row.chosen = row.image.layer
 
     def _follow(self, event: object = None) -> None:
         """Layers came, went or got another name."""
+        annotated = _annotated(self._viewer)
+        if self._own:
+            self._take_out([row for row in self._rows if row.chosen is not None and row.chosen not in self._viewer.layers])
+            taken = [row.image.layer for row in self._rows]
+            for image, labels in annotated:
+                if labels not in self._seen and image not in taken:
+                    self._add_row(image, labels)
+            self._own = bool(self._rows)
+        self._seen.update(labels for _, labels in annotated)
         if not self._own:
             proposed = propose_pairs(self._viewer) or [(None, None)]
-            while len(self._rows) > len(proposed):
-                self._rows.pop().leave()
+            self._take_out(self._rows[len(proposed) :])
             while len(self._rows) < len(proposed):
                 self._add_row()
             for row, pair in zip(self._rows, proposed, strict=True):
@@ -121,10 +145,14 @@ class PairTable(QWidget):
 
 
 class _Row:
-    """The widgets of one pair in the grid: two choices, a button, and a line on what counts as annotated."""
+    """The widgets of one pair in the grid: two choices, a button, and a line on what counts as annotated.
+
+    `chosen` is the image that somebody has chosen: where that is gone, the choice itself goes on to the next one.
+    """
 
     def __init__(self, viewer: "napari.Viewer", grid: QGridLayout, parent: QWidget) -> None:
         self._viewer = viewer
+        self.chosen: ImageLayer | None = None
         self.image = LayerCombo(viewer, is_source)
         self.labels = LayerCombo(viewer, self._fits)
         spare_from_wheel(self.image)
@@ -145,7 +173,7 @@ class _Row:
 
     def show_pair(self, image: ImageLayer | None, labels: Labels | None) -> None:
         """Choose these layers; without labels the first that fit."""
-        self.image.layer = image
+        self.image.layer = self.chosen = image
         self._image_changed()
         if labels is not None:
             self.labels.layer = labels

@@ -6,12 +6,12 @@ from napari.layers import Layer, Shapes
 
 from napari_tally.core.regions import Region
 from napari_tally.widgets._geometry import ellipse, label_shape, to_data_of
-from napari_tally.widgets._layers import KEY
+from napari_tally.widgets._layers import notes_of
 
 
 def is_regions(layer: Layer) -> bool:
-    """Whether a layer can hold regions: shapes that are not the annotated region of an image."""
-    return isinstance(layer, Shapes) and KEY not in layer.metadata and not layer.name.endswith(" region")
+    """Whether a layer can hold regions: shapes of the user, and not those that mark what is annotated."""
+    return isinstance(layer, Shapes) and not notes_of(layer)
 
 
 def regions_from_shapes(shapes: Shapes, image: ImageLayer) -> list[Region]:

@@ -32,7 +32,7 @@ from napari_tally.settings import RuleSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job, sentence
 from napari_tally.widgets._layer_combo import LayerCombo
-from napari_tally.widgets._layers import KEY
+from napari_tally.widgets._layers import notes_of
 from napari_tally.widgets._parts import ask_for_folder, button, group, note, say, unless_there
 from napari_tally.widgets._plots import Plots
 from napari_tally.widgets._regions import is_regions, regions_from_shapes
@@ -174,12 +174,13 @@ class ResultsPart(QWidget):
             self._draw()
 
     def _watch(self, layer: Any) -> None:
-        """Follow the shapes of the chosen layer."""
-        if self._watched is not None:
-            self._watched.events.data.disconnect(self._count_later)
+        """Follow the shapes of the chosen layer, and their names."""
+        for name in ("data", "features"):
+            if self._watched is not None:
+                self._watched.events[name].disconnect(self._count_later)
+            if layer is not None:
+                layer.events[name].connect(self._count_later)
         self._watched = layer
-        if layer is not None:
-            layer.events.data.connect(self._count_later)
         self.changed.emit()
 
     def _count_later(self, event: object = None) -> None:
@@ -241,7 +242,7 @@ def shade(labels: Labels, cells: pd.DataFrame) -> None:
     cells : pandas.DataFrame
         From :func:`napari_tally.core.counting.apply_rules`. A number that comes in several planes is grey where it counts in none.
     """
-    notes = labels.metadata[KEY]
+    notes = notes_of(labels)
     own = notes.get("colours", labels.colormap)
     counts = cells.groupby("label")["counted"].any()
     if counts.all() or counts.index.max() > MANY_COLOURS or not isinstance(own, CyclicLabelColormap):

@@ -20,7 +20,7 @@ from napari_tally.core.cell_types import together
 from napari_tally.core.edit import Change
 from napari_tally.core.review import ReviewList
 from napari_tally.widgets._keys import bind_keys
-from napari_tally.widgets._layers import KEY, found_of
+from napari_tally.widgets._layers import KEY, add_notes, found_of, notes_of
 from napari_tally.widgets._pointing import outlines
 
 _ACCEPTED = f"{KEY} accepted"
@@ -170,8 +170,7 @@ class ReviewedLabels:
 
     def count_correction(self) -> None:
         """Note that the cells are no longer as they were found."""
-        notes = self.layer.metadata.setdefault(KEY, {})
-        notes["corrected"] = notes.get("corrected", 0) + 1
+        add_notes(self.layer, corrected=notes_of(self.layer).get("corrected", 0) + 1)
 
     def write_features(self, cells: pd.DataFrame) -> None:
         """Keep the features of the layer, one row a cell, with score and fault.

@@ -6,6 +6,7 @@ Nothing here touches the window. torch is imported where it is used, on the work
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels
 from numpy.typing import NDArray
 
+from napari_tally.core.events import beside
 from napari_tally.settings import AugmentationSettings, TrainingSettings
 from napari_tally.widgets._kept import at_work, discard, new_training, note_training
 from napari_tally.widgets._layers import image_from_layer
@@ -118,9 +120,8 @@ class Run:
             pairs, problems = yield from self._pairs()
             if any(problem.stops for _, problem in problems) or (problems and not self.anyway):
                 return problems
-            start = choose_start(self.start, pairs, self.settings)
-            yield None
-            plan = plan_training(pairs, self.settings, start)
+            start = yield from beside(choose_start, self.start, pairs, self.settings)
+            plan = yield from beside(plan_training, pairs, self.settings, start)
         words = "\n".join(f"{topic}: {text}" for topic, text in explain(plan, name_of(start)))
         yield Planned(plan, start.record.get("name", "") if start else "", words)
         self.model = resume.model() if resume else new_model(plan, start)
@@ -129,9 +130,11 @@ class Run:
         kept = sum(pair.image.planes.nbytes for pair in pairs) <= _LARGEST or self.goes_on
         if not kept:
             yield NotKept("The images are large, so they are not copied: if napari is interrupted, this training cannot go on.")
-        for event in train(
+        events = train(
             self.model, pairs, plan, self.augmentation, preview_seconds=self.preview_seconds, checkpoint_seconds=EVERY, resume=resume
-        ):
+        )
+        first = yield from beside(next, events)  # borders are weighed before the first step
+        for event in chain([first], events):
             if isinstance(event, Step):
                 self.steps = event.step
             if isinstance(event, Checkpoint) and kept:
@@ -163,8 +166,9 @@ class Run:
         for _, problem in problems:
             if problem.stops:
                 raise ValueError(problem.message)
-        plan = plan_training(pairs, self.settings, choose_start(self.start, pairs, self.settings))
-        return [(plane.name, plane.border) for plane in prepare(plan, pairs)]
+        start = yield from beside(choose_start, self.start, pairs, self.settings)
+        plan = yield from beside(plan_training, pairs, self.settings, start)
+        return [(plane.name, plane.border) for plane in (yield from beside(prepare, plan, pairs))]
 
     def _pairs(self) -> "Generator[None, None, tuple[list[TrainingPair], list[tuple[Source, Problem]]]]":
         """Read the layers and check the labels."""
@@ -177,7 +181,7 @@ class Run:
         for source in self.sources:
             yield  # so that Stop works between two images
             image = replace(image_from_layer(source.layer), name=source.name)  # the layer may be renamed meanwhile
-            found = check_labels(source.labels, image, source.region)
+            found = yield from beside(check_labels, source.labels, image, source.region)
             if source.is_prediction:
                 found.append(Problem("prediction", _ON_ITSELF.format(source.labels_layer.name)))
             problems += [(source, problem) for problem in found]

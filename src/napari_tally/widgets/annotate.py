@@ -4,7 +4,6 @@ The loop that people live in: predict, copy the prediction into the annotation, 
 corrected region, train on. The layers and what they mean are in :mod:`napari_tally.widgets._layers`.
 """
 
-from collections.abc import Generator
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -13,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
-from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QAbstractButton, QButtonGroup, QCheckBox, QDoubleSpinBox, QFormLayout, QLabel, QWidget
 
-from napari_tally.core.annotations import Problem, check_labels, known_labels, split_pieces
 from napari_tally.core.journal import read_journal
 from napari_tally.core.words import number
-from napari_tally.widgets._annotation import cells_from_points, copy_cells, mark_plane, next_cell, region_mask, rewrite, start_annotation
+from napari_tally.widgets._annotation import cells_from_points, copy_cells, mark_plane, next_cell, region_mask, start_annotation
+from napari_tally.widgets._cell_count import CellCount
+from napari_tally.widgets._checking import CheckPart
 from napari_tally.widgets._geometry import channels_to_front, label_shape, placement, shown_plane
-from napari_tally.widgets._job import Job
+from napari_tally.widgets._history import History
 from napari_tally.widgets._kept import Keeper, left_drawings
 from napari_tally.widgets._layer_combo import LayerCombo
-from napari_tally.widgets._layers import annotation_of, fits, image_from_layer, image_of, is_a, is_source, layers_of, region_of, uncover
+from napari_tally.widgets._layers import annotation_of, fits, image_of, is_a, is_source, layers_of, region_of, uncover
 from napari_tally.widgets._parts import button, fill, group, note, say
 from napari_tally.widgets._session import unwrap
 
@@ -55,11 +54,9 @@ class AnnotateWidget(QWidget):
         self._viewer = unwrap(napari_viewer)
         self._labels: Labels | None = None  # what the buttons work on
         self._region: Shapes | None = None
-        self._counts: list[int] = []  # cells drawn on each plane
-        self._regions_before: tuple[list[NDArray[Any]], list[str]] | None = None  # what Undo brings back, if no stroke came after
-        self._job = Job(self)
-        self._job.returned.connect(self._show_check)
-        self._job.failed.connect(self._show_failure)
+        self._cells = CellCount(self._viewer)
+        self._history = History()
+        self._history.moved.connect(self._undone)
         self._left: list[Path] = []  # journals of drawings on this image that a crash left behind
         self._keeper = Keeper(self)
         self._keeper.trouble.connect(self._show_trouble)
@@ -87,7 +84,7 @@ class AnnotateWidget(QWidget):
         for tool in self.tool_buttons.values():
             tools.addButton(tool)
         tools.buttonClicked.connect(self._use)
-        self.undo_button = button("Undo", "Take back the last stroke, split or copy (Ctrl+Z), Clear or Whole image.", self._undo)
+        self.undo_button = button("Undo", "Take back what was done last to cells and regions (Ctrl+Z).", self._history.undo)
         self.protect = QCheckBox("Do not paint over other cells")
         self.protect.setToolTip("The brush leaves other cells as they are; the eraser then rubs out the current cell only (key B).")
         self.protect.toggled.connect(self._protect)
@@ -121,9 +118,9 @@ class AnnotateWidget(QWidget):
             "Undo takes it back.",
             self._make_cells,
         )
-        self.check_button = button("Check annotation", "Look for what would spoil the training.", self._check)
-        self.split_button = button("Split them", "Give every separate piece its own number. Undo takes it back.", self._split)
-        self.result = note()
+        self.check = CheckPart(self._viewer)
+        self.check.rewritten.connect(self._count_anew)
+        self.check_button, self.split_button, self.result = self.check.check_button, self.check.split_button, self.check.result
 
         dots = [self.points_choice, QLabel("Radius"), self.radius]
         self.points_group = group("Points instead of outlines", dots, self.points_button)
@@ -140,7 +137,7 @@ class AnnotateWidget(QWidget):
             ),
             self.points_group,
             group("Correct a prediction", [self.copy_choice, self.copy_button]),
-            group("Ready to train?", self.check_button, self.result, self.split_button),
+            self.check,
         ]
         fill(
             self,
@@ -155,6 +152,7 @@ class AnnotateWidget(QWidget):
         self._viewer.layers.events.inserted.connect(self._follow_predictions)
         for name in ("inserted", "removed"):
             self._viewer.layers.events[name].connect(self._follow_points)
+            self._viewer.layers.events[name].connect(self._follow_region)
         self._follow_points()
         self._change_image()
         self._enable_copy(self.copy_choice.layer)
@@ -164,6 +162,11 @@ class AnnotateWidget(QWidget):
     def _follow_points(self, event: object = None) -> None:
         """Offer to make cells of points where there are any."""
         self.points_group.setVisible(bool(self.points_choice.layers))
+
+    def _follow_region(self, event: object = None) -> None:
+        """Say that nothing is marked when the user has deleted the region."""
+        if self._labels is not None and region_of(self._viewer, self._labels) is not self._region:
+            self._change_labels()
 
     def _can_hold_cells(self, layer: Layer) -> bool:
         image = self.image_choice.layer
@@ -239,8 +242,8 @@ class AnnotateWidget(QWidget):
             labels = None
         for event in self._events():
             event.disconnect(self._noticed)
-        self._labels, self._region, self._counts = labels, region_of(self._viewer, labels) if labels else None, []
-        self._regions_before = None
+        self._labels, self._region = labels, region_of(self._viewer, labels) if labels else None
+        self._history.watch(self._labels, self._region)
         for event in self._events():
             event.connect(self._noticed)
         self.copy_choice.follow()
@@ -250,13 +253,13 @@ class AnnotateWidget(QWidget):
             box.setEnabled(labels is not None)
         say(self.message, "" if image else "Open an image first: File > Open File(s), or drop it into the window.")
         self._keeper.watch(image.name if image else "", self._labels, self._region)
-        self._forget_check()
+        self.check.watch(image, labels)
         self._show()
-        self._count()
+        self._count_anew()
 
     def _events(self) -> list[Any]:
         """What the layers that are worked on can tell."""
-        told = [self._labels.events[name] for name in ("paint", "set_data", "mode", "preserve_labels")] if self._labels else []
+        told = [self._labels.events[name] for name in ("paint", "set_data", "data", "mode", "preserve_labels")] if self._labels else []
         return told + ([self._region.events["data"]] if self._region else [])
 
     # Drawing
@@ -281,17 +284,10 @@ class AnnotateWidget(QWidget):
         self._take().mode = next(mode for mode, offered in self.tool_buttons.items() if offered is tool)
         self._show()
 
-    def _undo(self) -> None:
-        if self._regions_before is not None:
-            shapes, kinds = self._regions_before
-            region = self._take_region()
-            region.data = []
-            if shapes:
-                region.add(shapes, shape_type=kinds)
-            return
-        self._take().undo()
-        self._counts = []  # what is undone may lie on any plane
-        self._count()
+    def _undone(self) -> None:
+        self.check.forget()
+        self._cells.forget()  # what is undone may lie on any plane
+        self._later.start()
 
     def _protect(self, on: bool) -> None:
         if self._labels:
@@ -308,12 +304,13 @@ class AnnotateWidget(QWidget):
         self._show()
         if event.type in ("paint", "set_data", "data"):
             self._keeper.stroke()
-        if event.type in ("paint", "set_data", "data"):
-            self._regions_before = None  # what was done last is something else
-        if event.type in ("paint", "set_data"):
+        if event.source is self._labels and event.type == "data":
+            self._cells.forget()
+        if event.type in ("paint", "set_data") and self._labels is not None:
+            self._cells.stroke(self._labels)
             self._later.start()
         if event.type in ("paint", "data"):
-            self._forget_check()
+            self.check.forget()
 
     def _show(self) -> None:
         labels = self._labels
@@ -328,19 +325,14 @@ class AnnotateWidget(QWidget):
         say(self.region_text, (parts if n else "No region is marked: the whole image counts as annotated.") if labels else "")
 
     def _count(self) -> None:
-        """Count the drawn cells: of a stack only those of the plane that is shown, once all were counted."""
+        """Count the drawn cells, where something was drawn."""
         self._later.stop()
-        if self._labels is None:
-            self.count_text.setText("")
-            return
-        planes = self._labels.data.reshape(-1, *self._labels.data.shape[-2:])
-        if len(self._counts) != len(planes):
-            self._counts = [_cells_in(plane) for plane in planes]
-        else:
-            p = int(np.ravel_multi_index(shown_plane(self._viewer, self._labels), self._labels.data.shape[:-2])) if len(planes) > 1 else 0
-            self._counts[p] = _cells_in(planes[p])
-        n = sum(self._counts)
-        self.count_text.setText(f"{number(n, 'cell')} drawn")
+        self.count_text.setText(f"{number(self._cells.count(self._labels), 'cell')} drawn" if self._labels else "")
+
+    def _count_anew(self) -> None:
+        """Count the drawn cells on all planes."""
+        self._cells.forget()
+        self._count()
 
     # The region
 
@@ -363,22 +355,10 @@ class AnnotateWidget(QWidget):
     def _mark_whole(self) -> None:
         region, labels = self._take_region(), self._take()
         if not region_mask(region, labels)[shown_plane(self._viewer, labels)].all():
-            before = self._regions_of(region)
             mark_plane(self._viewer, region, labels)
-            self._regions_before = before
 
     def _clear_region(self) -> None:
-        region = self._take_region()
-        before = self._regions_of(region)
-        region.data = []
-        self._regions_before = before
-
-    def _regions_of(self, region: Shapes) -> tuple[list[NDArray[Any]], list[str]]:
-        return [np.array(shape) for shape in region.data], [str(kind) for kind in region.shape_type]
-
-    def _mask(self) -> NDArray[np.bool_] | None:
-        region = region_of(self._viewer, self._labels) if self._labels else None
-        return region_mask(region, self._labels) if region and self._labels else None
+        self._take_region().data = []
 
     # A prediction to correct, and the check
 
@@ -399,53 +379,4 @@ class AnnotateWidget(QWidget):
             say(self.message, f"{number(n, 'cell')} made of points.")
         except ValueError as error:
             say(self.message, escape(str(error)))
-        self._counts = []  # on all planes
-        self._count()
-
-    def _check(self) -> None:
-        if self._labels and not self._job.is_active:
-            image, labels, mask = self.image_choice.layer, self._labels, self._mask()
-            self._job.start(lambda: _checking(image, labels, mask), description=f"Checking {labels.name}")
-
-    def _show_check(self, outcome: tuple[list[Problem], int, float]) -> None:
-        problems, cells, known = outcome
-        lines = [("<b>Stops training:</b> " if p.stops else "<b>Please look:</b> ") + escape(p.message) for p in problems]
-        part = f"{number(cells, 'cell')}, {known:.0%} of the image annotated."
-        say(self.result, "<br><br>".join(lines) or f"<b>Ready to train:</b> {part}")
-        self.split_button.setVisible(any(p.fix == "split" for p in problems))
-
-    def _show_failure(self, error: Exception) -> None:
-        say(self.result, escape(str(error)))
-
-    def _split(self) -> None:
-        labels = self._take()
-        rewrite(labels, split_pieces(labels.data, image_from_layer(self.image_choice.layer).slices))
-        self._counts = []
-        self._count()
-        self._check()
-
-    def _forget_check(self) -> None:
-        """What was found is no longer true."""
-        say(self.result, "")
-        self.split_button.hide()
-
-
-def _checking(
-    layer: ImageLayer, labels: Labels, region: NDArray[np.bool_] | None
-) -> Generator[None, None, tuple[list[Problem], int, float]]:
-    """Check an annotation on the worker thread; give the problems, the cells and the annotated share of the image."""
-    yield
-    drawn = np.array(labels.data)  # a copy: the user may go on drawing
-    problems = check_labels(drawn, image_from_layer(layer), region)
-    known = known_labels(drawn, region)
-    return problems, sum(_cells_in(plane) for plane in known.reshape(-1, *known.shape[-2:])), float((known >= 0).mean())
-
-
-def _cells_in(plane: NDArray[np.integer]) -> int:
-    """Count the ids above 0; a table of all ids is five times faster than sorting the pixels."""
-    top = int(plane.max(initial=0))
-    if top > 10**7:
-        return int((np.unique(plane) > 0).sum())
-    seen = np.zeros(top + 1, bool)
-    seen[np.maximum(plane, 0).ravel()] = True
-    return int(seen[1:].sum())
+        self._count_anew()

@@ -33,7 +33,7 @@ from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._frame import CountingFrame
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
-from napari_tally.widgets._layers import KEY, cells_by_image, is_source
+from napari_tally.widgets._layers import cells_by_image, is_source, notes_of
 from napari_tally.widgets._parts import ask_for_file, ask_for_folder, ask_where_to_save, button, fill, group, note, say, say_error
 from napari_tally.widgets._session import unwrap
 
@@ -175,7 +175,7 @@ class AuditWidget(QWidget):
         """Say which labels of another origin are taken for the cells of which image."""
         assert self._audit
         names = {image.name for image in self._audit.images}
-        foreign = {name: labels for name, labels in self._cells_now().items() if name in names and not labels.metadata.get(KEY)}
+        foreign = {name: labels for name, labels in self._cells_now().items() if name in names and not notes_of(labels)}
         told = [f"“{labels.name}” on {name}" for name, labels in foreign.items()]
         return f"<br>The cells are those of {escape(few(told))}." * bool(told)
 

@@ -27,7 +27,7 @@ from napari_tally.core.suspects import usual_area
 from napari_tally.widgets._geometry import shown_plane
 from napari_tally.widgets._job import Job
 from napari_tally.widgets._layer_combo import LayerCombo
-from napari_tally.widgets._layers import KEY, image_under, is_source, layers_of, uncover
+from napari_tally.widgets._layers import image_under, is_source, layers_of, notes_of, uncover
 from napari_tally.widgets._mouse_tools import HINTS, MouseTools, Use
 from napari_tally.widgets._parts import button, fill, group, note, say, say_error
 from napari_tally.widgets._pointing import Marks, fly_to
@@ -133,7 +133,7 @@ class ReviewWidget(QWidget):
     # Which labels
 
     def _can_be_reviewed(self, layer: Layer) -> bool:
-        if not isinstance(layer, Labels) or layer.metadata.get(KEY, {}).get("role") == "aid":
+        if not isinstance(layer, Labels) or notes_of(layer).get("role") == "aid":
             return False
         return image_under(self._viewer, layer) is not None
 

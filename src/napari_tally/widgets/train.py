@@ -92,7 +92,7 @@ class TrainWidget(QWidget):
         self.estimate.setToolTip("Estimated for this computer before anything runs.")
         self.message = note()
         self.split_button = button("Split them", "Give every separate piece its own number. Undo takes it back.", self._split)
-        self.anyway_button = button("Train anyway", "The labels are as they should be.", lambda: self._start(anyway=True))
+        self.anyway_button = button("Train anyway", "The labels are as they should be.", self._start_anyway)
 
         self.course = TrainingProgress(self._viewer)
         self.progress, self.status, self.quality = self.course.bar, self.course.status, self.course.quality
@@ -108,7 +108,7 @@ class TrainWidget(QWidget):
         others = tuple(name for name in fields_of(TrainingSettings) if name != "minutes")
         self.expert = SettingsForm(TrainingSettings, fields=others)
         self.augmentation = SettingsForm(AugmentationSettings)
-        self.weights_button = button("Show weight map", "How much the gaps between cells weigh in training, as a layer.", self._weigh)
+        self.weights_button = button("", "How much the gaps between cells weigh in training, as a layer.", self._weigh)
         self.expert_button = button("▸ Expert options", "How training works in detail.", self._fold, checkable=True)
         self.expert_options = [
             group("How to train", self.expert.native, self.weights_button),
@@ -233,6 +233,9 @@ class TrainWidget(QWidget):
     def _start_now(self, anyway: bool) -> None:
         self._begin(self._wishes(anyway), "Reading and checking the images …")
 
+    def _start_anyway(self) -> None:
+        self._start(anyway=True)
+
     def _begin(self, run: Run, status: str) -> None:
         self._run, self._current = run, self._session.model
         self._forget()
@@ -283,8 +286,11 @@ class TrainWidget(QWidget):
         self.stop_button.setText("Stopping …" if stopping else "Stop")
         for part in (self.pairs, self.pairs.add_button, self.start_from, self.minutes["minutes"].native, self.preview):
             part.setEnabled(not active)
-        for box in self.expert_options:
-            box.setEnabled(free)
+        for part in (self.expert.native, self.augmentation.native):
+            part.setEnabled(free)
+        weighs = self._weighing.is_active
+        self.weights_button.setEnabled(free or weighs)
+        self.weights_button.setText("Stop weighing" if weighs else "Show weight map")
         self.model_part.enable(may_save=not aside, may_replace=free)
 
     # News from the worker
@@ -397,14 +403,19 @@ class TrainWidget(QWidget):
     # The weight map
 
     def _weigh(self) -> None:
-        if not self._weighing.is_active:
-            self._weighed = run = self._wishes()
-            self._weighing.start(run.weight_maps, description="Computing the weight map")
+        if self._weighing.is_active:
+            self._weighed = None  # they may be ready by now
+            self._weighing.stop()
+            return
+        self._weighed = run = self._wishes()
+        self._weighing.start(run.weight_maps, description="Computing the weight map")
 
     def _show_weights(self, maps: list[tuple[str, NDArray[np.float32]]]) -> None:
         run, self._weighed = self._weighed, None
+        if run is None:
+            return
         for name, weights in maps:
-            self._layers.show_weights(run.sources if run else [], name, weights)
+            self._layers.show_weights(run.sources, name, weights)
 
     def changeEvent(self, event: QEvent) -> None:
         """Stop when napari takes the widget out of its window: nobody could stop it later."""

@@ -115,7 +115,7 @@ def test_without_a_model_nothing_starts(qtbot, folder):
     qtbot.addWidget(widget)
     widget.add([folder])
     assert not widget.start_button.isEnabled()
-    assert widget.model_text.text().startswith("none yet")
+    assert widget.model_choice.text.text().startswith("none yet")
 
 
 def test_files_are_counted_as_the_image_in_the_window_is(viewer, widget, qtbot, folder, tmp_path):

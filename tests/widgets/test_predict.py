@@ -29,7 +29,7 @@ from napari_tally.settings import CountingSettings
 from napari_tally.widgets import _counting
 from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._geometry import shown_plane
-from napari_tally.widgets._layers import annotation_of, image_from_layer, layers_of, region_of
+from napari_tally.widgets._layers import add_notes, annotation_of, image_from_layer, layers_of, region_of
 from napari_tally.widgets._session import session
 from napari_tally.widgets.predict import PredictWidget
 
@@ -99,6 +99,22 @@ def test_by_mouse_from_a_model_file_to_the_numbers(make_napari_viewer, qtbot, cl
     assert list(features["index"]) == list(range(1, 10))
     assert features["area_um2"].sum() == (labels.data > 0).sum() / 4
     assert not labels.editable
+
+
+def test_only_the_newest_cells_of_an_image_are_seen(model, widget, count):
+    image = model.add_image(nine_discs(), name="well")
+    drawn = start_annotation(model, image)
+    drawn.mode = "paint"
+    count()
+    (found,) = layers_of(model, "prediction", image)
+    assert (found.visible, drawn.visible) == (True, True)  # somebody draws
+    drawn.mode = "pan_zoom"
+    count()
+    assert (found.visible, drawn.visible) == (True, False)
+    add_notes(found, corrected=1)  # mended by hand: it stays, and what is found anew lies over it
+    count()
+    before, now = layers_of(model, "prediction", image)
+    assert (before, now.visible, before.visible) == (found, True, False)
 
 
 def test_other_pixels_are_not_counted(model, widget, count):

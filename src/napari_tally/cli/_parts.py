@@ -132,10 +132,11 @@ def _read_points(images: Path, points: Path, radius: float) -> "list[TrainingPai
 
 
 def expand(given: Iterable[Path]) -> list[Path]:
-    """Replace folders by their images."""
+    """Replace folders by their images; what is named twice comes once."""
     from napari_tally.core.image_files import list_images
 
-    return [found for path in given for found in (list_images(path).values() if path.is_dir() and path.suffix != ".zarr" else [path])]
+    found = (list_images(path).values() if path.is_dir() and path.suffix != ".zarr" else [path] for path in given)
+    return list(dict.fromkeys(path for paths in found for path in paths))
 
 
 def require_other_stems(paths: Iterable[Path]) -> None:

@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_tally.core.devices import choose_device, describe_device
     from napari_tally.core.model_file import find_model
 
+    if arguments.workers < 0:
+        raise ValueError(f"--workers is {arguments.workers}; it must be 0 (compute in this process) or more.")
     paths = expand(arguments.images)
     require_other_stems(paths)
     model = find_model(arguments.model)

@@ -53,7 +53,8 @@ def details(shown: Sequence[Counted], rows: pd.DataFrame, not_counted: Sequence[
     if len(rows) == 1:
         density, unknown = rows["cells_per_mm2"].item(), "No density: the pixel size is not known. You can state it below"
         lines.append(f"{density:,.0f} cells/mm²" if np.isfinite(density) else unknown)
-        lines.append(f"Cells cover {rows['covered_percent'].item():.1f} % of the {'plane' if shown[0].planes else 'image'}")
+        which = "Cells" if (rows["count"] == rows["found"]).all() else "All cells found, also those that do not count,"
+        lines.append(f"{which} cover {rows['covered_percent'].item():.1f} % of the {'plane' if shown[0].planes else 'image'}")
     if not_counted:
         lines.append(f"<b>Please look:</b> not counted yet: {escape(few(list(not_counted)))}. Press Count cells.")
     return lines

@@ -44,15 +44,20 @@ class FoundLayers:
             self._put("probability", cell, ImageLayer, image, name=f"{image.name} probability", **look)
         labels = self.put_labels(image, _counting.to_show(counted.found.labels, counted.image))
         labels.visible = labels.visible or new
-        for aid in layers_of(self._viewer, "aid", image) if new else []:
-            if aid.name == f"{image.name} preview":  # of a training: other outlines over these cells would only confuse
-                aid.visible = False
+        for other in self._other_cells(image) if new else []:  # outlines over these cells would only confuse
+            if other is not labels and not (other is active and other.mode != "pan_zoom"):  # nor what is being drawn
+                other.visible = False
         if new and alone:
             uncover(self._viewer, image)
         # For who looks at the cells one by one, or draws windows.
         add_notes(labels, found=(counted.found, counted.counting), planes=counted.planes)
         self._viewer.layers.selection.active = active
         return labels
+
+    def _other_cells(self, image: ImageLayer) -> list[Any]:
+        """Give the layers that show cells of an image too: what was drawn, what was found before, the preview of a training."""
+        drawn, found = (layers_of(self._viewer, role, image) for role in ("annotation", "prediction"))
+        return [*drawn, *found, *(aid for aid in layers_of(self._viewer, "aid", image) if aid.name == f"{image.name} preview")]
 
     def put_labels(self, layer: ImageLayer, labels: Any) -> Labels:
         """Show labels; of a large image they stay in their file."""

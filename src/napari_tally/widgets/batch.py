@@ -31,6 +31,7 @@ from napari_tally.core.words import number
 from napari_tally.settings import BatchSettings
 from napari_tally.widgets._form import SettingsForm
 from napari_tally.widgets._job import Job, sentence
+from napari_tally.widgets._model_choice import ModelChoice
 from napari_tally.widgets._parts import ask, ask_for_folder, button, fill, group, note, say
 from napari_tally.widgets._session import Way, session, unwrap, usual_way
 from napari_tally.widgets._tables import item_of
@@ -73,7 +74,9 @@ class BatchWidget(QWidget):
         self._job.failed.connect(self._tell_failure)
         self.setAcceptDrops(True)
 
-        self.model_text = QLabel()
+        self.model_choice = ModelChoice(self._session)
+        self.model_choice.said.connect(self._say)
+        self.model_choice.failed.connect(self._tell_failure)
         self.add_button = button("Add files…", "Choose images: TIFF, PNG, JPEG. Or drop files and folders here.", self._ask_for_files)
         self.folder_button = button("Add folder…", "All images of a folder, or an OME-Zarr.", self._ask_for_folder)
         self.clear_button = button("Clear", "Empty the list; files stay as they are.", self.clear)
@@ -99,7 +102,7 @@ class BatchWidget(QWidget):
         self.way_text = note()
 
         choices = QFormLayout()
-        choices.addRow("Model", self.model_text)
+        choices.addRow("Model", self.model_choice)
         results = QFormLayout()
         results.addRow("Folder", self.out_text)
         fill(
@@ -115,10 +118,10 @@ class BatchWidget(QWidget):
             group("Results", results, [self.out_button], self.files.native),
             group("", [self.start_button, self.stop_button], self.bar, self.message),
         )
-        self._session.model_changed.connect(self._take_model)
+        self._session.model_changed.connect(self._enable)
         self._session.way_changed.connect(self._show_way)
         self._show_way(self._session.way)
-        self._take_model(self._session.model)
+        self._enable()
         self._show_out()
 
     # What to count
@@ -208,13 +211,6 @@ class BatchWidget(QWidget):
         self.out_text.setText(self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, 220))
         self.out_text.setToolTip(text)
 
-    def _take_model(self, model: "Model | None") -> None:
-        name = self._session.model_name
-        text = self.fontMetrics().elidedText(name, Qt.TextElideMode.ElideMiddle, 220)
-        self.model_text.setText(text if model else "none yet: train or load one first")
-        self.model_text.setToolTip(name)
-        self._enable()
-
     def _show_way(self, way: "Way | None") -> None:
         usual = "Thresholds are those stored in the model, and every cell counts."
         say(self.way_text, "Thresholds, cell diameter and which cells count: as set in “3 Predict and count”." if way else usual)
@@ -256,12 +252,15 @@ class BatchWidget(QWidget):
         busy = self._job.is_active
         self.start_button.setEnabled(not busy and bool(self._paths) and self._session.model is not None)
         self.stop_button.setEnabled(busy)
-        for part in (self.add_button, self.folder_button, self.clear_button, self.out_button):
+        for part in (self.model_choice.load_button, self.add_button, self.folder_button, self.clear_button, self.out_button):
             part.setEnabled(not busy)
         self.bar.setVisible(busy)
 
     def _finish(self, summary: str) -> None:
         say(self.message, summary)
+
+    def _say(self, text: str) -> None:
+        say(self.message, escape(text))
 
     def _tell_stopped(self) -> None:
         say(self.message, "Stopped. Count all goes on from here.")
@@ -276,10 +275,10 @@ def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSe
     from napari_tally.core.done import ImageDone, PassedOver, Working
 
     rows: dict[int, tuple[str, str]] = {}
-    cells = bad = odd = 0
+    cells = bad = odd = stacks = 0
 
     def tell(event: Any) -> News:
-        nonlocal cells, bad, odd
+        nonlocal cells, bad, odd, stacks
         row, part = event.number - 1, 0.0
         if isinstance(event, Working):
             part = event.tile.done / event.tile.total if event.tile else 0.0
@@ -291,6 +290,7 @@ def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSe
             mark = " (!)" if event.remark else ""
             rows[row] = (f"{n}{mark}", event.remark or ("counted by an earlier run" if event.again else "counted"))
             cells, odd = cells + n, odd + bool(event.remark)
+            stacks += len(event.counts) > 1 and "slices" not in event.counts
         done = event.number - isinstance(event, Working) + part
         # All rows each time: of the news only the last comes through
         doing = f", {event.tile.doing}" if isinstance(event, Working) and event.tile and event.tile.doing else ""
@@ -304,6 +304,8 @@ def _run(model: "Model", name: str, paths: list[Path], out: Path, files: BatchSe
     summary = f"<b>{cells:,} cells</b> in {number(n, 'file')}. Labels, tables and the record are in {escape(str(out))}."
     if bad:
         summary += f"<br>{number(bad, 'file')} could not be counted: the table and failed.csv say why."
+    if stacks:
+        summary += f"<br>Planes of {number(stacks, 'file')} are counted one by one and added up: a cell may count several times."
     if odd:
-        summary += f"<br><b>Please look:</b> {odd} marked with (!) may be unlike the training images; rest the mouse on it."
+        summary += f"<br><b>Please look:</b> something is odd about {number(odd, 'file')}; rest the mouse on the (!) to read what."
     return summary

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+import numpy as np
 import pandas as pd
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
@@ -162,7 +163,7 @@ class PredictWidget(QWidget):
             form.changed.connect(self._tell_way)
         self.results.changed.connect(self._recount)
         self.results.said.connect(self._say)
-        self.image_choice.changed.connect(self._show)
+        self.image_choice.changed.connect(self._change_image)
         self._viewer.layers.events.removed.connect(self._forget)
         self._viewer.layers.events.renamed.connect(self._show)
         self._viewer.layers.events.inserted.connect(self._show_new)
@@ -251,8 +252,11 @@ class PredictWidget(QWidget):
             return
         if known := self._results.get(layer.unique_id):
             self._layers.put_labels(layer, _counting.to_show(known.found.labels, known.image)).refresh()
-        else:
-            for labels in layers_of(self._viewer, "prediction", layer)[-1:]:
+            return
+        for labels in layers_of(self._viewer, "prediction", layer)[-1:]:
+            if isinstance(labels.data, np.ndarray) and not labels.data.any():  # refused, or stopped before there was anything to see
+                self._viewer.layers.remove(labels)
+            else:
                 labels.name += UNFINISHED
                 text = f"{layer.name}: the labels show what was done; cells are not joined where tiles meet, and not counted."
                 say(self.message, escape(text))
@@ -360,6 +364,12 @@ class PredictWidget(QWidget):
             say(self.message, "")
         self._show_count()
         self._show_if_seen()
+
+    def _change_image(self, layer: object = None) -> None:
+        """Another image is chosen: what was said was of the one before."""
+        if not self._finding.is_active and self.message.text() != _NO_MODEL:
+            say(self.message, "")
+        self._show()
 
     def _show_new(self, event: Any) -> None:
         """A layer has come; of all images one more may not be counted, or be a stack."""

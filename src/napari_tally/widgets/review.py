@@ -150,7 +150,8 @@ class ReviewWidget(QWidget):
         """Leave the labels that were reviewed: others are chosen, or they are gone."""
         self._leave()
         chosen = self.labels_choice.layer
-        say(self.message, "" if chosen else "Count cells first (3 Predict and count), or open labels of an image.")
+        hint = "Count cells first (3 Predict and count), or open labels of an image: right-click on their layer, Convert to Labels."
+        say(self.message, "" if chosen else hint)
         self._enable()
 
     def _leave(self) -> None:

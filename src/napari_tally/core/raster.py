@@ -15,33 +15,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def fill_polygon(mask: NDArray[np.bool_], corners: NDArray[np.floating]) -> None:
-    """Set the pixels whose centres lie in a polygon, or on its edge, to True.
+def polygon_pixels(corners: NDArray[np.floating], shape: tuple[int, int]) -> tuple[slice, slice, NDArray[np.bool_]]:
+    """Give the pixels whose centres lie in a polygon, or on its edge.
 
     Parameters
     ----------
-    mask : (Y, X) bool
-        Changed in place.
     corners : (N, 2) float
         As (y, x) in pixels; whole numbers are the centres of pixels. Where the line crosses itself, what is inside twice is outside.
+    shape : (int, int)
+        Height and width of the picture.
+
+    Returns
+    -------
+    rows, columns : slice
+        What the polygon spans of the picture.
+    inside : (rows, columns) bool
+        Of a rectangle along the axes a single True, for all of it.
     """
-    if not len(corners):
-        return
-    top, left = np.maximum(np.ceil(corners.min(axis=0)), 0).astype(int)
-    bottom, right = np.minimum(np.floor(corners.max(axis=0)) + 1, mask.shape).astype(int)
-    if top >= bottom or left >= right:
-        return
-    part = mask[top:bottom, left:right]
+    top, left = np.clip(np.ceil(corners.min(axis=0)), 0, shape).astype(int)
+    bottom, right = np.clip(np.floor(corners.max(axis=0)) + 1, (top, left), shape).astype(int)
+    rows, columns = slice(top, bottom), slice(left, right)
     if _is_box(corners):
-        part[:] = True
-        return
-    steps = np.zeros((bottom - top, right - left + 1), np.int32)
+        return rows, columns, np.array(True)
+    steps = np.zeros((bottom - top, right - left + 1), np.int16)
     for side in (np.ceil, lambda y: np.floor(y) + 1):
         row, x = _crossings(corners, side, top, bottom)
         starts, ends = np.ceil(x[::2]).astype(int), np.floor(x[1::2]).astype(int) + 1
         for places, step in ((starts, 1), (ends, -1)):
             np.add.at(steps, (row[::2] - top, np.clip(places - left, 0, right - left)), step)
-    part |= np.cumsum(steps, axis=1, out=steps)[:, :-1] > 0
+    return rows, columns, np.cumsum(steps, axis=1, out=steps)[:, :-1] > 0
 
 
 def _is_box(corners: NDArray[np.floating]) -> bool:

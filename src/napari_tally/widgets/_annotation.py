@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from napari_tally.core.edit import take_over
 from napari_tally.core.points import discs
-from napari_tally.core.raster import fill_polygon
+from napari_tally.core.raster import polygon_pixels
 from napari_tally.widgets._geometry import channels_to_front, ellipse, label_shape, placement, shown_plane, to_data_of
 from napari_tally.widgets._layers import annotation_of, belong, found_of, image_of, lay_on, region_of
 
@@ -90,6 +90,7 @@ def region_mask(shapes: Shapes, labels: Labels) -> NDArray[np.bool_]:
         if kind in ("line", "path"):
             continue
         outline = to_data_of(labels, shapes, ellipse(vertices) if kind == "ellipse" else np.asarray(vertices))
+        rows, columns, inside = polygon_pixels(outline[:, -2:], mask.shape[-2:])
         leading = outline[:, :-2]
         spans = [
             range(n) if np.isnan(along).any() else range(max(0, round(along.min())), min(n - 1, round(along.max())) + 1)
@@ -98,7 +99,7 @@ def region_mask(shapes: Shapes, labels: Labels) -> NDArray[np.bool_]:
         which = np.zeros(mask.shape[:-2], bool)
         which[np.ix_(*spans)] = True
         for p in np.flatnonzero(which):
-            fill_polygon(planes[p], outline[:, -2:])
+            planes[p, rows, columns] |= inside
     return mask
 
 

@@ -48,7 +48,7 @@ def audit_tour(viewer: Viewer, shoot: Shoot, file: Path, windows: int = 24, pati
     viewer.window._qt_window.resize(*_SIZE)
     truth = _three_dishes(viewer)
     predict = _open(viewer, "3 Predict and count")
-    predict.load_button.menu().actions()[0].trigger()
+    predict.model_choice.load_button.menu().actions()[0].trigger()
     predict.image_choice.setCurrentText("All images")
     hands.click(predict.run_button)
     hands.wait(lambda: all(f"{name} labels" in viewer.layers for name in truth) and predict.run_button.isEnabled(), patience)

@@ -47,7 +47,7 @@ def review_tour(viewer: Viewer, shoot: Shoot, looks: int = 20, patience: float =
     picture, truth = nt.simulate_nuclei(seed=2, n=110)
     viewer.add_image(picture, name="crowded nuclei")
     predict = _open(viewer, "3 Predict and count")
-    predict.load_button.menu().actions()[0].trigger()
+    predict.model_choice.load_button.menu().actions()[0].trigger()
     hands.wait(lambda: predict.run_button.isEnabled(), patience)
     predict.counting.value = replace(predict.counting.value, valley=0.5)  # too deep: touching nuclei are one, so that there is much to mend
     hands.click(predict.run_button)

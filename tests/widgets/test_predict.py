@@ -130,7 +130,21 @@ def test_other_pixels_are_not_counted(model, widget, count):
     assert "well labels" in model.layers
 
 
-def test_pixels_that_change_while_they_are_counted_are_not_counted(model, widget, qtbot, click, monkeypatch):
+def test_cells_that_were_mended_on_other_pixels_never_count_again(model, widget, count):
+    image = model.add_image(nine_discs(), name="well")
+    count()
+    (mended,) = layers_of(model, "prediction", image)
+    mended.data[mended.data == 5] = 0
+    mended.metadata["napari_tally"]["corrected"] = 1
+    widget._show()
+    image.data = np.zeros((48, 48), np.uint8)
+    count()
+    assert mended.name == "well labels (outdated)"
+    model.layers.remove(layers_of(model, "prediction", image)[-1])
+    assert widget.details.text() == "Nothing is counted yet."
+
+
+def test_pixels_that_change_while_they_are_counted_are_not_counted_and_their_size_may_change(model, widget, qtbot, click, monkeypatch):
     going, changed, found = threading.Event(), threading.Event(), _counting.image_from_layer
 
     def read(layer):
@@ -141,6 +155,16 @@ def test_pixels_that_change_while_they_are_counted_are_not_counted(model, widget
 
     monkeypatch.setattr(_counting, "image_from_layer", read)
     image = model.add_image(nine_discs(), name="well")
+    click(widget.run_button)
+    going.wait()
+    image.units, image.scale = ("um", "um"), (0.5, 0.5)
+    changed.set()
+    qtbot.waitUntil(lambda: "cells/mm²" in widget.details.text())
+    qtbot.waitUntil(lambda: not widget._finding.is_active)
+    model.layers.remove("well labels")
+    model.layers.remove("well probability")
+    going.clear()
+    changed.clear()
     click(widget.run_button)
     going.wait()
     image.data = np.zeros((64, 64), np.uint8)

@@ -54,6 +54,7 @@ class CountedImages(dict[str, Counted]):
         self._mended: dict[str, int] = {}  # how many corrections are in the count of an image
         self._watched = WeakSet[ImageLayer]()
         self._new_pixels: dict[str, float] = {}  # when an image got others
+        self._new_sizes: dict[str, float] = {}  # when its pixels got another size
         viewer.layers.events.removed.connect(self._removed)
 
     def watch(self, layers: Iterable[ImageLayer]) -> None:
@@ -71,7 +72,8 @@ class CountedImages(dict[str, Counted]):
             self._drop(layer, "got other pixels while it was counted")
         else:
             self[layer.unique_id] = counted
-            self._follow_sizes(layer)
+            if self._new_sizes.get(layer.unique_id, 0.0) > counted.run.began:
+                self._follow_sizes(layer)
 
     def follow(self) -> None:
         """Take up what has changed in the layers: names of images, and cells that were mended by hand in their labels."""
@@ -103,7 +105,8 @@ class CountedImages(dict[str, Counted]):
     def forget(self, gone: Any) -> None:
         """A layer is gone: an image with its count; labels with theirs, where no others of that image hold cells."""
         self.pop(gone.unique_id, None)
-        self._new_pixels.pop(gone.unique_id, None)
+        for changes in (self._new_pixels, self._new_sizes, self._mended):
+            changes.pop(gone.unique_id, None)
         found, _ = found_of(gone)
         for key, known in [item for item in self.items() if item[1].found is found]:
             del self[key]
@@ -119,12 +122,16 @@ class CountedImages(dict[str, Counted]):
             self._drop(event.source, "has other pixels now")
 
     def _take_sizes(self, event: Any) -> None:
+        self._new_sizes[event.source.unique_id] = time.monotonic()
         self._follow_sizes(event.source)
 
     def _follow_sizes(self, layer: ImageLayer) -> None:
         """Take up the size that the pixels of an image have now."""
-        known, (size, steps) = self.get(layer.unique_id), sizes_of(layer)
-        if known is None or (size, steps) == (known.image.pixel_size, known.image.steps):
+        known = self.get(layer.unique_id)
+        if known is None:
+            return
+        size, steps = sizes_of(layer)
+        if (size, steps) == (known.image.pixel_size, known.image.steps):
             return
         if known.goes_by_size:
             self._drop(layer, "has another pixel size now, and the model goes by it")
@@ -135,7 +142,8 @@ class CountedImages(dict[str, Counted]):
     def _drop(self, layer: ImageLayer, why: str) -> None:
         self._mended.pop(layer.unique_id, None)
         self.pop(layer.unique_id, None)
-        for labels in self._labels_of(layer)[-1:]:
+        for labels in self._labels_of(layer):
+            labels.metadata[KEY].pop("found", None)  # so that they never count again
             labels.name = labels.name.removesuffix(OUTDATED) + OUTDATED
         self.changed.emit(f"{layer.name} {why}: press Count cells.")
 

@@ -7,6 +7,7 @@ import weakref
 import pytest
 from qtpy.QtWidgets import QWidget
 
+from napari_tally.core.events import beside, is_anything_beside
 from napari_tally.widgets._garbage import _collector, hold
 from napari_tally.widgets._job import Job
 
@@ -43,6 +44,25 @@ def test_a_worker_collects_nothing(qtbot, collected):
     qtbot.waitUntil(gc.isenabled)
     assert collected
     assert all(collected)
+
+
+def test_what_nobody_waits_for_any_more_collects_nothing_either(qtbot):
+    done = threading.Event()
+    parent = QWidget()
+    qtbot.addWidget(parent)
+    job = Job(parent)
+    try:
+        job.start(lambda: beside(done.wait))
+        qtbot.waitUntil(is_anything_beside)
+        job.stop()
+        qtbot.waitUntil(lambda: job.state == "stopped")
+        looks = []
+        _collector._timer.timeout.connect(lambda: looks.append(gc.isenabled()))
+        qtbot.waitUntil(lambda: len(looks) > 2)
+        assert not any(looks)
+    finally:
+        done.set()
+    qtbot.waitUntil(gc.isenabled)
 
 
 def test_who_has_switched_it_off_finds_it_off(qtbot):

@@ -12,6 +12,8 @@ News = TypeVar("News")
 
 _BREATH = 0.1
 """Seconds between two moments at which a caller may walk away."""
+_BESIDE = "napari-tally beside"
+"""Name of the threads of calls that somebody may have stopped to wait for."""
 _SHORT = (
     "out of memory",
     "can't allocate memory",
@@ -71,7 +73,7 @@ def beside(work: Callable[..., Result], *arguments: Any, stop: threading.Event |
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             outcome.append((False, error))
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=run, name=_BESIDE, daemon=True)
     thread.start()
     try:
         thread.join(_BREATH)
@@ -86,6 +88,11 @@ def beside(work: Callable[..., Result], *arguments: Any, stop: threading.Event |
     if not well:
         raise value
     return value
+
+
+def is_anything_beside() -> bool:
+    """Whether some call is still on its way :func:`beside`, waited for or not."""
+    return any(thread.name == _BESIDE for thread in threading.enumerate())
 
 
 def paced(generator: Generator[Event, None, Result]) -> Generator[Event, None, Result]:

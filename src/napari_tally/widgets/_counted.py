@@ -143,7 +143,7 @@ class CountedImages(dict[str, Counted]):
         self._mended.pop(layer.unique_id, None)
         self.pop(layer.unique_id, None)
         for labels in self._labels_of(layer):
-            labels.metadata[KEY].pop("found", None)  # so that they never count again
+            notes_of(labels).pop("found", None)  # so that they never count again
             labels.name = labels.name.removesuffix(OUTDATED) + OUTDATED
         self.changed.emit(f"{layer.name} {why}: press Count cells.")
 

@@ -4,7 +4,7 @@ Python collects on whichever thread happens to allocate, and closed dock widgets
 their C++ side would be destroyed on the wrong thread; PySide then deletes it a second time on the main thread, and napari ends with a
 segmentation fault (seen with PySide 6.11)::
 
-    hold() ──▶ Python's own collections are off ──▶ a timer of the window collects instead ──▶ the last one lets go ──▶ on again
+    hold() ──▶ Python's own collections are off ──▶ a timer of the window collects instead ──▶ nobody works any more ──▶ on again
 """
 
 import gc
@@ -15,6 +15,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from qtpy.QtCore import QCoreApplication, QTimer
+
+from napari_tally.core.events import is_anything_beside
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class _Collector:
                 sys.excepthook = hook
             self._made *= not every
         with self._lock:
-            if not self._working:
+            if not self._working and not is_anything_beside():  # what nobody waits for any more works on
                 assert self._timer
                 self._timer.stop()
                 if self._was_on:

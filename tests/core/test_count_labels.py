@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from pictures import picture
 
+from napari_tally.core import count_labels
 from napari_tally.core.count_labels import LabelBatch
 from napari_tally.core.done import ImageDone, PassedOver
 from napari_tally.core.events import run_to_end
@@ -67,6 +68,31 @@ def test_an_image_is_counted_or_passed_over_and_never_both(write, tmp_path):
     assert [entry["name"] for key in ("images", "failed") for entry in content[key]] == ["b", "a"]
 
 
+def test_an_image_that_is_too_large_is_passed_over(write, tmp_path, monkeypatch):
+    pairs = [write("a"), write("b")]
+    reading = count_labels.read_image
+
+    def short_of_memory(path):
+        if path.stem == "a":
+            raise MemoryError
+        return reading(path)
+
+    monkeypatch.setattr(count_labels, "read_image", short_of_memory)
+    first, second = events_of(LabelBatch(tmp_path / "out").run(pairs))
+    assert isinstance(first, PassedOver)
+    assert int(second.counts["count"].sum()) == 4
+    assert "memory" in (tmp_path / "out" / "failed.csv").read_text()
+
+
+def test_a_mask_of_a_volume_is_split_into_bodies(write, tmp_path):
+    bodies = np.stack([255 * (LABELS > 0)] * 5)
+    pair = write("mask", bodies, photometric="minisblack", metadata={"axes": "ZYX"})
+    (refused,) = events_of(LabelBatch(tmp_path / "a").run([pair]))
+    assert isinstance(refused, PassedOver)
+    (news,) = events_of(LabelBatch(tmp_path / "b", split=True).run([pair]))
+    assert int(news.counts["count"].sum()) == 4
+
+
 def test_what_is_odd_is_said_and_recorded(write, tmp_path):
     profiles = np.stack([np.where(LABELS > 0, LABELS + 4 * z, 0) for z in range(5)])
     bodies = np.stack([LABELS] * 5)
@@ -74,7 +100,7 @@ def test_what_is_odd_is_said_and_recorded(write, tmp_path):
     pairs = [
         write("profiles", profiles, **zstack),
         write("bodies", bodies, **zstack),
-        write("mask", 255 * (LABELS % 4 > 0)),
+        write("mask", 7 * (LABELS % 4 > 0)),
         write("stated", resolution=(2e4, 2e4), resolutionunit="CENTIMETER"),
         write("well"),
     ]

@@ -158,6 +158,15 @@ def test_channels_that_are_shown_in_red_green_and_blue_are_colours(tmp_path, dty
     assert (image.channels, image.shape, image.colour) == (3, (20, 30), is_colour)
 
 
+@pytest.mark.parametrize("omero", [None, [], {"channels": None}, {"channels": [None, 3]}, {}])
+def test_odd_words_on_how_to_show_an_image_do_not_matter(tmp_path, omero):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("0", shape=(3, 20, 30), chunks=(1, 10, 10), dtype="uint8")[...] = 7
+    multiscales = [{"axes": [{"name": name} for name in "cyx"], "datasets": [{"path": "0"}]}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales, "omero": omero}
+    assert not read_image(tmp_path / "a.zarr").colour
+
+
 @pytest.mark.parametrize(("written", "missing"), [((0, 1, 2, 3), 0), ((0, 2, 3), 1), ((), 4)])
 def test_chunks_that_are_missing_are_told(tmp_path, written, missing):
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")

@@ -126,7 +126,10 @@ def test_three_stains_are_no_colours_unless_somebody_says_so(rng):
         a_model(colour=True, channels=3),
         as_image(rng.integers(0, 255, (3, 40, 40)).astype(np.uint8), axes="CYX", name="stains"),
     )
-    with pytest.raises(ValueError, match=r"stains has 3 channels, but .* \(RGB colour\)\. Say which channel shows the cells"):
+    with pytest.raises(
+        ValueError,
+        match="stains has 3 channels of which nobody says that they are red, green and blue.* Say which channel shows the cells, or 1 2 3",
+    ):
         run_to_end(predict(model, stains))
     told = looking_at(model, stains, PredictionSettings(channels="1 2 3"))
     colours = as_image(np.moveaxis(stains.planes[0], 0, -1), rgb=True)

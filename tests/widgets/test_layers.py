@@ -14,7 +14,7 @@ from napari_tally.core.image_files import read_image, stated_axes
 from napari_tally.widgets import _geometry
 from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._geometry import axes_of, channels_to_front, label_shape, shown_plane
-from napari_tally.widgets._layers import image_from_layer
+from napari_tally.widgets._layers import add_notes, cells_on, image_from_layer
 
 
 @pytest.mark.parametrize(
@@ -237,3 +237,11 @@ def test_a_layer_without_units_has_the_pixel_size_that_its_file_states(tmp_path)
     assert image_from_layer(opened).pixel_size is None
     opened.scale, opened.data = (1, 1, 1), pixels[:, ::2, ::2]
     assert image_from_layer(opened).pixel_size is None
+
+
+def test_labels_of_another_program_stay_so_when_they_are_mended():
+    model = ViewerModel()
+    image, labels = model.add_image(np.zeros((6, 7))), model.add_labels(np.ones((6, 7), int))
+    assert cells_on(model, image) is labels
+    add_notes(labels, corrected=1)
+    assert cells_on(model, image) is labels

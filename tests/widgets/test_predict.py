@@ -29,8 +29,10 @@ from napari_tally.settings import CountingSettings
 from napari_tally.widgets import _counting
 from napari_tally.widgets._annotation import start_annotation
 from napari_tally.widgets._geometry import shown_plane
-from napari_tally.widgets._layers import add_notes, annotation_of, image_from_layer, layers_of, region_of
+from napari_tally.widgets._layers import add_notes, annotation_of, cells_on, image_from_layer, layers_of, region_of
+from napari_tally.widgets._reviewed import ReviewedLabels
 from napari_tally.widgets._session import session
+from napari_tally.widgets.annotate import AnnotateWidget
 from napari_tally.widgets.predict import PredictWidget
 
 
@@ -117,6 +119,37 @@ def test_only_the_newest_cells_of_an_image_are_seen(model, widget, count):
     assert (before, now.visible, before.visible) == (found, True, False)
 
 
+def test_who_draws_on_sees_what_was_drawn(model, widget, count, click, qtbot):
+    image = model.add_image(nine_discs(), name="well")
+    annotate = AnnotateWidget(model)
+    qtbot.addWidget(annotate)
+    click(annotate.start_button)
+    (drawn,) = layers_of(model, "annotation", image)
+    drawn.mode = "pan_zoom"
+    count()
+    assert not drawn.visible
+    click(annotate.tool_buttons["paint"])
+    assert (drawn.visible, drawn.mode) == (True, "paint")
+    drawn.mode = "pan_zoom"
+    count()
+    click(widget.copy_button)
+    (found,) = layers_of(model, "prediction", image)
+    assert (found.visible, drawn.visible) == (False, True)
+
+
+def test_what_is_mended_after_a_second_count_is_counted_too(model, widget, count):
+    image = model.add_image(nine_discs(), name="well")
+    for left in (8, 8):
+        count()
+        labels = layers_of(model, "prediction", image)[-1]
+        review = ReviewedLabels(labels)
+        labels.data_setitem(np.nonzero(labels.data == 5), 0)
+        review.count_correction()
+        review.leave()
+        widget._show()
+        assert widget.count_text.text() == f"{left} cells"
+
+
 def test_other_pixels_are_not_counted(model, widget, count):
     image = model.add_image(nine_discs(), name="well")
     count()
@@ -125,6 +158,7 @@ def test_other_pixels_are_not_counted(model, widget, count):
     assert "well has other pixels now: press Count cells." in widget.message.text()
     assert not widget.save_button.isVisibleTo(widget)
     assert "well labels (outdated)" in model.layers
+    assert cells_on(model, image) is None  # nor checked, or sent on
     count()
     assert widget.count_text.text() == "0 cells"
     assert "well labels" in model.layers

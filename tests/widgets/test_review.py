@@ -199,6 +199,31 @@ def test_undo_takes_back_the_last_step_and_goes_to_its_cell(opened):
     assert ids(labels) == {1, 2, 3, 4, 5, 6, 7} - {FAINT}
 
 
+def test_redo_does_again_what_was_taken_back_and_nothing_else(opened):
+    viewer, widget, labels = opened
+    control, both = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
+    first = TWO_IN_ONE
+    look_at(widget, first)
+    key(viewer, Qt.Key.Key_A)
+    look_at(widget, FAINT)
+    key(viewer, Qt.Key.Key_D)
+    key(viewer, Qt.Key.Key_Z, control)
+    key(viewer, Qt.Key.Key_Z, control)  # the acceptance before the deletion
+    assert first in listed(widget)
+    key(viewer, Qt.Key.Key_Z, both)
+    assert first not in listed(widget)
+    key(viewer, Qt.Key.Key_Z, both)
+    assert FAINT not in ids(labels)
+    assert widget._cell is not None  # one looks at the next
+    key(viewer, Qt.Key.Key_Z, control)
+    look_at(widget, LEFT)
+    key(viewer, Qt.Key.Key_A)  # something else: the deletion is not to come again
+    key(viewer, Qt.Key.Key_Z, control)
+    key(viewer, Qt.Key.Key_Z, both)
+    assert FAINT in ids(labels)
+    assert LEFT not in listed(widget)
+
+
 def test_another_cell_or_escape_puts_down_what_is_in_hand(opened):
     viewer, widget, labels = opened
     key(viewer, Qt.Key.Key_R)

@@ -19,6 +19,8 @@ from napari_tally.core.words import number
 NOT_ANNOTATED = -1
 """Pixels of which nothing is known; they never add to a loss."""
 _FEWEST_SLICES, _FEW_PIECES = 4, 3
+_WHITE = (255, 65535)
+"""What "cell" is in masks: no program numbers its only cell so."""
 _LIES_OVER_ITSELF, _GOES_ON = 0.95, 0.2
 """See :func:`cells_go_through`. Tissue without gaps, bodies of 1.5 to 14 slices: 1.0, and 0.28 to 0.93; numbered anew in each slice:
 0.06 to 0.35, and 0.02 to 0.23."""
@@ -205,7 +207,7 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
     ids = np.unique(cells[drawn])
     pieces = _pieces_of_ids(cells, _of_bodies(cells, image.slices))
     split = int((pieces > 1).sum())
-    if ids.size == 1 and pieces[0] > _FEW_PIECES:
+    if ids.size == 1 and pieces[0] > (1 if ids[0] in _WHITE else _FEW_PIECES):
         problems.append(Problem("binary mask", _mask_message(name, pieces[0], ids[0]), fix="split"))
     elif split:
         problems.append(
@@ -250,7 +252,7 @@ def require_ids(labels: NDArray[Any], name: object) -> NDArray[np.integer]:
     cells = np.maximum(labels, 0, dtype=np.int64)
     if (ids := np.unique(cells[cells > 0])).size == 1:
         pieces = _pieces_of_ids(cells)
-        if pieces[0] > _FEW_PIECES:
+        if pieces[0] > (1 if ids[0] in _WHITE else _FEW_PIECES):
             raise ValueError(_mask_message(name, pieces[0], ids[0]))
     return labels
 
@@ -265,8 +267,7 @@ def _are_whole(labels: NDArray[Any]) -> bool:
 def _mask_message(name: object, pieces: int, number: int) -> str:
     return (
         f"{name}: all {pieces} separate objects have the same id {number}, so they would count as one cell. "
-        "Split them into one id for each object: 'Split them' in the window, --split on the command line, "
-        "split_pieces in napari_tally.core.annotations."
+        "Split them into one id for each object: 'Split them' in the window, --split on the command line."
     )
 
 
@@ -294,11 +295,19 @@ def split_pieces(labels: NDArray[np.integer], slices: int, are_bodies: bool = Fa
     return result.reshape(labels.shape)
 
 
+def split_drawn(labels: NDArray[np.integer], image: Image) -> NDArray[np.int32]:
+    """Do :func:`split_pieces` for the labels of an image; of a mask of a z-stack, whose objects go through the slices, through them."""
+    return split_pieces(labels, image.slices, are_bodies=_is_mask(labels) and image.axes.endswith("Z"))
+
+
+def _is_mask(labels: NDArray[np.integer]) -> bool:
+    top = labels.max(initial=0)
+    return bool(labels.min(initial=top, where=labels > 0) == top)
+
+
 def _of_bodies(labels: NDArray[np.integer], slices: int) -> int:
     """Give the slices that pieces are connected through: 1 where cells do not go through them, and of a mask, which does not tell."""
-    top = labels.max(initial=0)
-    is_mask = labels.min(initial=top, where=labels > 0) == top
-    return 1 if is_mask or not cells_go_through(labels, slices) else slices
+    return 1 if _is_mask(labels) or not cells_go_through(labels, slices) else slices
 
 
 def _volumes(labels: NDArray[Any], slices: int) -> NDArray[Any]:

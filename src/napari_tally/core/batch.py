@@ -35,7 +35,7 @@ from napari_tally.core.count_labels import measuring_labels
 from napari_tally.core.counting import pixel_remark, planes_remark, size_remark
 from napari_tally.core.devices import choose_device
 from napari_tally.core.done import Done, Event, Gathered, ImageDone, Notes, PassedOver, Working
-from napari_tally.core.events import OUT_OF_MEMORY, beside, is_out_of_memory, mapped, saying
+from napari_tally.core.events import beside, mapped, reason_of, saying
 from napari_tally.core.files import LOCK, alone_in, file_state, fitting_name, remove_all_leftovers, remove_leftovers
 from napari_tally.core.find import find_cells
 from napari_tally.core.image_files import read_image
@@ -135,12 +135,11 @@ class Batch:
                     if path not in again:
                         run.done[path] = yield from mapped(self._count(path), working)
                 except (ValueError, MemoryError, RuntimeError) as error:
-                    if not isinstance(error, ValueError) and not is_out_of_memory(error):
-                        raise
+                    reason = reason_of(error)
                     run.done.pop(path, None)
-                    run.failed[path] = OUT_OF_MEMORY if is_out_of_memory(error) else str(error)
+                    run.failed[path] = reason
                     is_written, has_news = False, True
-                    yield PassedOver(number, len(paths), path, run.failed[path])
+                    yield PassedOver(number, len(paths), path, reason)
                     continue
                 remark = run.done[path].remark
                 is_written, has_news = False, True

@@ -49,7 +49,7 @@ from napari_tally.settings import (
 
 EVERY = 10.0
 """Seconds of training between two checkpoints: with the step and the writing it stays below 15."""
-_FORMAT = 1
+_FORMAT = 2
 _KEY = "napari_tally_training"
 
 
@@ -299,7 +299,7 @@ def _read(path: Path, file: Any, header: dict[str, Any]) -> Checkpoint:
             "diameter": _or_nan(stated["diameter"]),
             "scale": float(stated["scale"]),
             "memory": float(stated["memory"]),
-            **{name: tuple(stated[name]) for name in ("scales", "seen", "fingerprints", "notes")},
+            **{name: tuple(stated[name]) for name in ("scales", "seen", "fingerprints", "notes", "cells")},
         }
     )
     if plan.device not in ("cpu", "cuda", "mps"):

@@ -1,6 +1,7 @@
-"""Label images that are there already, counted as they are: those of ``napari-tally count``, and predicted ones that were corrected.
+"""Label images that are there already, counted as they are: those of ``napari-tally count``.
 
 What is odd about them is said as it is of predicted ones. The labels are copied into the folder of results, so that it is whole.
+:func:`measuring_labels` serves predicted ones that were corrected, too.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_tally.core.annotations import known_and_odd, split_pieces
+from napari_tally.core.annotations import known_and_odd, split_drawn
 from napari_tally.core.counting import pixel_remark, planes_remark
 from napari_tally.core.done import Done, Event, Gathered, ImageDone, PassedOver, Working
-from napari_tally.core.events import beside, mapped
+from napari_tally.core.events import beside, mapped, reason_of
 from napari_tally.core.files import alone_in
 from napari_tally.core.image_files import read_image
 from napari_tally.core.images import Image
@@ -79,13 +80,13 @@ class LabelBatch:
                 yield working()
                 try:
                     run.done[image] = done = yield from mapped(self._count(labels, image), working)
-                except ValueError as error:
-                    run.failed[image] = str(error)
-                    yield PassedOver(number, len(pairs), image, str(error))
+                except (ValueError, MemoryError, RuntimeError) as error:
+                    run.failed[image] = reason = reason_of(error)
+                    yield PassedOver(number, len(pairs), image, reason)
                     continue
                 yield ImageDone(number, len(pairs), image, done.tables[1], done.remark)
+            run.results().write(self.out)
             if run.done:
-                run.results().write(self.out)
                 run.write_record(self.out)
         return run.results()
 
@@ -93,7 +94,7 @@ class LabelBatch:
         image = yield from aside(0, "reading", beside(read_image, path))
         drawn = yield from aside(0, "reading labels", beside(read_labels, labels_path))
         if self.split and drawn.shape == image.shape:
-            drawn = yield from aside(0, "splitting labels", beside(split_pieces, drawn, image.slices))
+            drawn = yield from aside(0, "splitting labels", beside(split_drawn, drawn, image))
         measuring = measuring_labels(drawn, image, self.rules, self.regions(path), self.group(path))
         tables, labels, remarks = yield from aside(1, "measuring cells", measuring)
         stated = image.calibrated(self.rules.pixel_size)

@@ -30,6 +30,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in text for words in _SHORT))
 
 
+def reason_of(error: Exception) -> str:
+    """Say why an image is passed over; what is no reason, but a mistake of ours, is raised again."""
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
+    if isinstance(error, ValueError):
+        return str(error)
+    raise error
+
+
 def run_to_end(generator: Generator[Event, None, Result], on_event: Callable[[Event], object] | None = None) -> Result:
     """Run a generator to its end.
 

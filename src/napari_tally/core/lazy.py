@@ -133,10 +133,16 @@ def _largest_level(path: Path) -> tuple[Any, str, dict[str, Any], dict[str, Any]
     if not isinstance(array, zarr.Array) or array.ndim != len(axes):
         raise ValueError("the axes do not fit the pixels")
     letters = "".join(axis[0].upper() for axis in axes)
-    shown = attributes.get("ome", attributes).get("omero", {}).get("channels", [])
-    if array.dtype == np.uint8 and [str(channel.get("color", "")).upper() for channel in shown] == _RGB:
+    if array.dtype == np.uint8 and _colours(attributes.get("ome", attributes)) == _RGB:
         letters = letters.replace("C", "S")
     return array, letters, multiscale, level
+
+
+def _colours(attributes: dict[str, Any]) -> list[str]:
+    """Give the colours in which the channels of an OME-Zarr are to be shown; [] where that is not said as it should be."""
+    omero = attributes.get("omero")
+    channels = omero.get("channels") if isinstance(omero, dict) else None
+    return [str(channel.get("color", "")).upper() for channel in channels or () if isinstance(channel, dict)]
 
 
 def _chunks(array: Any, letters: str) -> tuple[int, ...]:

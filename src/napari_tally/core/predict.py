@@ -414,6 +414,12 @@ def seen_by(model: Model, image: Image) -> Image:
         are_colours = seen.colour or choice is not None or not model.colour  # three stains are not red, green and blue
         if (seen.channels == n and are_colours) or (model.colour and seen.channels == 1):
             return seen
+    if model.colour and image.channels == n and not choice:
+        raise ValueError(
+            f"{image.name} has {n} channels of which nobody says that they are red, green and blue, and this model wants RGB colour. "
+            "Say which channel shows the cells, or 1 2 3 if they are colours (Expert options › Channels in 3 Predict and count, --channels "
+            "on the command line)."
+        )
     if choice:
         wanted = f"{choice.of} channels, of which it looks at {choice} (an image that has just as many as these is taken as it is)"
     else:

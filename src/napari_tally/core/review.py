@@ -92,9 +92,9 @@ class ReviewList:
         rows = np.flatnonzero((self.cells["plane"] == plane) & (self.cells["label"] == label))
         return int(rows[0]) if rows.size else None
 
-    def places(self) -> set[tuple[int, int]]:
-        """Give plane and id of every cell."""
-        return set(self.cells[_KEY].itertuples(index=False, name=None))
+    def areas(self) -> dict[tuple[int, int], int]:
+        """Give the pixels of every cell, by plane and id."""
+        return {(plane, label): area for plane, label, area in self.cells[[*_KEY, "area_px"]].itertuples(index=False, name=None)}
 
     def next_id(self) -> int:
         """Give an id that no cell of any plane has, or had: undo may bring it back."""

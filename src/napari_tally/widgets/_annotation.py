@@ -125,7 +125,7 @@ def copy_cells(viewer: ViewerModel, image: ImageLayer, found: Labels, annotation
     region = region_of(viewer, annotation)
     rewrite(annotation, fill_in(annotation.data, np.asarray(found.data), region_mask(region, annotation) if region else None))
     next_cell(annotation)
-    found.visible = False
+    found.visible, annotation.visible = False, True
     return annotation
 
 

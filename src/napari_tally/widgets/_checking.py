@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from napari_tally.core.annotations import Problem, check_labels, known_labels, split_pieces
+from napari_tally.core.annotations import Problem, check_labels, known_labels, split_drawn
 from napari_tally.core.events import beside
 from napari_tally.core.words import number
 from napari_tally.widgets._annotation import region_mask, rewrite
@@ -102,7 +102,7 @@ class CheckPart(QWidget):
     def _split(self) -> None:
         assert self._labels
         self._viewer.layers.selection.active = self._labels
-        rewrite(self._labels, split_pieces(self._labels.data, image_from_layer(self._image).slices))
+        rewrite(self._labels, split_drawn(self._labels.data, image_from_layer(self._image)))
         self.rewritten.emit()
         self._check()
 

@@ -71,6 +71,7 @@ class CountedImages(dict[str, Counted]):
         if self._new_pixels.get(layer.unique_id, 0.0) > counted.run.began:
             self._drop(layer, "got other pixels while it was counted")
         else:
+            self._mended.pop(layer.unique_id, None)
             self[layer.unique_id] = counted
             if self._new_sizes.get(layer.unique_id, 0.0) > counted.run.began:
                 self._follow_sizes(layer)
@@ -144,6 +145,7 @@ class CountedImages(dict[str, Counted]):
         self.pop(layer.unique_id, None)
         for labels in self._labels_of(layer):
             notes_of(labels).pop("found", None)  # so that they never count again
+            notes_of(labels)["outdated"] = True
             labels.name = labels.name.removesuffix(OUTDATED) + OUTDATED
         self.changed.emit(f"{layer.name} {why}: press Count cells.")
 

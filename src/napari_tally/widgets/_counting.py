@@ -147,6 +147,7 @@ def find(
     With `only`, of each image one plane alone.
     """
     from napari_tally.core.find import find_cells
+    from napari_tally.core.predict import looking_at, require_channels
 
     counted: list[Counted] = []
     refused: list[str] = []
@@ -157,6 +158,7 @@ def find(
             planes = None if only is None else [only[layer]]
             out: Any = None
             how, shown = run.settings, None
+            require_channels(looking_at(run.model, image, how), image)  # before there is a layer to fill
             if image.is_lazy:
                 odd = yield from saying(beside(what_is_odd, layer), Progress(n / len(layers), f"{_which(n, len(layers))}reading"))
                 image = replace(image, note=odd)

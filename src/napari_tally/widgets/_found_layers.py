@@ -10,7 +10,7 @@ from napari_tally.widgets import _counting
 from napari_tally.widgets._counted import OUTDATED
 from napari_tally.widgets._counting import Counted
 from napari_tally.widgets._geometry import placement
-from napari_tally.widgets._layers import Role, add_notes, belong, is_corrected, layers_of, uncover
+from napari_tally.widgets._layers import Role, add_notes, belong, is_corrected, layers_of, notes_of, uncover
 
 UNFINISHED = " (stopped, unfinished)"
 
@@ -64,6 +64,7 @@ class FoundLayers:
         active = self._viewer.layers.selection.active
         shown: Labels = self._put("prediction", labels, Labels, layer, name=f"{layer.name} labels")
         shown.name = shown.name.removesuffix(UNFINISHED).removesuffix(OUTDATED)
+        notes_of(shown).pop("outdated", None)
         shown.editable = False  # it is made anew when a threshold changes; "5 Review cells" makes it the user's own
         self._viewer.layers.selection.active = active
         return shown

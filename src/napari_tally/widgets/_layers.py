@@ -185,9 +185,9 @@ def cells_by_image(viewer: ViewerModel) -> dict[ImageLayer, Labels]:
 
     At once, for each of the labels has to be held against every image.
     """
-    foreign = {image_under(viewer, layer): layer for layer in viewer.layers if isinstance(layer, Labels) and not notes_of(layer)}
+    foreign = {image_under(viewer, layer): layer for layer in viewer.layers if isinstance(layer, Labels) and "role" not in notes_of(layer)}
     of_each = {image: (layers_of(viewer, "prediction", image) or [foreign.get(image)])[-1] for image in viewer.layers if is_source(image)}
-    return {image: labels for image, labels in of_each.items() if labels is not None}
+    return {image: labels for image, labels in of_each.items() if labels is not None and "outdated" not in notes_of(labels)}
 
 
 def image_under(viewer: ViewerModel, labels: Labels) -> ImageLayer | None:

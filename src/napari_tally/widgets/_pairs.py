@@ -6,7 +6,7 @@ from weakref import WeakSet
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 from qtpy.QtCore import Signal
-from qtpy.QtGui import QEnterEvent
+from qtpy.QtGui import QEnterEvent, QShowEvent
 from qtpy.QtWidgets import QAbstractButton, QButtonGroup, QGridLayout, QLabel, QPushButton, QToolButton, QWidget
 
 from napari_tally.widgets._layer_combo import LayerCombo
@@ -77,6 +77,11 @@ class PairTable(QWidget):
     def pairs(self) -> list[Pair]:
         """The complete rows, each pair once."""
         return list(dict.fromkeys(row.pair for row in self._rows if all(row.pair)))
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Come to the front, as :meth:`enterEvent`."""
+        self._tell()
+        super().showEvent(event)
 
     def enterEvent(self, event: QEnterEvent) -> None:
         """Regions may have been drawn meanwhile."""

@@ -20,11 +20,9 @@ from napari_tally.core.cell_types import together
 from napari_tally.core.edit import Change
 from napari_tally.core.review import ReviewList
 from napari_tally.widgets._keys import bind_keys
-from napari_tally.widgets._layers import KEY, add_notes, found_of, notes_of
+from napari_tally.widgets._layers import add_notes, found_of, notes_of
 from napari_tally.widgets._pointing import outlines
 
-_ACCEPTED = f"{KEY} accepted"
-"""Where the metadata of a layer keep which of its cells somebody found right."""
 _UNCHANGED = 0.01
 """Pixels by which the middle of a cell may differ between two tables."""
 
@@ -46,12 +44,15 @@ class ReviewedLabels:
         Its pixels when the review began: others are another prediction.
     changed : psygnal signal ()
         The labels are drawn on, undone or replaced.
+    painted : psygnal signal ()
+        They have a step more in their history.
     brush_taken : psygnal signal ()
         The user has taken another tool of napari than the camera.
     """
 
     changed = Signal()
     brush_taken = Signal()
+    painted = Signal()
 
     def __init__(self, layer: Labels) -> None:
         self.layer = layer
@@ -77,6 +78,8 @@ class ReviewedLabels:
         return [self.layer.events[name] for name in ("paint", "set_data", "data", "mode")]
 
     def _noticed(self, event: Any) -> None:
+        if event.type == "paint":
+            self.painted.emit()
         if event.type != "mode":
             self.changed.emit()
         elif event.source.mode != "pan_zoom":
@@ -109,7 +112,9 @@ class ReviewedLabels:
         """Give the job for the worker thread that ranks the cells; it returns the list with the pixels that it is of."""
         data, probabilities, (found, counting) = self.data, self.probabilities, self._found
         zoom = 1.0 if found is None else found.zoom
-        accepted = self.layer.metadata.setdefault(_ACCEPTED, set())
+        if "accepted" not in notes_of(self.layer):  # which of its cells somebody found right
+            add_notes(self.layer, accepted=set())
+        accepted = notes_of(self.layer)["accepted"]
 
         def rank() -> Generator[int, None, tuple[NDArray[np.integer], ReviewList]]:
             of_cells = None if probabilities is None else together(probabilities, found.n_types)  # (P, 2 or 3, Y, X)
@@ -157,11 +162,13 @@ class ReviewedLabels:
 
     # What is written
 
-    def make_room(self, highest: int) -> None:
-        """Make the layer hold ids up to `highest`; where it cannot yet, its history begins anew."""
-        if highest > np.iinfo(self.layer.data.dtype).max:
-            self.layer.data = self.layer.data.astype(np.int32)
-            self.data = self.layer.data
+    def make_room(self, highest: int) -> bool:
+        """Make the layer hold ids up to `highest`; give whether it could not, so that its history begins anew."""
+        if highest <= np.iinfo(self.layer.data.dtype).max:
+            return False
+        self.layer.data = self.layer.data.astype(np.int32)
+        self.data = self.layer.data
+        return True
 
     def mend(self, plane: int, change: Change) -> None:
         """Change cells of a plane as one step of the history."""

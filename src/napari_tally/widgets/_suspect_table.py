@@ -50,6 +50,7 @@ class SuspectTable(QWidget):
         self.count_text = note(size=1.6)
         self.details = note()
         self.table = QTableWidget(0, 4)
+        self.table.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # it would swallow the keys of the review
         self.table.setHorizontalHeaderLabels(["#", "Fault", "Score", "Area (px)"])
         self.table.setToolTip(
             "The cells most likely to be wrong come first. Score: from 0 to 1, how likely something is wrong. Area: in pixels. Click on "

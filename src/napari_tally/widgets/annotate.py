@@ -296,6 +296,8 @@ class AnnotateWidget(QWidget):
     def _take(self) -> Labels:
         """Give the labels, selected in the layer list so that the mouse draws in them."""
         assert self._labels
+        if not self._labels.visible:  # a count hides what was drawn, and napari draws in nothing that is hidden
+            self._labels.visible = True
         self._viewer.layers.selection.active = self._labels
         return self._labels
 

@@ -40,6 +40,7 @@ from napari_tally.widgets._session import unwrap
 if TYPE_CHECKING:
     import napari
 
+_NO_CELLS = "First count cells with “3 Predict and count”, or open an image and its labels of the same shape."
 _PATIENCE = 1000
 """Milliseconds after the last click until the clicks are written."""
 
@@ -57,6 +58,7 @@ class AuditWidget(QWidget):
         self._viewer = unwrap(napari_viewer)
         self._audit: Audit | None = None
         self._path: Path | None = None
+        self._kept = ""
         self._number = 0
         self._frame = CountingFrame(self._viewer, {"n": self._done, "b": self._back, "0": self._none_here})
         self._frame.clicked.connect(self._clicked)
@@ -143,7 +145,11 @@ class AuditWidget(QWidget):
     def start(self, path: str | Path) -> None:
         """Draw an audit of the chosen images, and keep it in a file."""
         cells = cells_by_image(self._viewer)
-        parts = [_auditing.part_of(self._viewer, layer, cells[layer]) for layer in self._chosen()]
+        self.image_choice.follow()  # labels may have become an annotation since
+        parts = [_auditing.part_of(self._viewer, layer, cells[layer]) for layer in self._chosen() if layer in cells]
+        if not parts:
+            say(self.message, "There are no cells to check any more. Count cells first (3 Predict and count).")
+            return
         settings = self.settings.value
         self._pause()
         say(self.message, "Drawing the windows…")
@@ -162,7 +168,8 @@ class AuditWidget(QWidget):
         self._audit, self._path = opened
         self._images.look_for(self._audit.images)
         self._others = []
-        say(self.message, f"Kept in {escape(self._path.name)}." + self._whose_cells() + self._left_out())
+        self._kept = f"Kept in {escape(self._path.name)}." + self._whose_cells() + self._left_out()
+        say(self.message, self._kept)
         self.message.setToolTip(str(self._path))
         first = self._audit.next_open()
         self._number = self._audit.wanted - 1 if first is None else first
@@ -175,7 +182,7 @@ class AuditWidget(QWidget):
         """Say which labels of another origin are taken for the cells of which image."""
         assert self._audit
         names = {image.name for image in self._audit.images}
-        foreign = {name: labels for name, labels in self._cells_now().items() if name in names and not notes_of(labels)}
+        foreign = {name: labels for name, labels in self._cells_now().items() if name in names and "role" not in notes_of(labels)}
         told = [f"“{labels.name}” on {name}" for name, labels in foreign.items()]
         return f"<br>The cells are those of {escape(few(told))}." * bool(told)
 
@@ -232,6 +239,7 @@ class AuditWidget(QWidget):
             self._show_failure(error)
         else:
             self._frame.show(window, image, self._audit.clicks.get(number, []))
+            say(self.message, self._kept)  # what was in the way is no longer
         self._show()
 
     def _clicked(self) -> None:
@@ -289,7 +297,7 @@ class AuditWidget(QWidget):
 
     def _go_there(self) -> None:
         if self._frame.is_shown:
-            self._frame.fly()
+            self._go_to(self._number)  # laid anew, if its image was moved or scaled
         elif self._audit:
             coming = self._audit.next_open()
             self._go_to(self._number if coming is None or self._number not in self._audit.counts else coming)
@@ -363,7 +371,9 @@ class AuditWidget(QWidget):
             self._audit is not None and not shown and self._audit.window(self._number).image not in self._images.known
         )
         if not (busy or self._audit or self._chosen()):
-            say(self.message, "First count cells with “3 Predict and count”, or open an image and its labels of the same shape.")
+            say(self.message, _NO_CELLS)
+        elif self.message.text() == _NO_CELLS:
+            say(self.message, "")
 
     def _show_window(self) -> None:
         audit = self._audit

@@ -221,6 +221,8 @@ class PredictWidget(QWidget):
 
     def _take_event(self, event: Progress | Filling | Results) -> None:
         if isinstance(event, Filling):
+            if self._filling is not event.layer:
+                self._tidy_up()  # that one was refused in the middle
             if event.layer in self._viewer.layers:
                 self._layers.put_labels(event.layer, event.labels).refresh()
                 self._filling = event.layer
@@ -233,7 +235,7 @@ class PredictWidget(QWidget):
                     self._results.take(counted)
                     if counted.layer.unique_id not in self._results:  # it has other pixels by now
                         continue
-                    new = known is None or known.found.probabilities is not counted.found.probabilities
+                    new = known is None or known.run is not counted.run
                     labels = self._layers.lay(counted, new, alone=len(self._chosen()) == 1)
                     self._tabulate(labels, self._results[counted.layer.unique_id])
                     labels.refresh()
@@ -250,12 +252,18 @@ class PredictWidget(QWidget):
         layer, self._filling = self._filling, None
         if layer is None or layer not in self._viewer.layers:
             return
-        if known := self._results.get(layer.unique_id):
+        known, all_labels = self._results.get(layer.unique_id), layers_of(self._viewer, "prediction", layer)
+        is_mended = known is not None and any(found_of(labels)[0] is known.found and is_corrected(labels) for labels in all_labels)
+        if known and not is_mended:
             self._layers.put_labels(layer, _counting.to_show(known.found.labels, known.image)).refresh()
             return
-        for labels in layers_of(self._viewer, "prediction", layer)[-1:]:
-            if isinstance(labels.data, np.ndarray) and not labels.data.any():  # refused, or stopped before there was anything to see
+        for labels in all_labels[-1:]:
+            if (
+                is_mended or isinstance(labels.data, np.ndarray) and not labels.data.any()
+            ):  # refused, or stopped before there was anything to see
                 self._viewer.layers.remove(labels)
+                for before in all_labels[:-1][-1:]:
+                    before.visible = True
             else:
                 labels.name += UNFINISHED
                 text = f"{layer.name}: the labels show what was done; cells are not joined where tiles meet, and not counted."
@@ -286,7 +294,7 @@ class PredictWidget(QWidget):
 
     def _show_refused(self, refused: list[str]) -> None:
         """The counting is at its end; these images could not be used."""
-        self._filling = None
+        self._tidy_up()
         if refused:
             say(self.message, "<br>".join(escape(reason) for reason in refused))
 

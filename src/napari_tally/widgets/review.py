@@ -57,7 +57,8 @@ class ReviewWidget(QWidget):
         self._reviewed: ReviewedLabels | None = None
         self._list: ReviewList | None = None
         self._cell: Cell | None = None  # the one that is looked at
-        self._accepted: list[Cell] = []  # since the labels were changed: the next to be taken back
+        self._done: list[Cell | None] = []  # what Undo takes back: a cell was accepted, or (None) the labels were changed
+        self._undone: list[Cell | None] = []
         self._marks = Marks(self._viewer)
         self._tools = MouseTools(self._viewer)
         self._tools.taken.connect(self._show_tool)
@@ -143,7 +144,7 @@ class ReviewWidget(QWidget):
             self.labels_choice.follow()
             found = [layer for image in self._viewer.layers if is_source(image) for layer in layers_of(self._viewer, "prediction", image)]
             if found:
-                self.labels_choice.layer = found[-1]
+                self.labels_choice.layer = max(found, key=lambda layer: notes_of(layer).get("number", 0))
         self._enable()
 
     def _change_labels(self, layer: Labels | None = None) -> None:
@@ -161,7 +162,7 @@ class ReviewWidget(QWidget):
         self._tools.listen(None)
         self._marks.clear()
         self._reviewed = self._list = self._cell = self.sending.labels = None
-        self._accepted.clear()
+        self._done, self._undone = [], []
         self._tools.put_down()
         self._show()
 
@@ -177,6 +178,7 @@ class ReviewWidget(QWidget):
         self._reviewed = reviewed = ReviewedLabels(labels)
         self.sending.labels = labels
         reviewed.changed.connect(self._follow_later)
+        reviewed.painted.connect(self._note)
         reviewed.brush_taken.connect(self._tools.put_down)
         unknown = reviewed.probabilities is None
         say(self.message, "No probabilities are known of these labels: only size and shape are judged." if unknown else "")
@@ -247,7 +249,6 @@ class ReviewWidget(QWidget):
             self._start()
             return
         if self._list.update(reviewed.layer.data):
-            self._accepted.clear()
             reviewed.count_correction()
             reviewed.write_features(self._list.cells)
             self._show()
@@ -308,7 +309,7 @@ class ReviewWidget(QWidget):
         if self._list and self._cell:
             row, known = self.suspects.row(), self._list.cells.iloc[self._list.where(*self._cell)]
             self._list.accept(*self._cell, yes=not known["accepted"])
-            self._accepted.append(self._cell)
+            self._note(self._cell)
             self._show()
             self._go_on(row)
 
@@ -333,33 +334,46 @@ class ReviewWidget(QWidget):
             labels.mode = "paint"
             self._hint("Paint what is missing, rub out what is too much (key 1). Esc: back to the camera.")
 
+    def _note(self, step: Cell | None = None) -> None:
+        """Something was done, so nothing can be done again."""
+        self._done.append(step)
+        self._undone = []
+
     def _undo(self) -> None:
-        """Take back the last step, a change of the labels or that a cell was accepted, and look at its cell."""
-        self._follow()  # a stroke that is not yet in the list
-        if self._list and self._accepted:
-            cell = self._accepted.pop()
-            accepted = self._list.cells.iloc[self._list.where(*cell)]["accepted"]
-            self._list.accept(*cell, yes=not accepted)
-            self._show()
-            self._look_at(cell)
-        elif self._reviewed is not None:
-            self._step(self._reviewed.layer.undo)
+        """Take back the last step, and look at its cell."""
+        self._move(self._done, self._undone)
 
     def _redo(self) -> None:
-        if self._reviewed is not None:
-            self._step(self._reviewed.layer.redo)
+        """Do it again."""
+        if self._undone:
+            self._move(self._undone, self._done)
+
+    def _move(self, take: list[Cell | None], give: list[Cell | None]) -> None:
+        reviewed = self._reviewed
+        if reviewed is None:
+            return
+        self._follow()  # a stroke that is not yet in the list
+        step = take.pop() if take else None  # the labels may have been changed before the review
+        give.append(step)
+        if step is None:
+            self._step(reviewed.layer.undo if take is self._done else reviewed.layer.redo)
+        elif self._list and (row := self._list.where(*step)) is not None:
+            self._list.accept(*step, yes=not self._list.cells.iloc[row]["accepted"])
+            self._show()
+            self._look_at(step)
 
     def _step(self, step: Callable[[], object]) -> None:
         """Go through the history of the labels, and look at the cell that came back; at the first of the list where this one is gone."""
-        before = set() if self._list is None else self._list.places()
+        before, looked_at, row = {} if self._list is None else self._list.areas(), self._cell, self.suspects.row()
         step()
         self._follow()
         if self._list is None:
             return
-        if back := self._list.places() - before:
-            self._look_at(min(back))
-        elif self._cell and self._list.where(*self._cell) is None:
-            self.suspects.go_to(0)
+        now = self._list.areas()
+        if changed := [cell for cell in now if now[cell] != before.get(cell)]:
+            self._look_at(min(changed, key=lambda cell: (cell not in before, cell)))  # rather one that was there before
+        elif looked_at and looked_at not in now:
+            self.suspects.go_to(row or 0)
         else:
             self._outline()
 
@@ -379,7 +393,8 @@ class ReviewWidget(QWidget):
         self._follow()  # strokes of the brush that are not yet in the list
         if self._list is None:
             return
-        reviewed.make_room(self._list.next_id())
+        if reviewed.make_room(self._list.next_id()):  # napari has forgotten the changes before
+            self._done, self._undone = [step for step in self._done if step], []
         row = self.suspects.row()
         try:
             change = make(reviewed.pixels(plane))

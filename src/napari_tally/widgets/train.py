@@ -373,11 +373,11 @@ class TrainWidget(QWidget):
         self._show_state()
 
     def _split(self) -> None:
-        from napari_tally.core.annotations import split_pieces
+        from napari_tally.core.annotations import split_drawn
 
         for source, problem in self._problems:
             if problem.fix == "split" and source.labels_layer in self._viewer.layers:
-                rewrite(source.labels_layer, split_pieces(source.labels_layer.data, image_from_layer(source.layer).slices))
+                rewrite(source.labels_layer, split_drawn(source.labels_layer.data, image_from_layer(source.layer)))
         self._forget()
         self._say("Every piece has its own number now. Look at the labels, then press Start.")
 

@@ -207,7 +207,7 @@ def check_labels(labels: NDArray[Any], image: Image, region: NDArray[np.bool_] |
     ids = np.unique(cells[drawn])
     pieces = _pieces_of_ids(cells, _of_bodies(cells, image.slices))
     split = int((pieces > 1).sum())
-    if ids.size == 1 and pieces[0] > (1 if ids[0] in _WHITE else _FEW_PIECES):
+    if ids.size == 1 and _are_many(pieces[0], ids[0]):
         problems.append(Problem("binary mask", _mask_message(name, pieces[0], ids[0]), fix="split"))
     elif split:
         problems.append(
@@ -250,10 +250,9 @@ def require_ids(labels: NDArray[Any], name: object) -> NDArray[np.integer]:
         raise ValueError(f"{name}: {labels.dtype} values of shape {labels.shape} are no label image; one whole number a pixel is wanted.")
     labels = labels.astype(np.int64) if labels.dtype.kind == "f" else labels
     cells = np.maximum(labels, 0, dtype=np.int64)
-    if (ids := np.unique(cells[cells > 0])).size == 1:
-        pieces = _pieces_of_ids(cells)
-        if pieces[0] > (1 if ids[0] in _WHITE else _FEW_PIECES):
-            raise ValueError(_mask_message(name, pieces[0], ids[0]))
+    ids = np.unique(cells[cells > 0])
+    if ids.size == 1 and _are_many(pieces := _pieces_of_ids(cells)[0], ids[0]):
+        raise ValueError(_mask_message(name, pieces, ids[0]))
     return labels
 
 
@@ -262,6 +261,11 @@ def _are_whole(labels: NDArray[Any]) -> bool:
     if labels.dtype.kind != "f":
         return labels.dtype.kind in "bui"
     return bool(np.isfinite(labels).all() and (labels == np.floor(labels)).all())
+
+
+def _are_many(pieces: int, number: int) -> bool:
+    """Whether so many pieces of the only id are more than those of one cell: it is a mask."""
+    return pieces > (1 if number in _WHITE else _FEW_PIECES)
 
 
 def _mask_message(name: object, pieces: int, number: int) -> str:

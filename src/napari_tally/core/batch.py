@@ -113,8 +113,6 @@ class Batch:
         for path in paths:
             if path.parent.resolve() == (self.out / "labels").resolve():
                 raise ValueError(f"{path}: the labels would be written over the images. Choose another folder for the results.")
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"{self.out} is a file; a folder for the results is wanted.")
         with alone_in(self.out) as alive:
             return (yield from self._run(paths, alive))
 
@@ -203,7 +201,7 @@ class Batch:
                 labels.discard()  # nothing is left to discard of what has gone to its place
 
     def _fill(self, path: Path, state: list[int], image: Image, target: Path, labels: LabelsZarr | None) -> Generator[TileDone, None, Done]:
-        regions, group = fitted(self.regions(path) or (), image), self.group(path)
+        regions, group = fitted(self.regions(path) or (), image), self.group(path)  # refused now, not after the network's work
         runner = self.runner and replace(self.runner, path=path, state=tuple(state), out=target.parent)
         keep = labels is None and image.planes.size < _KEPT  # else the middle is looked at once more, for what is odd about it
         stated = image.calibrated(self.rules.pixel_size)
@@ -262,7 +260,7 @@ class Batch:
 
     def _note(self, path: Path, tables: Tables, record: dict[str, Any], about: dict[str, Any]) -> Generator[TileDone, None, Done]:
         """Note what was counted, and give it as another run would: so it makes no difference to the tables whether there were several."""
-        about |= {"rule": self._rule(path), "labels": file_state(self.out / record["labels"])}
+        about = about | {"rule": self._rule(path), "labels": file_state(self.out / record["labels"])}
         done = Done(tables, " ".join(record["remarks"]), record, about)
         yield from aside(1, "writing the tables", self._notes.writing(path, done))
         written = self._notes.read(path)

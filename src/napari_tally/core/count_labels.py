@@ -71,8 +71,6 @@ class LabelBatch:
         OSError
             If the folder cannot be written.
         """
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"{self.out} is a file; a folder for the results is wanted.")
         with alone_in(self.out):
             run = Gathered([image for _, image in pairs], self.rules, RunRecord.of_labels(self.rules))
             for number, (labels, image) in enumerate(pairs, start=1):

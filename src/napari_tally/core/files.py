@@ -194,10 +194,12 @@ def alone_in(folder: Path) -> Iterator[Callable[[], None]]:
     Raises
     ------
     ValueError
-        If a process that lives writes there.
+        If a process that lives writes there, or it is a file.
     OSError
         If the folder cannot be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; a folder for the results is wanted.")
     lock = folder / LOCK
     me = {"run": uuid4().hex, **owner()}
     _take(lock, me)

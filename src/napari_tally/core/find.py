@@ -282,11 +282,11 @@ def estimate_diameter(
     """Estimate how large the cells of an image are, seen through an intensity window (C, 2).
 
     The model looks at the middle of the image, or where that shows no cells at the part with most contrast, at four scales, and cells are
-    measured at each. A scale agrees with itself where the cells
-    that are found come out about as large as those the model knows. Of the scales that agree the longest run in a row is believed (where
-    the network sees a cell much too large, pieces of it may by chance be as large as a cell; but hardly at two scales), and of this run the
-    coarsest, where cells are least broken. Where none agrees, that which is nearest. There cells are about as large as they should be, so a
-    second look with the model's own thresholds tells whether it is to be a step more or less.
+    measured at each. A scale agrees with itself where the cells that are found come out about as large as those the model knows. Of the
+    scales that agree the longest run in a row is believed (where the network sees a cell much too large, pieces of it may by chance be as
+    large as a cell; but hardly at two scales), and of this run the coarsest, where cells are least broken. Where none agrees, that which
+    is nearest. There cells are about as large as they should be, so a second look with the model's own thresholds tells whether it is to
+    be a step more or less.
 
     Returns
     -------
@@ -306,15 +306,18 @@ def estimate_diameter(
         areas = np.bincount(labels[labels > 0])[1:]
         return float(np.sqrt(4 / np.pi * np.median(areas)) / scale) if areas.size >= _FEW else math.nan
 
-    part = middle(image.shape, _SIDE)
-    for is_last in (max(image.shape[-2:]) <= _SIDE, True):
+    def measure(part: tuple[slice, slice]) -> Generator[TileDone, None, tuple[NDArray[np.float32], list[float]]]:
+        """Look at a part at every scale; give it as the network sees it, and the diameters."""
         picture = to_channels(normalise(image.read(plane, part), window), model.settings.channels)
         measured = []
         for scale in _SCALES:  # not with the model's own thresholds: what suits cells of the right size joins those that are seen too small
             measured.append((yield from look(picture, scale, CountingSettings())))
-        if is_last or not np.isnan(measured).all():
-            break
-        part = yield from saying(beside(_liveliest, image, plane, window), TileDone(0, 1, "looking for cells"))
+        return picture, measured
+
+    picture, measured = yield from measure(middle(image.shape, _SIDE))
+    if np.isnan(measured).all() and max(image.shape[-2:]) > _SIDE:
+        livelier = yield from saying(beside(_liveliest, image, plane, window), TileDone(0, 1, "looking for cells"))
+        picture, measured = yield from measure(livelier)
     steps = _steps(believed(measured, best) / best)
     again = yield from look(picture, 2 ** (-steps / 4), model.counting)
     if not math.isnan(again):

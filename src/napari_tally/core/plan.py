@@ -51,8 +51,8 @@ class TrainingPlan:
         Network pixels per image pixel; of images that state different pixel sizes, per pixel of `pixel_size`.
     diameter : float
         Median cell diameter in the same pixels.
-    n_images, n_cells : int
-        What is annotated.
+    cells : tuple of int
+        Cells that are drawn in each image.
     settings : TrainingSettings
         Without the zeros that mean "by preset".
     device : str
@@ -90,16 +90,13 @@ class TrainingPlan:
         Slices of a training patch in network voxels; 0 = patches are planes.
     channels : ChannelChoice or None
         Which channels of the images the network looks at; None = all.
-    cells : tuple of int
-        Cells that are drawn in each image.
     """
 
     network: NetworkSettings
     colour: bool
     scale: float
     diameter: float
-    n_images: int
-    n_cells: int
+    cells: tuple[int, ...]
     settings: TrainingSettings
     device: Device
     device_name: str
@@ -118,7 +115,16 @@ class TrainingPlan:
     slice_distance: float = 1.0
     slices: int = 0
     channels: ChannelChoice | None = None
-    cells: tuple[int, ...] = ()
+
+    @property
+    def n_images(self) -> int:
+        """How many images are annotated."""
+        return len(self.cells)
+
+    @property
+    def n_cells(self) -> int:
+        """How many cells are drawn in all of them."""
+        return sum(self.cells)
 
     @property
     def aspect(self) -> float:
@@ -171,9 +177,7 @@ def plan_training(
     own = start.normalisation if start else NormalisationSettings()
     normalisation = own if settings.statistics == "auto" else replace(own, statistics=settings.statistics)
     if start is not None:
-        if network.channels == start.settings.channels and colour != start.colour:
-            notes.append("The start model knows red, green and blue; it learns that these are three other channels.")
-        notes += _changes_of(start, network, choice, normalisation, len(seen))
+        notes += _changes_of(start, network, colour, choice, normalisation, len(seen))
     architecture = ARCHITECTURES[network.architecture]
     if not architecture.exact:
         notes.append(f"The {architecture.title} looks at all of a tile at once: large images are approximate, and blended, where two meet.")
@@ -193,8 +197,7 @@ def plan_training(
         colour=colour,
         scale=sizes.scale,
         diameter=sizes.diameter,
-        n_images=len(pairs),
-        n_cells=sum(cells),
+        cells=cells,
         settings=replace(settings, patch=size, batch=batch, learning_rate=rate, class_balance=balance),
         device=cast(Device, device.type),
         device_name=describe_device(device),
@@ -213,7 +216,6 @@ def plan_training(
         slice_distance=sizes.slice_distance,
         slices=slices,
         channels=choice,
-        cells=cells,
     )
 
 
@@ -246,12 +248,14 @@ def _with_types(network: NetworkSettings, pairs: Sequence[TrainingPair], setting
 
 
 def _changes_of(
-    start: Model, network: NetworkSettings, choice: ChannelChoice | None, normalisation: NormalisationSettings, seen: int
+    start: Model, network: NetworkSettings, colour: bool, choice: ChannelChoice | None, normalisation: NormalisationSettings, seen: int
 ) -> list[str]:
     """Say what becomes of the start model that the user may not expect."""
     notes = []
     if start.settings.channels != network.channels:
         notes.append(f"The start model knows {start.settings.channels} channel(s); its first layer is adapted to {network.channels}.")
+    elif colour != start.colour:
+        notes.append("The start model knows red, green and blue; it learns that these are three other channels.")
     if start.channels and choice != start.channels:
         now = str(choice) if choice else "all channels"
         notes.append(f"The start model has learned {start.channels}; from now on it looks at {now}.")

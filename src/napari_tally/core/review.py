@@ -87,6 +87,10 @@ class ReviewList:
             (self._accepted.add if yes else self._accepted.discard)(mark)
         self._rank()
 
+    def accept_or_not(self, plane: int, label: int) -> None:
+        """Accept a cell, or take that back where it is accepted."""
+        self.accept(plane, label, yes=not self.cells["accepted"].iloc[self.where(plane, label)])
+
     def where(self, plane: int, label: int) -> int | None:
         """Give the row of a cell in `cells`; None if it is gone."""
         rows = np.flatnonzero((self.cells["plane"] == plane) & (self.cells["label"] == label))

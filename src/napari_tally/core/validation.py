@@ -218,12 +218,11 @@ def to_judge_by(planes: Sequence[Plane]) -> list[Plane]:
     chosen = np.unique(np.linspace(0, len(planes) - 1, min(_FEW, len(planes))).round().astype(int))
     cut = [_cut_out(planes[i]) for i in chosen]
     windows, rest = [window for window, _ in cut], [left for _, left in cut]
-    while rest and len(windows) < _FEW:
-        held = [_cells([left]) for left in rest]
+    held = [_cells([left]) for left in rest]
+    while any(held) and len(windows) < _FEW:
         fullest = int(np.argmax(held))
-        if not held[fullest]:
-            break
         window, rest[fullest] = _cut_out(rest[fullest])
+        held[fullest] = _cells([rest[fullest]])
         if not _cells([window]):  # the cells that are left are larger than a window
             break
         windows.append(window)

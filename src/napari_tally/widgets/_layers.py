@@ -10,8 +10,8 @@ Layers of four kinds belong to an image. What a layer is stands in its metadata,
                                      {"role": "aid", "image": id}                          only to look at: preview, weight map
                                      {"role": "region"}                                    Shapes, the region of an annotation
 
-Each note also names the layer that it is of: napari gives a duplicate of a layer the same metadata, and a duplicate is a layer of the
-user, whatever it was made of.
+Each note also has a number, the newer the higher, and names the layer that it is of: napari gives a duplicate of a layer the same
+metadata, and a duplicate is a layer of the user, whatever it was made of.
 """
 
 from itertools import count

@@ -1,4 +1,4 @@
-"""The row of the widget *Predict and count* that says which model counts, and loads another: one that comes with the package, or a file."""
+"""The row of the widgets that count, which says by which model, and loads another: one that comes with the package, or a file."""
 
 from functools import partial
 from pathlib import Path

@@ -307,8 +307,8 @@ class ReviewWidget(QWidget):
 
     def _accept(self) -> None:
         if self._list and self._cell:
-            row, known = self.suspects.row(), self._list.cells.iloc[self._list.where(*self._cell)]
-            self._list.accept(*self._cell, yes=not known["accepted"])
+            row = self.suspects.row()
+            self._list.accept_or_not(*self._cell)
             self._note(self._cell)
             self._show()
             self._go_on(row)
@@ -357,8 +357,8 @@ class ReviewWidget(QWidget):
         give.append(step)
         if step is None:
             self._step(reviewed.layer.undo if take is self._done else reviewed.layer.redo)
-        elif self._list and (row := self._list.where(*step)) is not None:
-            self._list.accept(*step, yes=not self._list.cells.iloc[row]["accepted"])
+        elif self._list and self._list.where(*step) is not None:
+            self._list.accept_or_not(*step)
             self._show()
             self._look_at(step)
 
